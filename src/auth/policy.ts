@@ -1,0 +1,4 @@
+/** Policy documents, compiled once. */
+export interface CompiledPolicy {
+  readonly text: string
+}

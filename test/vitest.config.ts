@@ -1,0 +1,23 @@
+import { defineConfig } from 'vitest/config'
+
+/** Two projects: `unit` runs in parallel, `token` one file at a time, since its files share one machine's PKCS#11 modules. */
+export default defineConfig({
+  test: {
+    root: new URL('..', import.meta.url).pathname,
+    testTimeout: 30_000,
+    hookTimeout: 60_000,
+    projects: [
+      { extends: true, test: { name: 'unit', include: ['test/*.test.ts', 'test/unit/**/*.test.ts'] } },
+      {
+        extends: true,
+        test: {
+          name: 'token',
+          include: ['test/token/**/*.test.ts'],
+          fileParallelism: false,
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+        },
+      },
+    ],
+  },
+})
