@@ -1,0 +1,125 @@
+/**
+ * What the service counts, in Prometheus' text format on the operations port.
+ *
+ * Two ways in. What happens (a call, a wait) is counted as it happens, on children that are looked up once per label
+ * set. What is (a queue's length, a session count) is read when somebody asks for the page, so the hot path pays
+ * nothing for it. Labels hold names from our own tables and error codes, never a caller's words: a caller cannot make
+ * the page grow.
+ */
+
+import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client'
+
+export interface CallOutcome {
+  readonly api: string
+  readonly operation: string
+  /** An error's fixed code, `OK` for success. */
+  readonly code: string
+  readonly seconds: number
+}
+
+/** One value of a labelled reading. */
+export interface Sample {
+  readonly labels: Readonly<Record<string, string>>
+  readonly value: number
+}
+
+type Reading = () => number | readonly Sample[] | undefined
+
+export interface Metrics {
+  /** Counts a finished call and how long it took. */
+  call(outcome: CallOutcome): void
+  /** Makes a histogram of seconds and answers the function that observes. */
+  seconds(name: string, help: string): (seconds: number) => void
+  /** Makes a counter and answers the function that adds (1 unless told). */
+  count(name: string, help: string): (by?: number) => void
+  /** A value that goes up and down, read when the page is asked for; undefined leaves it out. */
+  gauge(name: string, help: string, read: Reading): void
+  /** A total that only grows and is kept elsewhere, read when the page is asked for. */
+  total(name: string, help: string, read: Reading): void
+  /** The page. */
+  page(): Promise<{ readonly contentType: string; readonly text: string }>
+}
+
+/** 100 µs to 10 s: a cached answer takes tenths of a millisecond, a network HSM tens, a stalled one seconds. */
+const secondsBuckets = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
+
+export function openMetrics(): Metrics {
+  const registry = new Registry()
+  // Process, heap, garbage collection and event-loop delay (nodejs_eventloop_lag_*, reset at each scrape).
+  collectDefaultMetrics({ register: registry })
+
+  const calls = new Counter({
+    name: 'holdfast_calls_total',
+    help: 'Finished calls by operation and error code (OK for success).',
+    labelNames: ['api', 'operation', 'code'],
+    registers: [registry],
+  })
+  const durations = new Histogram({
+    name: 'holdfast_call_seconds',
+    help: 'From the request line to the answer, by operation.',
+    labelNames: ['api', 'operation'],
+    buckets: secondsBuckets,
+    registers: [registry],
+  })
+  const callChildren = new Map<string, Counter.Internal>()
+  const durationChildren = new Map<string, Histogram.Internal<'api' | 'operation'>>()
+
+  /** A metric whose value is read at each scrape. Both kinds of reading are gauges inside; only the declared type differs. */
+  const read = (type: 'gauge' | 'counter', name: string, help: string, reading: Reading): void => {
+    const fill = (set: (labels: Record<string, string>, value: number) => void): void => {
+      const value = reading()
+      if (value === undefined) return
+      if (typeof value === 'number') return set({}, value)
+      for (const sample of value) set(sample.labels, sample.value)
+    }
+    // prom-client wants label names up front; what a reading may carry is decided by its samples, so all of ours are named.
+    const labelNames = ['key', 'region', 'kind', 'state', 'device'] as const
+    if (type === 'gauge') {
+      const gauge: Gauge<string> = new Gauge({
+        name,
+        help,
+        labelNames,
+        registers: [registry],
+        collect() {
+          gauge.reset()
+          fill((labels, v) => gauge.set(labels, v))
+        },
+      })
+    } else {
+      const counter: Counter<string> = new Counter({
+        name,
+        help,
+        labelNames,
+        registers: [registry],
+        collect() {
+          counter.reset()
+          fill((labels, v) => counter.inc(labels, v))
+        },
+      })
+    }
+  }
+
+  return {
+    call({ api, operation, code, seconds }) {
+      const outcome = `${api}\n${operation}\n${code}`
+      let counter = callChildren.get(outcome)
+      if (!counter) callChildren.set(outcome, (counter = calls.labels(api, operation, code)))
+      counter.inc()
+      const name = `${api}\n${operation}`
+      let histogram = durationChildren.get(name)
+      if (!histogram) durationChildren.set(name, (histogram = durations.labels(api, operation)))
+      histogram.observe(seconds)
+    },
+    seconds(name, help) {
+      const histogram = new Histogram({ name, help, buckets: secondsBuckets, registers: [registry] })
+      return (seconds) => histogram.observe(seconds)
+    },
+    count(name, help) {
+      const counter = new Counter({ name, help, registers: [registry] })
+      return (by = 1) => counter.inc(by)
+    },
+    gauge: (name, help, reading) => read('gauge', name, help, reading),
+    total: (name, help, reading) => read('counter', name, help, reading),
+    page: async () => ({ contentType: registry.contentType, text: await registry.metrics() }),
+  }
+}
