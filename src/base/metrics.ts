@@ -75,7 +75,7 @@ export function openMetrics(): Metrics {
     // prom-client wants label names up front; what a reading may carry is decided by its samples, so all of ours are named.
     const labelNames = ['key', 'region', 'kind', 'state', 'device'] as const
     if (type === 'gauge') {
-      const gauge: Gauge<string> = new Gauge({
+      const gauge: Gauge = new Gauge({
         name,
         help,
         labelNames,
@@ -86,7 +86,7 @@ export function openMetrics(): Metrics {
         },
       })
     } else {
-      const counter: Counter<string> = new Counter({
+      const counter: Counter = new Counter({
         name,
         help,
         labelNames,
