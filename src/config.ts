@@ -1,0 +1,490 @@
+/**
+ * The configuration: one table that says, for every setting, its place in the JSON file, its environment variable,
+ * what it accepts, its default and what it is for. The type, the reading, the messages and the README's table all
+ * follow from it. This file alone reads `process.env`.
+ *
+ * A setting is taken from the environment, else from the file named by HOLDFAST_CONFIG, else from the table. All of it
+ * is validated before anything starts; every problem is reported, each with what to write instead. Zero settings work:
+ * the defaults are a service on this machine with a SoftHSM2 token of its own.
+ */
+
+import { accessSync, constants, readFileSync, statSync } from 'node:fs'
+import { isIP } from 'node:net'
+import { homedir } from 'node:os'
+import { dirname, isAbsolute, join, resolve } from 'node:path'
+import { closest } from './base/closest.ts'
+import { logLevels } from './base/log.ts'
+
+/** What one setting accepts: `read` takes a JSON value or an environment string and throws an Expected. */
+interface Kind<T> {
+  /** For the table: `integer 1–65535`. */
+  readonly accepts: string
+  read(value: unknown, from: Source): T
+}
+
+/** Relative paths in a file are relative to that file's folder; in the environment, to where the service is started. */
+interface Source {
+  readonly baseDir: string
+}
+
+interface Setting<T> {
+  readonly env: string
+  readonly kind: Kind<T>
+  readonly fallback: T
+  readonly about: string
+}
+
+/** Thrown by a kind: the sentence ends "must be …". */
+class Expected extends Error {}
+
+function setting<T>(env: string, kind: Kind<T>, fallback: NoInfer<T>, about: string): Setting<T> {
+  return { env: `HOLDFAST_${env}`, kind, fallback, about }
+}
+
+const text = (accepts: string, pattern: RegExp): Kind<string> => ({
+  accepts,
+  read(value) {
+    if (typeof value !== 'string' || !pattern.test(value)) throw new Expected(accepts)
+    return value
+  },
+})
+
+/** Absent unless set; an empty environment variable counts as not set. */
+const orAbsent = <T>(kind: Kind<T>): Kind<T | undefined> => kind
+
+const path: Kind<string> = {
+  accepts: 'a path',
+  read(value, from) {
+    if (typeof value !== 'string' || value === '' || value.includes('\0')) throw new Expected('a path')
+    const expanded = value.startsWith('~/') ? join(homedir(), value.slice(2)) : value
+    return isAbsolute(expanded) ? expanded : resolve(from.baseDir, expanded)
+  },
+}
+
+function integer(min: number, max: number, unit = ''): Kind<number> {
+  const accepts = `a whole number${unit && ` of ${unit}`} from ${min} to ${max}`
+  return {
+    accepts,
+    read(value) {
+      const number = typeof value === 'number' ? value : typeof value === 'string' && /^-?\d{1,15}$/.test(value) ? Number(value) : NaN
+      if (!Number.isSafeInteger(number) || number < min || number > max) throw new Expected(accepts)
+      return number
+    },
+  }
+}
+
+const flag: Kind<boolean> = {
+  accepts: 'true or false',
+  read(value) {
+    if (value === true || value === 'true' || value === '1') return true
+    if (value === false || value === 'false' || value === '0') return false
+    throw new Expected('true or false')
+  },
+}
+
+function oneOf<const T extends string>(values: readonly T[]): Kind<T> {
+  const accepts = `one of ${values.join(', ')}`
+  return {
+    accepts,
+    read(value) {
+      const found = values.find((allowed) => allowed === value)
+      if (found === undefined) throw new Expected(accepts)
+      return found
+    },
+  }
+}
+
+/** AWS's own names and whatever else has their form; the form is what clients' ARN patterns accept. */
+const regionList: Kind<readonly string[]> = {
+  accepts: 'a comma-separated list of region names such as eu-west-1, each once',
+  read(value) {
+    const names = typeof value === 'string' ? value.split(',').map((name) => name.trim()) : value
+    const valid = (name: unknown): name is string =>
+      typeof name === 'string' && /^[a-z][a-z0-9]*(-[a-z0-9]+)*-\d{1,2}$/.test(name) && name.length <= 32
+    if (!Array.isArray(names) || names.length === 0 || !names.every(valid) || new Set(names).size !== names.length) {
+      throw new Expected(this.accepts)
+    }
+    return names
+  },
+}
+
+const host: Kind<string> = {
+  accepts: 'an IP address or host name of this machine',
+  read(value) {
+    if (typeof value !== 'string') throw new Expected(this.accepts)
+    const bare = value.replace(/^\[(.*)\]$/, '$1')
+    if (isIP(bare) === 0 && !/^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$/i.test(bare))
+      throw new Expected(this.accepts)
+    return bare
+  },
+}
+
+const label = text('1 to 32 printable characters', /^[\x20-\x7e]{1,32}$/)
+
+/** The table. A section is an object in the JSON file; the order is the README's. */
+export const settings = {
+  dataDir: setting('DATA_DIR', path, './data', 'Where the database, the credentials file and a SoftHSM2 token of our own live.'),
+  host: setting('HOST', host, '127.0.0.1', 'Address to listen on.'),
+  port: setting('PORT', integer(0, 65535), 8480, 'Port of the KMS, STS and CloudTrail endpoint. 0 takes a free one.'),
+  opsPort: setting('OPS_PORT', integer(0, 65535), 8481, 'Port of `/readyz` and `/metrics`. 0 takes a free one.'),
+  opsHost: setting('OPS_HOST', orAbsent(host), undefined, 'Address for the operations port, where it is not `host`.'),
+  accountId: setting('ACCOUNT_ID', text('12 digits', /^\d{12}$/), '111122223333', 'The account that is made at the first start.'),
+  regions: setting(
+    'REGIONS',
+    regionList,
+    ['us-east-1', 'eu-west-1'],
+    'Regions the endpoint answers for; the first is home. The caller chooses by the region it signs for.',
+  ),
+  logLevel: setting('LOG_LEVEL', oneOf(logLevels), 'info', 'Lines below it are not written.'),
+  pkcs11: {
+    library: setting(
+      'PKCS11_LIBRARY',
+      orAbsent(path),
+      undefined,
+      "The HSM vendor's PKCS#11 module. Absent: SoftHSM2 with a token in `dataDir`.",
+    ),
+    tokenLabel: setting('PKCS11_TOKEN_LABEL', orAbsent(label), undefined, 'Which token, by its label.'),
+    tokenSerial: setting(
+      'PKCS11_TOKEN_SERIAL',
+      orAbsent(text('1 to 16 printable characters', /^[\x20-\x7e]{1,16}$/)),
+      undefined,
+      'Which token, by its serial number; decides between tokens of one label.',
+    ),
+    pinFile: setting(
+      'PKCS11_PIN_FILE',
+      orAbsent(path),
+      undefined,
+      "File with the user PIN (first line), readable by its owner only. `user:password` where the vendor's PIN has that form.",
+    ),
+    profile: setting(
+      'PKCS11_PROFILE',
+      orAbsent(text('the name of a file in native-config/', /^[a-z0-9-]{1,32}$/)),
+      undefined,
+      'What to expect of the device: a name from `native-config/`. Absent: recognised by the token.',
+    ),
+    sessions: setting('PKCS11_SESSIONS', orAbsent(integer(1, 256)), undefined, 'Sessions to work with. Absent: what the profile says.'),
+    queueLength: setting(
+      'PKCS11_QUEUE_LENGTH',
+      integer(1, 1_000_000),
+      4096,
+      'Calls that may wait for the device; the next one is told to try again (ThrottlingException).',
+    ),
+    deadlineMs: setting(
+      'PKCS11_DEADLINE_MS',
+      integer(100, 600_000, 'milliseconds'),
+      10_000,
+      'How long one call to the device may take before its process is taken for hung and replaced.',
+    ),
+  },
+  tls: {
+    certFile: setting(
+      'TLS_CERT',
+      orAbsent(path),
+      undefined,
+      'PEM certificate chain. With it and `keyFile` both ports speak TLS 1.2 or later only.',
+    ),
+    keyFile: setting('TLS_KEY', orAbsent(path), undefined, 'PEM private key of that certificate. SIGHUP reads both again.'),
+    allowPlainHttp: setting(
+      'ALLOW_PLAIN_HTTP',
+      flag,
+      false,
+      'Allows plain HTTP on an address other than loopback, where something in front speaks TLS.',
+    ),
+  },
+  http: {
+    maxBodyBytes: setting(
+      'HTTP_MAX_BODY_BYTES',
+      integer(65_536, 16_777_216, 'bytes'),
+      1_048_576,
+      'Largest request body; a longer one is refused before it is read.',
+    ),
+    maxConnections: setting('HTTP_MAX_CONNECTIONS', integer(1, 1_000_000), 10_000, 'Connections open at once; further ones are closed.'),
+    maxConcurrentCalls: setting(
+      'HTTP_MAX_CONCURRENT_CALLS',
+      integer(1, 1_000_000),
+      4096,
+      'Calls under way at once; the next one is told to try again (ThrottlingException).',
+    ),
+    headersTimeoutMs: setting(
+      'HTTP_HEADERS_TIMEOUT_MS',
+      integer(100, 600_000, 'milliseconds'),
+      10_000,
+      'How long a request line and headers may take to arrive.',
+    ),
+    requestTimeoutMs: setting(
+      'HTTP_REQUEST_TIMEOUT_MS',
+      integer(100, 600_000, 'milliseconds'),
+      30_000,
+      'How long a whole request may take to arrive.',
+    ),
+    idleTimeoutMs: setting(
+      'HTTP_IDLE_TIMEOUT_MS',
+      integer(1000, 3_600_000, 'milliseconds'),
+      120_000,
+      'How long an idle connection is kept for its next request.',
+    ),
+    drainTimeoutMs: setting(
+      'HTTP_DRAIN_TIMEOUT_MS',
+      integer(0, 600_000, 'milliseconds'),
+      20_000,
+      'At the end, how long calls under way may take to finish.',
+    ),
+  },
+  audit: {
+    sealIntervalMs: setting(
+      'AUDIT_SEAL_INTERVAL_MS',
+      integer(1000, 86_400_000, 'milliseconds'),
+      60_000,
+      'How often new audit records are sealed by a signature made in the HSM.',
+    ),
+  },
+  lifecycle: {
+    intervalMs: setting(
+      'LIFECYCLE_INTERVAL_MS',
+      integer(1000, 86_400_000, 'milliseconds'),
+      60_000,
+      'How often due work is looked for: keys whose waiting period has ended.',
+    ),
+  },
+} as const satisfies Record<string, Setting<unknown> | Record<string, Setting<unknown>>>
+
+type Read<Table> = { readonly [K in keyof Table]: Table[K] extends Setting<infer T> ? T : Read<Table[K]> }
+
+/** The whole configuration, validated; paths are absolute. What each member means: `settings`. */
+export type Config = Read<typeof settings>
+
+/** Everything that is wrong with the configuration; `message` is a list for the operator. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError'
+  readonly problems: readonly string[]
+  constructor(problems: readonly string[]) {
+    super(
+      `The configuration has ${problems.length} problem${problems.length === 1 ? '' : 's'}:\n${problems.map((problem) => `  - ${problem}`).join('\n')}`,
+    )
+    this.problems = problems
+  }
+}
+
+interface Row {
+  readonly path: readonly string[]
+  readonly setting: Setting<unknown>
+}
+
+const rows: readonly Row[] = Object.entries(settings).flatMap(([name, entry]): Row[] =>
+  'env' in entry
+    ? [{ path: [name], setting: entry }]
+    : Object.entries(entry).map(([inner, nested]) => ({ path: [name, inner], setting: nested as Setting<unknown> })),
+)
+
+export type Environment = Readonly<Record<string, string | undefined>>
+
+/**
+ * Reads the configuration from the environment and the file it names.
+ * @throws ConfigError with every problem.
+ */
+export function readConfig(
+  environment: Environment = process.env,
+  workingDir: string = process.cwd(),
+): { config: Config; warnings: readonly string[] } {
+  const problems: string[] = []
+  const file = readConfigFile(environment['HOLDFAST_CONFIG'], workingDir, problems)
+  const values = new Map<Row, unknown>()
+  const whereOf = new Map<string, string>()
+  for (const row of rows) {
+    const name = row.path.join('.')
+    const fromEnvironment = environment[row.setting.env]
+    const fromFile = row.path.reduce<unknown>((at, member) => (isRecord(at) ? at[member] : undefined), file?.content)
+    const useEnvironment = fromEnvironment !== undefined && fromEnvironment !== ''
+    const value = useEnvironment ? fromEnvironment : (fromFile ?? undefined)
+    const where = useEnvironment || !file ? row.setting.env : `"${name}" in ${file.path}`
+    whereOf.set(name, where)
+    const source: Source = { baseDir: useEnvironment || !file ? workingDir : dirname(file.path) }
+    try {
+      // A default path is relative to where the service is started, also when a file gives other settings.
+      if (value !== undefined) values.set(row, row.setting.kind.read(value, source))
+      else if (row.setting.fallback !== undefined && row.setting.kind === path)
+        values.set(row, path.read(row.setting.fallback, { baseDir: workingDir }))
+      else values.set(row, row.setting.fallback)
+    } catch (error) {
+      if (!(error instanceof Expected)) throw error
+      problems.push(`${where} must be ${error.message}; it is ${JSON.stringify(value)}.`)
+      values.set(row, row.setting.fallback)
+    }
+  }
+  const config = assemble(values)
+  checkTogether(config, (name) => whereOf.get(name) ?? name, problems)
+  if (problems.length > 0) throw new ConfigError(problems)
+  return { config, warnings: unknownVariables(environment) }
+}
+
+function assemble(values: ReadonlyMap<Row, unknown>): Config {
+  const config: Record<string, unknown> = {}
+  for (const [{ path: at }, value] of values) {
+    const [section, member] = at as [string, string | undefined]
+    if (member === undefined) config[section] = value
+    else ((config[section] ??= {}) as Record<string, unknown>)[member] = value
+  }
+  return config as Config
+}
+
+/** What no single setting can see. */
+function checkTogether(config: Config, where: (name: string) => string, problems: string[]): void {
+  const { pkcs11, tls } = config
+  if ((tls.certFile === undefined) !== (tls.keyFile === undefined)) {
+    const missing = tls.certFile === undefined ? 'tls.certFile' : 'tls.keyFile'
+    problems.push(`${where(missing)} is missing: TLS needs a certificate file and a key file. Set both, or neither.`)
+  }
+  const files = [
+    { name: 'tls.certFile', file: tls.certFile, secret: false },
+    { name: 'tls.keyFile', file: tls.keyFile, secret: true },
+    { name: 'pkcs11.pinFile', file: pkcs11.pinFile, secret: true },
+    { name: 'pkcs11.library', file: pkcs11.library, secret: false },
+  ]
+  for (const { name, file, secret } of files) {
+    if (file === undefined) continue
+    const mode = readableFileMode(file)
+    if (mode === undefined) problems.push(`${where(name)} names ${file}, which is not a file this process can read.`)
+    else if (secret && (mode & 0o007) !== 0)
+      problems.push(`${where(name)} names ${file}, which everybody on this machine may open: chmod 600 it.`)
+  }
+  if (tls.certFile === undefined && !tls.allowPlainHttp) {
+    for (const [name, address] of [
+      ['host', config.host],
+      ['opsHost', config.opsHost],
+    ] as const) {
+      if (address === undefined || isLoopback(address)) continue
+      problems.push(
+        `${where(name)} is ${address}: plain HTTP is for loopback only. Set HOLDFAST_TLS_CERT and HOLDFAST_TLS_KEY, ` +
+          'or HOLDFAST_ALLOW_PLAIN_HTTP=true if something in front of it speaks TLS.',
+      )
+    }
+  }
+  if (config.port !== 0 && config.port === config.opsPort && (config.opsHost ?? config.host) === config.host) {
+    problems.push(`${where('opsPort')} is ${config.opsPort}, which is the main port: give it another one.`)
+  }
+  if (pkcs11.library === undefined) {
+    for (const member of ['tokenSerial', 'pinFile'] as const) {
+      if (pkcs11[member] === undefined) continue
+      problems.push(`${where(`pkcs11.${member}`)} is set but no module is: set HOLDFAST_PKCS11_LIBRARY too, or remove it to use SoftHSM2.`)
+    }
+  } else {
+    if (pkcs11.pinFile === undefined)
+      problems.push(`${where('pkcs11.pinFile')} is missing: put the token's user PIN into a file of mode 0600 and name it here.`)
+    if (pkcs11.tokenLabel === undefined && pkcs11.tokenSerial === undefined) {
+      problems.push(`${where('pkcs11.tokenLabel')} is missing: say which token by its label, or by HOLDFAST_PKCS11_TOKEN_SERIAL.`)
+    }
+  }
+}
+
+function readConfigFile(
+  named: string | undefined,
+  workingDir: string,
+  problems: string[],
+): { path: string; content: Readonly<Record<string, unknown>> } | undefined {
+  if (named === undefined || named === '') return undefined
+  const file = resolve(workingDir, named)
+  try {
+    const content: unknown = JSON.parse(readFileSync(file, 'utf8'))
+    if (!isRecord(content)) throw new Error('it must hold one JSON object')
+    for (const [name, value] of Object.entries(content)) {
+      const entry: unknown = Object.hasOwn(settings, name) ? settings[name as keyof typeof settings] : undefined
+      if (entry === undefined) problems.push(`"${name}" in ${file} is not a setting.${hint(name, Object.keys(settings))}`)
+      else if (!isRecord(entry)) continue
+      else if ('env' in entry) continue
+      else if (!isRecord(value)) problems.push(`"${name}" in ${file} must be an object with any of ${Object.keys(entry).join(', ')}.`)
+      else {
+        for (const member of Object.keys(value)) {
+          if (!Object.hasOwn(entry, member))
+            problems.push(`"${name}.${member}" in ${file} is not a setting.${hint(member, Object.keys(entry))}`)
+        }
+      }
+    }
+    return { path: file, content }
+  } catch (error) {
+    problems.push(`HOLDFAST_CONFIG names ${file}, which cannot be read: ${error instanceof Error ? error.message : String(error)}.`)
+    return undefined
+  }
+}
+
+/** A misspelt variable would be ignored in silence. A warning only: orchestrators add variables of their own (HOLDFAST_SERVICE_HOST). */
+function unknownVariables(environment: Environment): readonly string[] {
+  const known = ['HOLDFAST_CONFIG', ...rows.map((row) => row.setting.env)]
+  return Object.keys(environment)
+    .filter((name) => name.startsWith('HOLDFAST_') && !name.startsWith('HOLDFAST_TEST_') && !known.includes(name))
+    .map((name) => `${name} is not a setting and is ignored.${hint(name, known)}`)
+}
+
+function hint(name: string, known: readonly string[]): string {
+  const near = closest(name, known)
+  return near === undefined ? '' : ` Did you mean ${near}?`
+}
+
+function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+/** The permission bits of a file this process may read; undefined when it is none. */
+function readableFileMode(file: string): number | undefined {
+  try {
+    accessSync(file, constants.R_OK)
+    const found = statSync(file)
+    return found.isFile() ? found.mode & 0o777 : undefined
+  } catch {
+    return undefined
+  }
+}
+
+/** 127.0.0.0/8, ::1 and the name localhost. */
+function isLoopback(address: string): boolean {
+  return address === '::1' || address.toLowerCase() === 'localhost' || /^127\.\d+\.\d+\.\d+$/.test(address)
+}
+
+/** The README's table: every setting with its place in the file, its variable, what it accepts, its default and what it is for. */
+export function settingsTable(): string {
+  const cell = (value: string): string => value.replaceAll('|', '\\|')
+  const fallback = (value: unknown): string =>
+    value === undefined ? '' : `\`${typeof value === 'string' ? value : Array.isArray(value) ? value.join(',') : JSON.stringify(value)}\``
+  return [
+    '| in the file | environment | default | accepts | what it is |',
+    '|---|---|---|---|---|',
+    ...rows.map(({ path: at, setting: { env, kind, fallback: value, about } }) =>
+      [`| \`${at.join('.')}\``, `\`${env}\``, fallback(value), cell(kind.accepts), `${cell(about)} |`].join(' | '),
+    ),
+    '',
+  ].join('\n')
+}
+
+/** What a client of a running service may take from the environment, under the names the AWS tools use. */
+export interface ClientEnvironment {
+  readonly accessKeyId: string | undefined
+  readonly secretAccessKey: string | undefined
+  readonly sessionToken: string | undefined
+  readonly credentialsFile: string | undefined
+  readonly profile: string | undefined
+  readonly region: string | undefined
+  readonly endpoint: string | undefined
+}
+
+export function readClientEnvironment(environment: Environment = process.env): ClientEnvironment {
+  const value = (name: string): string | undefined => environment[name] || undefined
+  return {
+    accessKeyId: value('AWS_ACCESS_KEY_ID'),
+    secretAccessKey: value('AWS_SECRET_ACCESS_KEY'),
+    sessionToken: value('AWS_SESSION_TOKEN'),
+    credentialsFile: value('AWS_SHARED_CREDENTIALS_FILE'),
+    profile: value('AWS_PROFILE'),
+    region: value('AWS_REGION') ?? value('AWS_DEFAULT_REGION'),
+    endpoint: value('AWS_ENDPOINT_URL_KMS') ?? value('AWS_ENDPOINT_URL'),
+  }
+}
+
+/**
+ * The environment for a child process that loads a vendor's library: what that library may be configured by, without
+ * anybody's AWS credentials.
+ */
+export function childEnvironment(environment: Environment = process.env): Readonly<Record<string, string>> {
+  const kept = Object.entries(environment).filter(
+    (entry): entry is [string, string] => entry[1] !== undefined && !entry[0].startsWith('AWS_'),
+  )
+  return Object.fromEntries(kept)
+}
