@@ -122,14 +122,9 @@ export function readAuthorization(request: SignedRequest, nowMs: number, expect:
   const scope = readScope(parameters.credential, timestamp, expect)
   if (!isHex64(parameters.signature)) throw SignatureError.mismatch()
   const sessionToken = singleHeader(request, 'x-amz-security-token')
-  return {
-    ...scope,
-    signedHeaders,
-    signature: parameters.signature,
-    timeMs,
-    timestamp,
-    ...(sessionToken === undefined ? {} : { sessionToken }),
-  }
+  const { accessKeyId, date, region, service } = scope
+  const received = { accessKeyId, date, region, service, signedHeaders, signature: parameters.signature, timeMs, timestamp }
+  return sessionToken === undefined ? received : { ...received, sessionToken }
 }
 
 /**
@@ -185,7 +180,7 @@ export class SigningKeyCache {
     return this.#keys.size
   }
 
-  /** Undefined when the key must be derived: fetch the secret, then `derive`. */
+  /** Undefined when the key must be derived: fetch the secret, then `get`. */
   find(scope: Scope): Buffer | undefined {
     const name = cacheName(scope)
     const key = this.#keys.get(name)
@@ -196,12 +191,12 @@ export class SigningKeyCache {
     return key
   }
 
-  /** Derives the key for this scope and keeps it. */
-  derive(scope: Scope, secret: string): Buffer {
-    const name = cacheName(scope)
-    this.#drop(name)
-    const key = deriveSigningKey(secret, scope.date, scope.region, scope.service)
-    this.#keys.set(name, key)
+  /** The key for this scope, derived from the secret and kept unless it is there already. */
+  get(scope: Scope, secret: () => string): Buffer {
+    const known = this.find(scope)
+    if (known !== undefined) return known
+    const key = deriveSigningKey(secret(), scope.date, scope.region, scope.service)
+    this.#keys.set(cacheName(scope), key)
     if (this.#keys.size > this.#capacity) {
       const [oldest] = this.#keys.keys()
       if (oldest !== undefined) this.#drop(oldest)
@@ -421,15 +416,24 @@ function once(before: string | undefined, value: string): string {
 }
 
 function readSignedHeaders(request: SignedRequest, list: string): readonly string[] {
-  const names = list.split(';')
-  for (const [index, name] of names.entries()) {
-    if (name === '' || name !== name.toLowerCase() || names.indexOf(name) !== index) {
-      throw incomplete(`Authorization header requires 'SignedHeaders' to be lower-case header names, each once, separated by semicolons.`)
-    }
-  }
-  if (!names.includes('host')) throw mustBeSigned('Host')
+  const names = knownLists.get(list) ?? parseSignedHeaders(list)
   // Who changes the target under the signature changes which operation the body is for.
   if (request.headers['x-amz-target'] !== undefined && !names.includes('x-amz-target')) throw mustBeSigned('X-Amz-Target')
+  return names
+}
+
+/** A client signs the same list in every call, so a few lists serve all. Bounded: beyond it lists are parsed each time. */
+const knownLists = new Map<string, readonly string[]>()
+const maxKnownLists = 256
+const maxKnownListLength = 512
+
+function parseSignedHeaders(list: string): readonly string[] {
+  const names = list.split(';')
+  if (names.includes('') || list !== list.toLowerCase() || new Set(names).size !== names.length) {
+    throw incomplete(`Authorization header requires 'SignedHeaders' to be lower-case header names, each once, separated by semicolons.`)
+  }
+  if (!names.includes('host')) throw mustBeSigned('Host')
+  if (knownLists.size < maxKnownLists && list.length <= maxKnownListLength) knownLists.set(list, names)
   return names
 }
 
@@ -518,19 +522,28 @@ function excerpt(text: string): string {
 /** YYYYMMDDTHHMMSSZ, or undefined if it is no such moment. */
 function parseTimestamp(text: string): number | undefined {
   if (text.length !== 16 || text[8] !== 'T' || text[15] !== 'Z') return undefined
-  const number = (from: number, to: number): number => {
-    let value = 0
-    for (let index = from; index < to; index++) {
-      const digit = text.charCodeAt(index) - 0x30
-      if (digit < 0 || digit > 9) return Number.NaN
-      value = value * 10 + digit
-    }
-    return value
+  const day = digits(text, 6, 8)
+  const hour = digits(text, 9, 11)
+  const minute = digits(text, 11, 13)
+  const second = digits(text, 13, 15)
+  if (!(day >= 1 && hour <= 23 && minute <= 59 && second <= 59)) return undefined
+  const midnight = Date.UTC(digits(text, 0, 4), digits(text, 4, 6) - 1, day)
+  // Date.UTC lets month 13 and the 30th of February roll over; such a day does not come back as written.
+  if (Number.isNaN(midnight)) return undefined
+  const date = new Date(midnight)
+  if (date.getUTCDate() !== day || date.getUTCMonth() + 1 !== digits(text, 4, 6)) return undefined
+  return midnight + ((hour * 60 + minute) * 60 + second) * 1000
+}
+
+/** NaN if one of them is none. */
+function digits(text: string, from: number, to: number): number {
+  let value = 0
+  for (let index = from; index < to; index++) {
+    const digit = text.charCodeAt(index) - 0x30
+    if (digit < 0 || digit > 9) return Number.NaN
+    value = value * 10 + digit
   }
-  const year = number(0, 4)
-  const time = Date.UTC(year, number(4, 6) - 1, number(6, 8), number(9, 11), number(11, 13), number(13, 15))
-  // Date.UTC lets the 30th of February roll over (and reads years below 100 as 19xx); such a moment does not come back as written.
-  return Number.isNaN(time) || formatTimestamp(time) !== text ? undefined : time
+  return value
 }
 
 function formatTimestamp(timeMs: number): string {
