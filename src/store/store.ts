@@ -1,5 +1,5 @@
 /**
- * The durable state of the service and its view in memory.
+ * The durable state of the service and its view in memory. Opened by `openStore` in `open.ts`.
  *
  * What it promises: a write that returned is durable and already in `view`; two processes may share one database, and
  * a change made by the other one is in `view` within a second; what two may change at once is compare-and-swap. Reads on the hot path
@@ -148,6 +148,20 @@ export class StoreConflict extends Error {
   override readonly name = 'StoreConflict'
 }
 
+/**
+ * The database did not do what it was asked: the disk is full, the file is locked or gone, the store is closed. Whether
+ * a write happened is unknown only when its COMMIT itself failed.
+ */
+export class StoreFailure extends Error {
+  override readonly name = 'StoreFailure'
+  /** `SQLITE_…` where the database gave a code; `ENDED`, `OPEN` or `NEWER` of our own. */
+  readonly code: string
+  constructor(message: string, code: string) {
+    super(message)
+    this.code = code
+  }
+}
+
 /** A running service process that shares the database, so that what a dead one left can be told from what a live one is doing. */
 export interface InstanceRecord {
   readonly id: string
@@ -158,11 +172,15 @@ export interface InstanceRecord {
 
 export type KeyChange = Partial<Omit<KeyRecord, 'arn' | 'region' | 'accountId' | 'keyId' | 'version' | 'createdAt'>>
 
+/**
+ * Every write resolves when it is durable and in `view`, and throws StoreConflict with nothing written when a name
+ * exists, a row to change or to delete does not, or a row it refers to does not (an alias onto a key that was just deleted).
+ */
 export interface Store {
   readonly view: View
 
   insertAccount(account: AccountRecord): Promise<void>
-  /** Both rows or none. Throws StoreConflict if the key exists. */
+  /** Both rows or none. Throws StoreConflict if the key exists or ever existed. */
   insertKey(key: KeyRecord, backing: BackingKeyRecord | undefined): Promise<void>
   /**
    * Read-modify-write: `change` gets the newest record and answers what to change, or throws to leave it. It is run
@@ -170,11 +188,11 @@ export interface Store {
    * @throws StoreConflict when the key does not exist.
    */
   updateKey(arn: string, change: (current: KeyRecord) => KeyChange): Promise<KeyRecord>
-  /** Removes the key, its backing keys and aliases; keeps a tombstone of its id. */
+  /** Removes the key, its backing keys and aliases; keeps a tombstone, so that the id never comes back. */
   deleteKey(arn: string): Promise<void>
 
   insertBackingKey(backing: BackingKeyRecord): Promise<void>
-  /** In one transaction: marks the backing key ready and makes it the key's current one, and applies `change`. */
+  /** In one transaction: marks the backing key ready and makes it the key's current one, and applies `change`. May be repeated. */
   promoteBackingKey(materialId: string, change: (current: KeyRecord) => KeyChange): Promise<KeyRecord>
   /** Removes a backing key that never became ready. */
   deleteBackingKey(materialId: string): Promise<void>

@@ -1,0 +1,191 @@
+/**
+ * How the database got its present shape: forwards only, one transaction per step, each recorded in `migrations`.
+ *
+ * Processes that start together race for the record's primary key; the loser finds the step done. A database that a
+ * newer program has migrated is refused: this program does not know what its columns mean.
+ */
+
+import { sql as raw } from 'kysely'
+import type { CompiledQuery } from 'kysely'
+import type { Clock } from '../base/clock.ts'
+import type { Backend } from './backend.ts'
+import { StoreConflict, StoreFailure } from './store.ts'
+
+interface Migration {
+  readonly name: string
+  readonly up: (backend: Backend) => readonly CompiledQuery[]
+}
+
+/** Version n is the n-th entry. Never edit one that was released: add another. */
+const migrations: readonly Migration[] = [{ name: 'keys, principals, leases', up: firstTables }]
+
+/** Brings the database to this program's version. @throws StoreFailure `NEWER` when it is already beyond. */
+export async function migrate(backend: Backend, clock: Clock): Promise<void> {
+  const { sql } = backend
+  await backend.write('create the table of migrations', [
+    {
+      query: sql.schema
+        .createTable('migrations')
+        .ifNotExists()
+        .addColumn('version', 'integer', (column) => column.primaryKey())
+        .addColumn('name', 'text', (column) => column.notNull())
+        .addColumn('applied_at', 'bigint', (column) => column.notNull())
+        .compile(),
+    },
+  ])
+  for (;;) {
+    const [[newest]] = await backend.read([
+      sql
+        .selectFrom('migrations')
+        .select((eb) => eb.fn.coalesce(eb.fn.max('version'), eb.lit(0)).as('version'))
+        .compile(),
+    ])
+    const version = newest?.version ?? 0
+    if (version > migrations.length) {
+      throw new StoreFailure(
+        `${backend.name} was last used by a newer version of this program (schema ${version}, this one knows ${migrations.length}): ` +
+          'start that version, or restore a backup made before the upgrade',
+        'NEWER',
+      )
+    }
+    const next = migrations[version]
+    if (!next) return
+    const record = { version: version + 1, name: next.name, applied_at: clock.now() }
+    try {
+      await backend.write(`migration ${version + 1} (${next.name})`, [
+        { query: sql.insertInto('migrations').values(record).compile() },
+        ...next.up(backend).map((query) => ({ query })),
+      ])
+    } catch (error) {
+      // Another process was faster: look again.
+      if (!(error instanceof StoreConflict)) throw error
+    }
+  }
+}
+
+function firstTables({ sql, types }: Backend): readonly CompiledQuery[] {
+  const { schema } = sql
+  return [
+    schema
+      .createTable('accounts')
+      .addColumn('account_id', 'text', (column) => column.primaryKey())
+      .addColumn('created_at', 'bigint', (column) => column.notNull())
+      .compile(),
+    schema
+      .createTable('keys')
+      .addColumn('arn', 'text', (column) => column.primaryKey())
+      .addColumn('region', 'text', (column) => column.notNull())
+      .addColumn('account_id', 'text', (column) => column.notNull())
+      .addColumn('key_id', 'text', (column) => column.notNull())
+      .addColumn('state', 'text', (column) => column.notNull())
+      .addColumn('spec', 'text', (column) => column.notNull())
+      .addColumn('usage', 'text', (column) => column.notNull())
+      .addColumn('origin', 'text', (column) => column.notNull())
+      .addColumn('description', 'text', (column) => column.notNull())
+      .addColumn('multi_region', 'integer', (column) => column.notNull())
+      .addColumn('created_at', 'bigint', (column) => column.notNull())
+      .addColumn('deletion_at', 'bigint')
+      .addColumn('policy', 'text', (column) => column.notNull())
+      .addColumn('tags', 'text', (column) => column.notNull())
+      .addColumn('material_id', 'text')
+      .addColumn('creator', 'text')
+      .addColumn('version', 'integer', (column) => column.notNull())
+      .addUniqueConstraint('keys_by_id', ['region', 'key_id'])
+      .compile(),
+    schema
+      .createTable('backing_keys')
+      .addColumn('material_id', 'text', (column) => column.primaryKey())
+      .addColumn('key_arn', 'text', (column) => column.notNull().references('keys.arn'))
+      .addColumn('cka_id', 'text', (column) => column.notNull().unique())
+      .addColumn('label', 'text', (column) => column.notNull())
+      .addColumn('ordinal', 'integer', (column) => column.notNull())
+      .addColumn('state', 'text', (column) => column.notNull())
+      .addColumn('created_at', 'bigint', (column) => column.notNull())
+      .addColumn('encryptions_reserved', 'bigint', (column) => column.notNull())
+      .addColumn('creator', 'text')
+      .addUniqueConstraint('backing_keys_by_ordinal', ['key_arn', 'ordinal'])
+      .compile(),
+    schema
+      .createTable('aliases')
+      .addColumn('arn', 'text', (column) => column.primaryKey())
+      .addColumn('region', 'text', (column) => column.notNull())
+      .addColumn('account_id', 'text', (column) => column.notNull())
+      .addColumn('name', 'text', (column) => column.notNull())
+      .addColumn('target_key_arn', 'text', (column) => column.notNull().references('keys.arn'))
+      .addColumn('created_at', 'bigint', (column) => column.notNull())
+      .addColumn('updated_at', 'bigint', (column) => column.notNull())
+      .compile(),
+    schema.createIndex('aliases_by_target').on('aliases').column('target_key_arn').compile(),
+    schema
+      .createTable('principals')
+      .addColumn('arn', 'text', (column) => column.primaryKey())
+      .addColumn('kind', 'text', (column) => column.notNull())
+      .addColumn('account_id', 'text', (column) => column.notNull())
+      .addColumn('name', 'text', (column) => column.notNull())
+      .addColumn('path', 'text', (column) => column.notNull())
+      .addColumn('unique_id', 'text', (column) => column.notNull().unique())
+      .addColumn('tags', 'text', (column) => column.notNull())
+      .addColumn('policies', 'text', (column) => column.notNull())
+      .addColumn('trust_policy', 'text')
+      .addColumn('max_session_seconds', 'integer')
+      .addColumn('created_at', 'bigint', (column) => column.notNull())
+      .addColumn('version', 'integer', (column) => column.notNull())
+      .compile(),
+    // IAM names are unique in their account whatever the path and the case.
+    schema
+      .createIndex('principals_by_name')
+      .on('principals')
+      .unique()
+      .columns(['account_id', 'kind'])
+      .expression(raw`lower(name)`)
+      .compile(),
+    schema
+      .createTable('access_keys')
+      .addColumn('access_key_id', 'text', (column) => column.primaryKey())
+      .addColumn('account_id', 'text', (column) => column.notNull())
+      .addColumn('principal_arn', 'text', (column) => column.notNull())
+      .addColumn('user_arn', 'text', (column) => column.references('principals.arn'))
+      .addColumn('sealed_secret', types.bytes, (column) => column.notNull())
+      .addColumn('active', 'integer', (column) => column.notNull())
+      .addColumn('created_at', 'bigint', (column) => column.notNull())
+      .compile(),
+    schema.createIndex('access_keys_by_principal').on('access_keys').column('principal_arn').compile(),
+    schema.createIndex('access_keys_by_user').on('access_keys').column('user_arn').compile(),
+    schema
+      .createTable('settings')
+      .addColumn('name', 'text', (column) => column.primaryKey())
+      .addColumn('value', 'text', (column) => column.notNull())
+      .compile(),
+    schema
+      .createTable('tombstones')
+      .addColumn('arn', 'text', (column) => column.primaryKey())
+      .addColumn('deleted_at', 'bigint', (column) => column.notNull())
+      .compile(),
+    schema
+      .createTable('leases')
+      .addColumn('name', 'text', (column) => column.primaryKey())
+      .addColumn('holder', 'text', (column) => column.notNull())
+      .addColumn('until_ms', 'bigint', (column) => column.notNull())
+      .compile(),
+    schema
+      .createTable('instances')
+      .addColumn('id', 'text', (column) => column.primaryKey())
+      .addColumn('host', 'text', (column) => column.notNull())
+      .addColumn('pid', 'integer', (column) => column.notNull())
+      .addColumn('heartbeat_at', 'bigint', (column) => column.notNull())
+      .compile(),
+    // Autoincrement: a pruned number must never come back, or a process that saw it would miss its successor.
+    schema
+      .createTable('changes')
+      .addColumn('seq', types.sequence, (column) => column.primaryKey().autoIncrement())
+      .addColumn('kind', 'text', (column) => column.notNull())
+      .addColumn('id', 'text', (column) => column.notNull())
+      .compile(),
+    schema
+      .createTable('changes_floor')
+      .addColumn('id', 'integer', (column) => column.primaryKey())
+      .addColumn('seq', 'bigint', (column) => column.notNull())
+      .compile(),
+    sql.insertInto('changes_floor').values({ id: 1, seq: 0 }).compile(),
+  ]
+}

@@ -1,0 +1,454 @@
+/**
+ * Opens the store: a database below, its records in memory above, and the one road by which a change reaches memory.
+ *
+ * Every transaction that changes a record also writes a row of `changes`. `follow` reads the rows that came after the
+ * last one it saw, with the records they name, on one snapshot, and applies them to the view. It runs after each write
+ * of our own and when the back end says that another process wrote: there is no second way into the view, so ours and
+ * theirs cannot be applied differently or out of order.
+ */
+
+import type { CompiledQuery, Insertable } from 'kysely'
+import type { Clock } from '../base/clock.ts'
+import type { Log } from '../base/log.ts'
+import type { Backend, Step } from './backend.ts'
+import { migrate } from './migrations.ts'
+import {
+  accessKeyRow,
+  accountRow,
+  aliasRow,
+  backingKeyRow,
+  keyRow,
+  principalRow,
+  readAccessKey,
+  readAccount,
+  readAlias,
+  readBackingKey,
+  readKey,
+  readPrincipal,
+} from './schema.ts'
+import type { ChangeKind, Tables } from './schema.ts'
+import { openSqlite } from './sqlite.ts'
+import { StoreConflict } from './store.ts'
+import type { KeyChange, KeyRecord, PrincipalRecord, Store } from './store.ts'
+import { openView } from './view.ts'
+
+/** Of two racing processes one always wins, so this many losses in a row mean a fault and not a race. */
+const maxSwapTries = 100
+
+export interface StoreOptions {
+  /** The SQLite file; made with its directory if missing. */
+  readonly file: string
+  readonly clock: Clock
+  readonly log?: Log
+  /** How often to look for changes of other processes. */
+  readonly pollMs?: number
+  /** How many changes are kept for the others to catch up by; one that fell further behind loads everything again. */
+  readonly keptChanges?: number
+}
+
+/**
+ * Opens the store, migrating the database first.
+ * @throws StoreFailure when the file cannot be opened or belongs to a newer program.
+ */
+export async function openStore(options: StoreOptions): Promise<Store> {
+  const backend = await openSqlite({ file: options.file, pollMs: options.pollMs ?? 200 })
+  try {
+    return await openStoreOn(backend, options)
+  } catch (error) {
+    await backend.close()
+    throw error
+  }
+}
+
+/** The store on a back end that is open. Owns it from here on. */
+export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 'file' | 'pollMs'>): Promise<Store> {
+  const { clock, log, keptChanges = 20_000 } = options
+  const { sql } = backend
+  await migrate(backend, clock)
+
+  const view = openView()
+  /** The last change that is in the view. */
+  let seen = 0
+
+  const load = async (): Promise<void> => {
+    const [[newest], accounts, keys, backingKeys, aliases, principals, accessKeys, settings] = await backend.read([
+      // The floor counts too: all changes may have been pruned.
+      sql
+        .selectFrom('changes_floor')
+        .select((eb) => [
+          'changes_floor.seq as floor',
+          eb
+            .selectFrom('changes')
+            .select((max) => max.fn.max('changes.seq').as('seq'))
+            .as('seq'),
+        ])
+        .compile(),
+      sql.selectFrom('accounts').selectAll().compile(),
+      sql.selectFrom('keys').selectAll().orderBy('key_id').compile(),
+      sql.selectFrom('backing_keys').selectAll().compile(),
+      sql.selectFrom('aliases').selectAll().orderBy('name').compile(),
+      sql.selectFrom('principals').selectAll().orderBy('name').compile(),
+      sql.selectFrom('access_keys').selectAll().compile(),
+      sql.selectFrom('settings').selectAll().compile(),
+    ])
+    view.clear()
+    view.apply({
+      accounts: accounts.map(readAccount),
+      keys: keys.map(readKey),
+      backingKeys: backingKeys.map(readBackingKey),
+      aliases: aliases.map(readAlias),
+      principals: principals.map(readPrincipal),
+      accessKeys: accessKeys.map(readAccessKey),
+      settings,
+      gone: [],
+    })
+    seen = Math.max(newest?.floor ?? 0, newest?.seq ?? 0)
+  }
+
+  const followOnce = async (): Promise<void> => {
+    const from = seen
+    const changed = (kind: ChangeKind) => sql.selectFrom('changes').select('id').where('seq', '>', from).where('kind', '=', kind)
+    const [[floor], changes, accounts, keys, backingKeys, aliases, principals, accessKeys, settings] = await backend.read([
+      sql.selectFrom('changes_floor').select('seq').compile(),
+      sql.selectFrom('changes').selectAll().where('seq', '>', from).orderBy('seq').compile(),
+      sql.selectFrom('accounts').selectAll().where('account_id', 'in', changed('account')).compile(),
+      sql.selectFrom('keys').selectAll().where('arn', 'in', changed('key')).compile(),
+      sql.selectFrom('backing_keys').selectAll().where('material_id', 'in', changed('backing')).compile(),
+      sql.selectFrom('aliases').selectAll().where('arn', 'in', changed('alias')).compile(),
+      sql.selectFrom('principals').selectAll().where('arn', 'in', changed('principal')).compile(),
+      sql.selectFrom('access_keys').selectAll().where('access_key_id', 'in', changed('access-key')).compile(),
+      sql.selectFrom('settings').selectAll().where('name', 'in', changed('setting')).compile(),
+    ])
+    if ((floor?.seq ?? 0) > from) return load()
+    const last = changes.at(-1)
+    if (!last) return
+    const present = new Set([
+      ...accounts.map((row) => `account ${row.account_id}`),
+      ...keys.map((row) => `key ${row.arn}`),
+      ...backingKeys.map((row) => `backing ${row.material_id}`),
+      ...aliases.map((row) => `alias ${row.arn}`),
+      ...principals.map((row) => `principal ${row.arn}`),
+      ...accessKeys.map((row) => `access-key ${row.access_key_id}`),
+      ...settings.map((row) => `setting ${row.name}`),
+    ])
+    view.apply({
+      accounts: accounts.map(readAccount),
+      keys: keys.map(readKey),
+      backingKeys: backingKeys.map(readBackingKey),
+      aliases: aliases.map(readAlias),
+      principals: principals.map(readPrincipal),
+      accessKeys: accessKeys.map(readAccessKey),
+      settings,
+      gone: changes.filter(({ kind, id }) => !present.has(`${kind} ${id}`)),
+    })
+    seen = last.seq
+  }
+
+  // Callers that come while one pass runs share the next one: the running pass may have read before their commit.
+  let running: Promise<void> | undefined
+  let next: Promise<void> | undefined
+  const start = (): Promise<void> => (running = followOnce().finally(() => (running = undefined)))
+  const follow = (): Promise<void> => {
+    if (!running) return start()
+    next ??= running
+      .catch(() => undefined)
+      .then(() => {
+        next = undefined
+        return start()
+      })
+    return next
+  }
+
+  const changed = (kind: ChangeKind, id: string): Step => ({ query: sql.insertInto('changes').values({ kind, id }).compile() })
+  /** For a step that must touch exactly one row. */
+  const one = (query: CompiledQuery): Step => ({ query, rows: 1 })
+
+  let prunedAt = 0
+  const write = async (what: string, steps: readonly Step[]): Promise<readonly (readonly unknown[])[]> => {
+    const answers = await backend.write(what, steps)
+    await follow()
+    if (seen - prunedAt > keptChanges) {
+      prunedAt = seen
+      const upTo = seen - keptChanges
+      backend
+        .write('prune changes', [
+          { query: sql.updateTable('changes_floor').set({ seq: upTo }).where('seq', '<', upTo).compile() },
+          { query: sql.deleteFrom('changes').where('seq', '<=', upTo).compile() },
+        ])
+        .catch((error: unknown) => log?.warn({ err: error }, 'changes not pruned'))
+    }
+    return answers
+  }
+
+  /** Runs read-modify-write tasks on one record one after the other; only other processes are left to race with. */
+  const tails = new Map<string, Promise<unknown>>()
+  const inTurn = <T>(id: string, task: () => Promise<T>): Promise<T> => {
+    const turn = (tails.get(id) ?? Promise.resolve()).then(task, task)
+    tails.set(id, turn)
+    const leave = (): void => {
+      if (tails.get(id) === turn) tails.delete(id)
+    }
+    turn.then(leave, leave)
+    return turn
+  }
+
+  /** Compare-and-swap on `version`, again and again: `attempt` answers undefined when another process came between. */
+  const untilSwapped = <T>(id: string, attempt: () => Promise<T | undefined>): Promise<T> =>
+    inTurn(id, async () => {
+      for (let tries = 0; tries < maxSwapTries; tries++) {
+        await follow()
+        const done = await attempt()
+        if (done !== undefined) return done
+      }
+      throw new StoreConflict(`update ${id}: other processes changed it ${maxSwapTries} times in a row`)
+    })
+
+  const keyUpdate = (current: KeyRecord, change: KeyChange) => {
+    const after: KeyRecord = Object.freeze({ ...current, ...change, version: current.version + 1 })
+    const query = sql.updateTable('keys').set(keyRow(after)).where('arn', '=', current.arn).where('version', '=', current.version).compile()
+    return { after, steps: [one(query), changed('key', current.arn)] }
+  }
+  const getKey = (arn: string): KeyRecord => {
+    const key = view.key(arn)
+    if (!key) throw new StoreConflict(`key ${arn}: does not exist`)
+    return key
+  }
+  /** The view's own object where it is the same version, so that caches by identity hold. */
+  const keyInView = (after: KeyRecord): KeyRecord => {
+    const key = view.key(after.arn)
+    return key?.version === after.version ? key : after
+  }
+
+  const backingSteps = (row: Insertable<Tables['backing_keys']>): Step[] => [
+    { query: sql.insertInto('backing_keys').values(row).compile() },
+    changed('backing', row.material_id),
+  ]
+
+  backend.watch(() => {
+    follow().catch((error: unknown) => log?.warn({ err: error }, 'changes of other processes not read; the next poll tries again'))
+  })
+  await load()
+
+  return {
+    view,
+
+    async insertAccount(account) {
+      await write(`insert account ${account.accountId}`, [
+        { query: sql.insertInto('accounts').values(accountRow(account)).compile() },
+        changed('account', account.accountId),
+      ])
+    },
+
+    async insertKey(key, backing) {
+      await write(`insert key ${key.arn}`, [
+        { query: sql.selectFrom('tombstones').select('arn').where('arn', '=', key.arn).compile(), rows: 0 },
+        { query: sql.insertInto('keys').values(keyRow(key)).compile() },
+        changed('key', key.arn),
+        ...(backing ? backingSteps(backingKeyRow(backing)) : []),
+      ])
+    },
+    updateKey: (arn, change) =>
+      untilSwapped(`key ${arn}`, async () => {
+        const current = getKey(arn)
+        const { after, steps } = keyUpdate(current, change(current))
+        return (await swapped(write(`update key ${arn}`, steps))) ? keyInView(after) : undefined
+      }),
+    async deleteKey(arn) {
+      const aliases = sql
+        .selectFrom('aliases')
+        .select((eb) => [eb.val<ChangeKind>('alias').as('kind'), 'arn as id'])
+        .where('target_key_arn', '=', arn)
+      const backing = sql
+        .selectFrom('backing_keys')
+        .select((eb) => [eb.val<ChangeKind>('backing').as('kind'), 'material_id as id'])
+        .where('key_arn', '=', arn)
+      await write(`delete key ${arn}`, [
+        { query: sql.insertInto('changes').columns(['kind', 'id']).expression(aliases).compile() },
+        { query: sql.insertInto('changes').columns(['kind', 'id']).expression(backing).compile() },
+        { query: sql.deleteFrom('aliases').where('target_key_arn', '=', arn).compile() },
+        { query: sql.deleteFrom('backing_keys').where('key_arn', '=', arn).compile() },
+        one(sql.deleteFrom('keys').where('arn', '=', arn).compile()),
+        { query: sql.insertInto('tombstones').values({ arn, deleted_at: clock.now() }).compile() },
+        changed('key', arn),
+      ])
+    },
+
+    async insertBackingKey(backing) {
+      await write(`insert backing key ${backing.materialId}`, backingSteps(backingKeyRow(backing)))
+    },
+    promoteBackingKey: (materialId, change) => {
+      const keyArn = view.backingKey(materialId)?.keyArn ?? ''
+      return untilSwapped(`key ${keyArn}`, async () => {
+        const backing = view.backingKey(materialId)
+        if (!backing || backing.state === 'destroyed')
+          throw new StoreConflict(`promote backing key ${materialId}: it is ${backing?.state ?? 'gone'}`)
+        const current = getKey(backing.keyArn)
+        const { after, steps } = keyUpdate(current, { ...change(current), materialId })
+        const ready = sql
+          .updateTable('backing_keys')
+          .set({ state: 'ready', creator: null })
+          .where('material_id', '=', materialId)
+          .where('state', '!=', 'destroyed')
+        const done = await swapped(
+          write(`promote backing key ${materialId}`, [...steps, one(ready.compile()), changed('backing', materialId)]),
+        )
+        return done ? keyInView(after) : undefined
+      })
+    },
+    async deleteBackingKey(materialId) {
+      await write(`delete backing key ${materialId}`, [
+        one(sql.deleteFrom('backing_keys').where('material_id', '=', materialId).where('state', '=', 'creating').compile()),
+        changed('backing', materialId),
+      ])
+    },
+    async reserveEncryptions(materialId, count, ceiling) {
+      const [rows] = await write(`reserve ${count} encryptions of ${materialId}`, [
+        one(
+          sql
+            .updateTable('backing_keys')
+            .set((eb) => ({ encryptions_reserved: eb('encryptions_reserved', '+', count) }))
+            .where('material_id', '=', materialId)
+            .where('encryptions_reserved', '<=', ceiling - count)
+            .returning('encryptions_reserved')
+            .compile(),
+        ),
+        changed('backing', materialId),
+      ])
+      return (rows as readonly { readonly encryptions_reserved: number }[])[0]?.encryptions_reserved as number
+    },
+
+    async insertAlias(alias) {
+      await write(`insert alias ${alias.arn}`, [
+        { query: sql.insertInto('aliases').values(aliasRow(alias)).compile() },
+        changed('alias', alias.arn),
+      ])
+    },
+    async updateAlias(arn, targetKeyArn, updatedAt) {
+      const set = { target_key_arn: targetKeyArn, updated_at: updatedAt }
+      await write(`update alias ${arn}`, [one(sql.updateTable('aliases').set(set).where('arn', '=', arn).compile()), changed('alias', arn)])
+    },
+    async deleteAlias(arn) {
+      await write(`delete alias ${arn}`, [one(sql.deleteFrom('aliases').where('arn', '=', arn).compile()), changed('alias', arn)])
+    },
+
+    async insertPrincipal(principal) {
+      await write(`insert principal ${principal.arn}`, [
+        { query: sql.insertInto('principals').values(principalRow(principal)).compile() },
+        changed('principal', principal.arn),
+      ])
+    },
+    updatePrincipal: (arn, change) =>
+      untilSwapped(`principal ${arn}`, async () => {
+        const current = view.principal(arn)
+        if (!current) throw new StoreConflict(`update principal ${arn}: does not exist`)
+        const after: PrincipalRecord = { ...current, ...change(current), version: current.version + 1 }
+        const query = sql
+          .updateTable('principals')
+          .set(principalRow(after))
+          .where('arn', '=', arn)
+          .where('version', '=', current.version)
+          .compile()
+        if (!(await swapped(write(`update principal ${arn}`, [one(query), changed('principal', arn)])))) return undefined
+        const inView = view.principal(arn)
+        return inView?.version === after.version ? inView : after
+      }),
+    async deletePrincipal(arn) {
+      const keys = sql
+        .selectFrom('access_keys')
+        .select((eb) => [eb.val<ChangeKind>('access-key').as('kind'), 'access_key_id as id'])
+        .where('principal_arn', '=', arn)
+      await write(`delete principal ${arn}`, [
+        { query: sql.insertInto('changes').columns(['kind', 'id']).expression(keys).compile() },
+        { query: sql.deleteFrom('access_keys').where('principal_arn', '=', arn).compile() },
+        one(sql.deleteFrom('principals').where('arn', '=', arn).compile()),
+        changed('principal', arn),
+      ])
+    },
+    async insertAccessKey(key) {
+      await write(`insert access key ${key.accessKeyId}`, [
+        { query: sql.insertInto('access_keys').values(accessKeyRow(key)).compile() },
+        changed('access-key', key.accessKeyId),
+      ])
+    },
+    async setAccessKeyActive(accessKeyId, active) {
+      await write(`update access key ${accessKeyId}`, [
+        one(
+          sql
+            .updateTable('access_keys')
+            .set({ active: active ? 1 : 0 })
+            .where('access_key_id', '=', accessKeyId)
+            .compile(),
+        ),
+        changed('access-key', accessKeyId),
+      ])
+    },
+    async deleteAccessKey(accessKeyId) {
+      await write(`delete access key ${accessKeyId}`, [
+        one(sql.deleteFrom('access_keys').where('access_key_id', '=', accessKeyId).compile()),
+        changed('access-key', accessKeyId),
+      ])
+    },
+
+    compareAndSetSetting(name, expected, value) {
+      const query =
+        expected === undefined
+          ? sql.insertInto('settings').values({ name, value }).compile()
+          : sql.updateTable('settings').set({ value }).where('name', '=', name).where('value', '=', expected).compile()
+      return swapped(write(`set ${name}`, [one(query), changed('setting', name)]))
+    },
+
+    acquireLease(name, holder, untilMs, nowMs) {
+      const query = sql
+        .insertInto('leases')
+        .values({ name, holder, until_ms: untilMs })
+        .onConflict((conflict) =>
+          conflict
+            .column('name')
+            .doUpdateSet({ holder, until_ms: untilMs })
+            .where((eb) => eb.or([eb('leases.holder', '=', holder), eb('leases.until_ms', '<=', nowMs)])),
+        )
+        .compile()
+      return swapped(backend.write(`take lease ${name}`, [one(query)]))
+    },
+    async releaseLease(name, holder) {
+      await backend.write(`release lease ${name}`, [
+        { query: sql.deleteFrom('leases').where('name', '=', name).where('holder', '=', holder).compile() },
+      ])
+    },
+    async heartbeat({ id, host, pid, heartbeatAt }) {
+      const values = { host, pid, heartbeat_at: heartbeatAt }
+      await backend.write(`heartbeat of ${id}`, [
+        {
+          query: sql
+            .insertInto('instances')
+            .values({ id, ...values })
+            .onConflict((conflict) => conflict.column('id').doUpdateSet(values))
+            .compile(),
+        },
+      ])
+    },
+    async instances() {
+      const [rows] = await backend.read([sql.selectFrom('instances').selectAll().orderBy('id').compile()])
+      return rows.map(({ id, host, pid, heartbeat_at }) => ({ id, host, pid, heartbeatAt: heartbeat_at }))
+    },
+    async removeInstance(id) {
+      await backend.write(`remove instance ${id}`, [{ query: sql.deleteFrom('instances').where('id', '=', id).compile() }])
+    },
+
+    async ping() {
+      await backend.read([sql.selectFrom('migrations').select('version').limit(1).compile()])
+    },
+    close: () => backend.close(),
+  }
+}
+
+/** Whether a compare-and-swap went through; a conflict is its answer, not an error. */
+async function swapped(write: Promise<unknown>): Promise<boolean> {
+  try {
+    await write
+    return true
+  } catch (error) {
+    if (error instanceof StoreConflict) return false
+    throw error
+  }
+}

@@ -1,0 +1,255 @@
+/**
+ * The tables as the query builder knows them, and each row's way to its record and back.
+ *
+ * Portable between the databases: times are milliseconds in 64-bit integers, booleans 0 or 1, tags and policies JSON
+ * text. Records leave here frozen: they are shared by everything that reads the view.
+ */
+
+import type { Generated, Insertable, Selectable } from 'kysely'
+import type { AccessKeyRecord, AccountRecord, AliasRecord, BackingKeyRecord, KeyRecord, KeyState, PrincipalRecord, Tag } from './store.ts'
+
+interface KeyTable {
+  arn: string
+  region: string
+  account_id: string
+  key_id: string
+  state: string
+  spec: string
+  usage: string
+  origin: string
+  description: string
+  multi_region: number
+  created_at: number
+  deletion_at: number | null
+  policy: string
+  tags: string
+  material_id: string | null
+  creator: string | null
+  version: number
+}
+
+interface BackingKeyTable {
+  material_id: string
+  key_arn: string
+  cka_id: string
+  label: string
+  ordinal: number
+  state: string
+  created_at: number
+  encryptions_reserved: number
+  creator: string | null
+}
+
+interface AliasTable {
+  arn: string
+  region: string
+  account_id: string
+  name: string
+  target_key_arn: string
+  created_at: number
+  updated_at: number
+}
+
+interface AccountTable {
+  account_id: string
+  created_at: number
+}
+
+interface PrincipalTable {
+  arn: string
+  kind: string
+  account_id: string
+  name: string
+  path: string
+  unique_id: string
+  tags: string
+  policies: string
+  trust_policy: string | null
+  max_session_seconds: number | null
+  created_at: number
+  version: number
+}
+
+interface AccessKeyTable {
+  access_key_id: string
+  account_id: string
+  principal_arn: string
+  /** `principal_arn` again for users, null for the root: what the foreign key holds on to. */
+  user_arn: string | null
+  sealed_secret: Uint8Array
+  active: number
+  created_at: number
+}
+
+export interface Tables {
+  migrations: { version: number; name: string; applied_at: number }
+  accounts: AccountTable
+  keys: KeyTable
+  backing_keys: BackingKeyTable
+  aliases: AliasTable
+  principals: PrincipalTable
+  access_keys: AccessKeyTable
+  settings: { name: string; value: string }
+  /** Keys that are gone. Their ids never come back. */
+  tombstones: { arn: string; deleted_at: number }
+  leases: { name: string; holder: string; until_ms: number }
+  instances: { id: string; host: string; pid: number; heartbeat_at: number }
+  /** What changed, in the order of commits; how processes that share the database follow each other. */
+  changes: { seq: Generated<number>; kind: ChangeKind; id: string }
+  /** One row: changes up to `seq` have been pruned. */
+  changes_floor: { id: number; seq: number }
+}
+
+/** Kinds of changes; each names the table whose primary key the change's id is. */
+export type ChangeKind = 'account' | 'key' | 'backing' | 'alias' | 'principal' | 'access-key' | 'setting'
+
+const parseTags = (json: string): readonly Tag[] => Object.freeze((JSON.parse(json) as Tag[]).map((tag) => Object.freeze(tag)))
+
+export const readAccount = (row: Selectable<AccountTable>): AccountRecord =>
+  Object.freeze({ accountId: row.account_id, createdAt: row.created_at })
+
+export const accountRow = (account: AccountRecord): Insertable<AccountTable> => ({
+  account_id: account.accountId,
+  created_at: account.createdAt,
+})
+
+export const readKey = (row: Selectable<KeyTable>): KeyRecord =>
+  Object.freeze({
+    arn: row.arn,
+    region: row.region,
+    accountId: row.account_id,
+    keyId: row.key_id,
+    state: row.state as KeyState,
+    spec: row.spec,
+    usage: row.usage,
+    origin: row.origin,
+    description: row.description,
+    multiRegion: row.multi_region !== 0,
+    createdAt: row.created_at,
+    deletionAt: row.deletion_at,
+    policy: row.policy,
+    tags: parseTags(row.tags),
+    materialId: row.material_id,
+    creator: row.creator,
+    version: row.version,
+  })
+
+export const keyRow = (key: KeyRecord): Insertable<KeyTable> => ({
+  arn: key.arn,
+  region: key.region,
+  account_id: key.accountId,
+  key_id: key.keyId,
+  state: key.state,
+  spec: key.spec,
+  usage: key.usage,
+  origin: key.origin,
+  description: key.description,
+  multi_region: key.multiRegion ? 1 : 0,
+  created_at: key.createdAt,
+  deletion_at: key.deletionAt,
+  policy: key.policy,
+  tags: JSON.stringify(key.tags),
+  material_id: key.materialId,
+  creator: key.creator,
+  version: key.version,
+})
+
+export const readBackingKey = (row: Selectable<BackingKeyTable>): BackingKeyRecord =>
+  Object.freeze({
+    materialId: row.material_id,
+    keyArn: row.key_arn,
+    ckaId: row.cka_id,
+    label: row.label,
+    ordinal: row.ordinal,
+    state: row.state as BackingKeyRecord['state'],
+    createdAt: row.created_at,
+    encryptionsReserved: row.encryptions_reserved,
+    creator: row.creator,
+  })
+
+export const backingKeyRow = (backing: BackingKeyRecord): Insertable<BackingKeyTable> => ({
+  material_id: backing.materialId,
+  key_arn: backing.keyArn,
+  cka_id: backing.ckaId,
+  label: backing.label,
+  ordinal: backing.ordinal,
+  state: backing.state,
+  created_at: backing.createdAt,
+  encryptions_reserved: backing.encryptionsReserved,
+  creator: backing.creator,
+})
+
+export const readAlias = (row: Selectable<AliasTable>): AliasRecord =>
+  Object.freeze({
+    arn: row.arn,
+    region: row.region,
+    accountId: row.account_id,
+    name: row.name,
+    targetKeyArn: row.target_key_arn,
+    createdAt: row.created_at,
+    updatedAt: row.updated_at,
+  })
+
+export const aliasRow = (alias: AliasRecord): Insertable<AliasTable> => ({
+  arn: alias.arn,
+  region: alias.region,
+  account_id: alias.accountId,
+  name: alias.name,
+  target_key_arn: alias.targetKeyArn,
+  created_at: alias.createdAt,
+  updated_at: alias.updatedAt,
+})
+
+export const readPrincipal = (row: Selectable<PrincipalTable>): PrincipalRecord =>
+  Object.freeze({
+    arn: row.arn,
+    kind: row.kind as PrincipalRecord['kind'],
+    accountId: row.account_id,
+    name: row.name,
+    path: row.path,
+    uniqueId: row.unique_id,
+    tags: parseTags(row.tags),
+    // Entries and not an object literal: a policy may be called `__proto__`.
+    policies: Object.freeze(Object.fromEntries(JSON.parse(row.policies) as [string, string][])),
+    trustPolicy: row.trust_policy,
+    maxSessionSeconds: row.max_session_seconds,
+    createdAt: row.created_at,
+    version: row.version,
+  })
+
+export const principalRow = (principal: PrincipalRecord): Insertable<PrincipalTable> => ({
+  arn: principal.arn,
+  kind: principal.kind,
+  account_id: principal.accountId,
+  name: principal.name,
+  path: principal.path,
+  unique_id: principal.uniqueId,
+  tags: JSON.stringify(principal.tags),
+  policies: JSON.stringify(Object.entries(principal.policies)),
+  trust_policy: principal.trustPolicy,
+  max_session_seconds: principal.maxSessionSeconds,
+  created_at: principal.createdAt,
+  version: principal.version,
+})
+
+export const readAccessKey = (row: Selectable<AccessKeyTable>): AccessKeyRecord =>
+  Object.freeze({
+    accessKeyId: row.access_key_id,
+    accountId: row.account_id,
+    principalArn: row.principal_arn,
+    sealedSecret: row.sealed_secret,
+    active: row.active !== 0,
+    createdAt: row.created_at,
+  })
+
+export const accessKeyRow = (key: AccessKeyRecord): Insertable<AccessKeyTable> => ({
+  access_key_id: key.accessKeyId,
+  account_id: key.accountId,
+  principal_arn: key.principalArn,
+  user_arn: isRoot(key.principalArn) ? null : key.principalArn,
+  sealed_secret: key.sealedSecret,
+  active: key.active ? 1 : 0,
+  created_at: key.createdAt,
+})
+
+const isRoot = (principalArn: string): boolean => principalArn.endsWith(':root')

@@ -1,0 +1,408 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { StoreConflict } from '../../src/store/store.ts'
+import type { Store } from '../../src/store/store.ts'
+import type { TestDatabase } from './store-suite.ts'
+import {
+  accountId,
+  backEnds,
+  clock,
+  region,
+  sampleAccessKey,
+  sampleAlias,
+  sampleBackingKey,
+  sampleKey,
+  samplePrincipal,
+} from './store-suite.ts'
+
+describe.each(backEnds)('a store on $name', ({ make }) => {
+  let database: TestDatabase
+  let store: Store
+  beforeEach(async () => {
+    database = make()
+    store = await database.open()
+  })
+  afterEach(() => database.drop())
+
+  /** What a process that starts now sees. */
+  const reopened = async () => (await database.open()).view
+
+  test('a key and its backing key are in the view when the insert returns, and after a restart', async () => {
+    const key = sampleKey({ description: 'naïve ☃', tags: [{ key: 'a', value: 'b' }], multiRegion: true, deletionAt: 5, creator: 'me' })
+    const backing = sampleBackingKey(key, { creator: 'me' })
+    await store.insertKey(key, backing)
+    for (const view of [store.view, await reopened()]) {
+      expect(view.key(key.arn)).toEqual(key)
+      expect(view.keyById(region, key.keyId)).toBe(view.key(key.arn))
+      expect(view.backingKey(backing.materialId)).toEqual(backing)
+      expect(view.backingKeys(key.arn)).toEqual([backing])
+      expect(view.keyCount()).toBe(1)
+      expect([...view.allKeys()]).toEqual([key])
+    }
+  })
+
+  test('of a key whose backing key cannot be inserted nothing is written', async () => {
+    const first = sampleKey()
+    const backing = sampleBackingKey(first)
+    await store.insertKey(first, backing)
+    const second = sampleKey()
+    await expect(store.insertKey(second, { ...sampleBackingKey(second), materialId: backing.materialId })).rejects.toThrow(StoreConflict)
+    expect(store.view.key(second.arn)).toBeUndefined()
+    expect((await reopened()).key(second.arn)).toBeUndefined()
+  })
+
+  test('a key that exists, or that was deleted, cannot be inserted', async () => {
+    const key = sampleKey()
+    await store.insertKey(key, undefined)
+    await expect(store.insertKey(key, undefined)).rejects.toThrow(StoreConflict)
+    await store.deleteKey(key.arn)
+    await expect(store.insertKey(key, undefined)).rejects.toThrow(StoreConflict)
+  })
+
+  test('updateKey replaces the record, counts its version and leaves the old object as it was', async () => {
+    const key = sampleKey()
+    await store.insertKey(key, undefined)
+    const before = store.view.key(key.arn)
+    const after = await store.updateKey(key.arn, () => ({ description: 'new', tags: [{ key: 'k', value: 'v' }] }))
+    expect(after).toEqual({ ...key, description: 'new', tags: [{ key: 'k', value: 'v' }], version: 2 })
+    expect(store.view.key(key.arn)).toBe(after)
+    expect(before).toEqual(key)
+    expect((await reopened()).key(key.arn)).toEqual(after)
+  })
+
+  test('what changes nothing of a record leaves the object in the view', async () => {
+    const key = sampleKey()
+    const other = sampleKey()
+    await store.insertKey(key, undefined)
+    const before = store.view.key(key.arn)
+    await store.insertKey(other, undefined)
+    await store.insertAlias(sampleAlias(key, 'a'))
+    expect(store.view.key(key.arn)).toBe(before)
+  })
+
+  test('records cannot be changed by those who read them', async () => {
+    const key = sampleKey({ tags: [{ key: 'k', value: 'v' }] })
+    await store.insertKey(key, undefined)
+    expect(() => Object.assign(store.view.key(key.arn) ?? {}, { state: 'Disabled' })).toThrow(TypeError)
+    expect(() => Object.assign(store.view.key(key.arn)?.tags[0] ?? {}, { value: 'x' })).toThrow(TypeError)
+  })
+
+  test('a change that throws leaves the key alone and its error reaches the caller', async () => {
+    const key = sampleKey()
+    await store.insertKey(key, undefined)
+    const refuse = () => {
+      throw new RangeError('not in this state')
+    }
+    await expect(store.updateKey(key.arn, refuse)).rejects.toThrow(RangeError)
+    expect(store.view.key(key.arn)).toEqual(key)
+  })
+
+  test('updateKey of a key that does not exist is a conflict', async () => {
+    await expect(store.updateKey(sampleKey().arn, () => ({}))).rejects.toThrow(StoreConflict)
+  })
+
+  test('no update is lost when two processes change one key at once', async () => {
+    const key = sampleKey({ description: '' })
+    await store.insertKey(key, undefined)
+    const other = await database.open()
+    const append = (to: Store, letter: string) => to.updateKey(key.arn, (current) => ({ description: current.description + letter }))
+    const letters = 'abcdefghijklmnopqrstuvwxyz'.split('')
+    await Promise.all(letters.flatMap((letter) => [append(store, letter), append(other, letter.toUpperCase())]))
+    const { description, version } = (await reopened()).key(key.arn) ?? {}
+    expect((description ?? '').split('').toSorted()).toEqual([...letters.map((letter) => letter.toUpperCase()), ...letters])
+    expect(version).toBe(53)
+  })
+
+  test('updateKey hands the newest record to the change, also when another process wrote it a moment ago', async () => {
+    const key = sampleKey()
+    await store.insertKey(key, undefined)
+    const other = await database.open()
+    await store.updateKey(key.arn, () => ({ state: 'Disabled' }))
+    const states: string[] = []
+    await other.updateKey(key.arn, ({ state }) => {
+      states.push(state)
+      return {}
+    })
+    expect(states[0]).toBe('Disabled')
+  })
+
+  test('deleteKey takes backing keys and aliases along', async () => {
+    const key = sampleKey()
+    const kept = sampleKey()
+    const backing = sampleBackingKey(key)
+    await store.insertKey(key, backing)
+    await store.insertKey(kept, undefined)
+    await store.insertAlias(sampleAlias(key, 'gone'))
+    await store.insertAlias(sampleAlias(kept, 'kept'))
+    await store.deleteKey(key.arn)
+    for (const view of [store.view, await reopened()]) {
+      expect(view.key(key.arn)).toBeUndefined()
+      expect(view.keyById(region, key.keyId)).toBeUndefined()
+      expect(view.backingKey(backing.materialId)).toBeUndefined()
+      expect(view.backingKeys(key.arn)).toEqual([])
+      expect(view.aliasesOf(key.arn)).toEqual([])
+      expect(view.listAliases(accountId, region, undefined, undefined, 10).items.map(({ name }) => name)).toEqual(['alias/kept'])
+      expect(view.listKeys(accountId, region, undefined, 10).items).toEqual([kept])
+    }
+    await expect(store.deleteKey(key.arn)).rejects.toThrow(StoreConflict)
+  })
+
+  test('promoteBackingKey makes it ready and current in one step, and may be repeated', async () => {
+    const key = sampleKey({ state: 'Creating', creator: 'me' })
+    const backing = sampleBackingKey(key, { creator: 'me' })
+    await store.insertKey(key, backing)
+    const after = await store.promoteBackingKey(backing.materialId, () => ({ state: 'Enabled', creator: null }))
+    expect(after).toEqual({ ...key, state: 'Enabled', creator: null, materialId: backing.materialId, version: 2 })
+    await store.promoteBackingKey(backing.materialId, () => ({}))
+    for (const view of [store.view, await reopened()]) {
+      expect(view.key(key.arn)).toMatchObject({ state: 'Enabled', materialId: backing.materialId, version: 3 })
+      expect(view.backingKey(backing.materialId)).toEqual({ ...backing, state: 'ready', creator: null })
+    }
+    await expect(store.promoteBackingKey('00', () => ({}))).rejects.toThrow(StoreConflict)
+  })
+
+  test('only a backing key that never became ready can be deleted', async () => {
+    const key = sampleKey()
+    const ready = sampleBackingKey(key)
+    const creating = sampleBackingKey(key, { ordinal: 2 })
+    await store.insertKey(key, ready)
+    await store.insertBackingKey(creating)
+    await store.promoteBackingKey(ready.materialId, () => ({}))
+    await store.deleteBackingKey(creating.materialId)
+    await expect(store.deleteBackingKey(ready.materialId)).rejects.toThrow(StoreConflict)
+    expect(store.view.backingKeys(key.arn).map(({ materialId }) => materialId)).toEqual([ready.materialId])
+  })
+
+  test('backing keys come in order of ordinal, and one ordinal is given once', async () => {
+    const key = sampleKey()
+    await store.insertKey(key, undefined)
+    for (const ordinal of [10, 2, 1]) await store.insertBackingKey(sampleBackingKey(key, { ordinal }))
+    expect(store.view.backingKeys(key.arn).map(({ ordinal }) => ordinal)).toEqual([1, 2, 10])
+    await expect(store.insertBackingKey(sampleBackingKey(key, { ordinal: 2 }))).rejects.toThrow(StoreConflict)
+  })
+
+  test('encryptions are reserved once each, by whichever process, and never beyond the ceiling', async () => {
+    const key = sampleKey()
+    const backing = sampleBackingKey(key)
+    await store.insertKey(key, backing)
+    const other = await database.open()
+    const totals = await Promise.all([store, other, store, other].map((one) => one.reserveEncryptions(backing.materialId, 10, 45)))
+    expect(totals.toSorted((a, b) => a - b)).toEqual([10, 20, 30, 40])
+    await expect(store.reserveEncryptions(backing.materialId, 10, 45)).rejects.toThrow(StoreConflict)
+    await expect(store.reserveEncryptions(backing.materialId, 5, 45)).resolves.toBe(45)
+    expect(store.view.backingKey(backing.materialId)?.encryptionsReserved).toBe(45)
+    expect((await reopened()).backingKey(backing.materialId)?.encryptionsReserved).toBe(45)
+    await expect(store.reserveEncryptions('00', 1, 45)).rejects.toThrow(StoreConflict)
+  })
+
+  test('reservations count beyond 2^32', async () => {
+    const key = sampleKey()
+    const backing = sampleBackingKey(key, { encryptionsReserved: 2 ** 40 })
+    await store.insertKey(key, backing)
+    await expect(store.reserveEncryptions(backing.materialId, 1, 2 ** 41)).resolves.toBe(2 ** 40 + 1)
+  })
+
+  test('an alias names one key, moves and goes', async () => {
+    const [one, two] = [sampleKey(), sampleKey()]
+    await store.insertKey(one, undefined)
+    await store.insertKey(two, undefined)
+    const alias = sampleAlias(one, 'x')
+    await store.insertAlias(alias)
+    await expect(store.insertAlias({ ...alias, targetKeyArn: two.arn })).rejects.toThrow(StoreConflict)
+    await store.updateAlias(alias.arn, two.arn, 77)
+    expect(store.view.alias(alias.arn)).toEqual({ ...alias, targetKeyArn: two.arn, updatedAt: 77 })
+    expect(store.view.aliasesOf(one.arn)).toEqual([])
+    expect(store.view.aliasesOf(two.arn)).toHaveLength(1)
+    expect((await reopened()).aliasesOf(two.arn)).toHaveLength(1)
+    await store.deleteAlias(alias.arn)
+    expect(store.view.alias(alias.arn)).toBeUndefined()
+    expect(store.view.aliasesOf(two.arn)).toEqual([])
+    await expect(store.deleteAlias(alias.arn)).rejects.toThrow(StoreConflict)
+    await expect(store.updateAlias(alias.arn, two.arn, 78)).rejects.toThrow(StoreConflict)
+  })
+
+  test('an alias cannot be put on a key that is gone', async () => {
+    const key = sampleKey()
+    const kept = sampleKey()
+    await store.insertKey(key, undefined)
+    await store.insertKey(kept, undefined)
+    const alias = sampleAlias(kept, 'y')
+    await store.insertAlias(alias)
+    await store.deleteKey(key.arn)
+    await expect(store.insertAlias(sampleAlias(key, 'x'))).rejects.toThrow(StoreConflict)
+    await expect(store.updateAlias(alias.arn, key.arn, 1)).rejects.toThrow(StoreConflict)
+    expect(store.view.alias(alias.arn)).toEqual(alias)
+  })
+
+  test('listings come in pages, in order, each scope for itself, and go on after a name that is gone', async () => {
+    const ids = ['b', 'a', 'd', 'c', 'e']
+    for (const keyId of ids) await store.insertKey(sampleKey({ keyId }), undefined)
+    await store.insertKey(sampleKey({ keyId: 'aa', region: 'eu-west-1' }), undefined)
+    const { view } = store
+    const first = view.listKeys(accountId, region, undefined, 2)
+    expect(first.items.map(({ keyId }) => keyId)).toEqual(['a', 'b'])
+    await store.deleteKey(first.items[1]?.arn ?? '')
+    const second = view.listKeys(accountId, region, first.next, 2)
+    expect(second.items.map(({ keyId }) => keyId)).toEqual(['c', 'd'])
+    const third = view.listKeys(accountId, region, second.next, 2)
+    expect(third.items.map(({ keyId }) => keyId)).toEqual(['e'])
+    expect(third.next).toBeUndefined()
+    expect(view.listKeys(accountId, region, undefined, 4).next).toBeUndefined()
+    expect(view.listKeys('999999999999', region, undefined, 4)).toEqual({ items: [], next: undefined })
+  })
+
+  test('aliases and principals are listed by name, one name never hides another that begins with it', async () => {
+    const key = sampleKey()
+    const other = sampleKey()
+    await store.insertKey(key, undefined)
+    await store.insertKey(other, undefined)
+    for (const name of ['a/b', 'a', 'ab', 'a-b', 'B']) await store.insertAlias(sampleAlias(name === 'ab' ? other : key, name))
+    for (const name of ['x.y', 'x', 'xy']) await store.insertPrincipal(samplePrincipal(name, { path: name === 'xy' ? '/a/' : '/z/' }))
+    await store.insertPrincipal(samplePrincipal('x', { kind: 'role' }))
+    const names = (list: (after: string | undefined) => { items: readonly { name: string }[]; next: string | undefined }) => {
+      const all: string[] = []
+      let after: string | undefined
+      do {
+        const page = list(after)
+        all.push(...page.items.map(({ name }) => name))
+        after = page.next
+      } while (after !== undefined)
+      return all
+    }
+    for (const view of [store.view, await reopened()]) {
+      expect(names((after) => view.listAliases(accountId, region, undefined, after, 1))).toEqual([
+        'alias/B',
+        'alias/a',
+        'alias/a-b',
+        'alias/a/b',
+        'alias/ab',
+      ])
+      expect(names((after) => view.listAliases(accountId, region, key.arn, after, 2))).toEqual([
+        'alias/B',
+        'alias/a',
+        'alias/a-b',
+        'alias/a/b',
+      ])
+      expect(names((after) => view.listPrincipals(accountId, 'user', after, 1))).toEqual(['x', 'x.y', 'xy'])
+    }
+  })
+
+  test('a principal changes by compare-and-swap and takes its access keys along', async () => {
+    const user = samplePrincipal('Alice', {
+      tags: [{ key: 'team', value: 'red' }],
+      policies: { ['__proto__']: '{}', two: '{"Version":"2012-10-17"}' },
+    })
+    await store.insertPrincipal(user)
+    const [one, two] = [sampleAccessKey(user.arn, 'AKIA1'), sampleAccessKey(user.arn, 'AKIA2')]
+    await store.insertAccessKey(two)
+    await store.insertAccessKey(one)
+    for (const view of [store.view, await reopened()]) {
+      expect(view.principal(user.arn)).toEqual(user)
+      expect(view.accessKeysOf(user.arn)).toEqual([one, two])
+    }
+    const after = await store.updatePrincipal(user.arn, (current) => ({ policies: { ...current.policies, three: '{}' } }))
+    expect(after.version).toBe(2)
+    expect(Object.keys(store.view.principal(user.arn)?.policies ?? {})).toContain('three')
+    await store.deletePrincipal(user.arn)
+    for (const view of [store.view, await reopened()]) {
+      expect(view.principal(user.arn)).toBeUndefined()
+      expect(view.accessKey('AKIA1')).toBeUndefined()
+      expect(view.accessKeysOf(user.arn)).toEqual([])
+      expect(view.listPrincipals(accountId, 'user', undefined, 10).items).toEqual([])
+    }
+    await expect(store.updatePrincipal(user.arn, () => ({}))).rejects.toThrow(StoreConflict)
+    await expect(store.deletePrincipal(user.arn)).rejects.toThrow(StoreConflict)
+  })
+
+  test('a name differs from another in more than case and path, users and roles apart', async () => {
+    await store.insertPrincipal(samplePrincipal('Alice'))
+    await expect(store.insertPrincipal(samplePrincipal('alice', { path: '/team/' }))).rejects.toThrow(StoreConflict)
+    await store.insertPrincipal(samplePrincipal('alice', { kind: 'role' }))
+  })
+
+  test('an access key belongs to the root or to a user that exists', async () => {
+    const root = sampleAccessKey(`arn:aws:iam::${accountId}:root`)
+    await store.insertAccessKey(root)
+    await store.setAccessKeyActive(root.accessKeyId, false)
+    expect(store.view.accessKey(root.accessKeyId)).toEqual({ ...root, active: false })
+    expect((await reopened()).accessKey(root.accessKeyId)).toEqual({ ...root, active: false })
+    await expect(store.insertAccessKey(sampleAccessKey(samplePrincipal('nobody').arn))).rejects.toThrow(StoreConflict)
+    await store.deleteAccessKey(root.accessKeyId)
+    expect(store.view.accessKey(root.accessKeyId)).toBeUndefined()
+    await expect(store.setAccessKeyActive(root.accessKeyId, true)).rejects.toThrow(StoreConflict)
+  })
+
+  test('an account is inserted once', async () => {
+    await store.insertAccount({ accountId, createdAt: 1 })
+    await expect(store.insertAccount({ accountId, createdAt: 2 })).rejects.toThrow(StoreConflict)
+    for (const view of [store.view, await reopened()]) expect(view.account(accountId)).toEqual({ accountId, createdAt: 1 })
+  })
+
+  test('a setting is written only over what the writer expects', async () => {
+    await expect(store.compareAndSetSetting('a', 'x', 'y')).resolves.toBe(false)
+    await expect(store.compareAndSetSetting('a', undefined, '1')).resolves.toBe(true)
+    await expect(store.compareAndSetSetting('a', undefined, '2')).resolves.toBe(false)
+    await expect(store.compareAndSetSetting('a', '1', '2')).resolves.toBe(true)
+    expect(store.view.setting('a')).toBe('2')
+    expect((await reopened()).setting('a')).toBe('2')
+  })
+
+  test('of many who take a lease one gets it; it is renewed by its holder and taken by another when it has run out', async () => {
+    const other = await database.open()
+    const now = clock.now()
+    const takers = Array.from({ length: 8 }, (_, i) => (i % 2 ? store : other).acquireLease('job', `holder ${i}`, now + 100, now))
+    const won = await Promise.all(takers)
+    expect(won.filter(Boolean)).toHaveLength(1)
+    const holder = `holder ${won.indexOf(true)}`
+    await expect(store.acquireLease('job', holder, now + 200, now)).resolves.toBe(true)
+    await expect(store.acquireLease('job', 'late', now + 300, now + 199)).resolves.toBe(false)
+    await store.releaseLease('job', 'late')
+    await expect(store.acquireLease('job', 'late', now + 300, now + 199)).resolves.toBe(false)
+    await expect(store.acquireLease('job', 'late', now + 300, now + 200)).resolves.toBe(true)
+    await store.releaseLease('job', 'late')
+    await expect(store.acquireLease('job', 'next', now + 300, now)).resolves.toBe(true)
+  })
+
+  test('instances are the last heartbeat of each', async () => {
+    const instance = { id: 'i-1', host: 'here', pid: 7, heartbeatAt: 1 }
+    await store.heartbeat(instance)
+    await store.heartbeat({ ...instance, heartbeatAt: 2 })
+    await store.heartbeat({ ...instance, id: 'i-0' })
+    expect(await store.instances()).toEqual([
+      { ...instance, id: 'i-0' },
+      { ...instance, heartbeatAt: 2 },
+    ])
+    await store.removeInstance('i-0')
+    expect(await store.instances()).toHaveLength(1)
+  })
+
+  test('a change by another process comes into the view by itself', async () => {
+    const other = await database.open()
+    const [one, two] = [sampleKey(), sampleKey()]
+    await other.insertKey(one, undefined)
+    await other.insertKey(two, undefined)
+    await other.insertAlias(sampleAlias(one, 'a'))
+    await vi.waitFor(() => expect(store.view.aliasesOf(one.arn)).toHaveLength(1), { timeout: 10_000 })
+    await other.updateAlias(sampleAlias(one, 'a').arn, two.arn, 9)
+    await other.deleteKey(one.arn)
+    await vi.waitFor(() => expect(store.view.key(one.arn)).toBeUndefined(), { timeout: 10_000 })
+    expect(store.view.aliasesOf(two.arn)).toHaveLength(1)
+  })
+
+  test('a process that fell behind the kept changes loads everything again', async () => {
+    const other = await database.open({ keptChanges: 3 })
+    const keys = Array.from({ length: 12 }, () => sampleKey())
+    for (const key of keys) await other.insertKey(key, undefined)
+    await other.deleteKey(keys[0]?.arn ?? '')
+    await vi.waitFor(() => expect(store.view.keyCount()).toBe(11), { timeout: 10_000 })
+    for (const key of keys.slice(1)) expect(store.view.key(key.arn)).toEqual(key)
+    expect((await reopened()).keyCount()).toBe(11)
+  })
+
+  test('a closed store refuses everything', async () => {
+    await store.ping()
+    await store.close()
+    await expect(store.ping()).rejects.toThrow('closed')
+    await expect(store.insertKey(sampleKey(), undefined)).rejects.toThrow('closed')
+    await store.close()
+  })
+})
