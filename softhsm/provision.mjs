@@ -112,7 +112,8 @@ function clearUnfinished(home) {
   if (!existsSync(parent)) return
   for (const name of readdirSync(parent)) {
     if (!name.startsWith(prefix)) continue
-    if (!isRunning(Number.parseInt(name.slice(prefix.length), 10))) rmSync(join(parent, name), { recursive: true, force: true })
+    if (!isRunning(Number.parseInt(name.slice(prefix.length), 10)))
+      rmSync(join(parent, name), { recursive: true, force: true, maxRetries: 5 })
   }
 }
 
