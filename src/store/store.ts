@@ -117,6 +117,8 @@ export interface Page<T> {
 /** Synchronous reads from memory; cost does not grow with the number of records, listings cost a page. */
 export interface View {
   account(accountId: string): AccountRecord | undefined
+  /** In order of account id. */
+  listAccounts(after: string | undefined, limit: number): Page<AccountRecord>
   key(arn: string): KeyRecord | undefined
   keyById(region: string, keyId: string): KeyRecord | undefined
   /** In order of key id; keys in state Creating and Destroying included. */
@@ -137,6 +139,8 @@ export interface View {
     limit: number,
   ): Page<AliasRecord>
   principal(arn: string): PrincipalRecord | undefined
+  /** Names are unique within an account and kind, whatever their path. */
+  principalByName(accountId: string, kind: 'user' | 'role', name: string): PrincipalRecord | undefined
   listPrincipals(accountId: string, kind: 'user' | 'role', after: string | undefined, limit: number): Page<PrincipalRecord>
   accessKey(accessKeyId: string): AccessKeyRecord | undefined
   accessKeysOf(principalArn: string): readonly AccessKeyRecord[]

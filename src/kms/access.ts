@@ -1,0 +1,225 @@
+/** May this call do this? Brings the caller, the key, its policy and the condition keys of the request together for `auth/`. */
+
+import { accessDeniedMessage, authorize, type ConditionContext, type Decision } from '../auth/authorize.ts'
+import { compilePolicy, type CompiledPolicy } from '../auth/policy.ts'
+import type { KeyRecord } from '../store/store.ts'
+import { kmsError, type KmsError } from './errors.ts'
+import type { Call, FoundKey, KeyUse } from './operation.ts'
+
+const compiledKeyPolicies = new WeakMap<KeyRecord, CompiledPolicy>()
+
+/** Compiled once for each version of the record; a record that was read is never changed in place. */
+export function keyPolicy(key: KeyRecord): CompiledPolicy {
+  let compiled = compiledKeyPolicies.get(key)
+  if (!compiled) {
+    compiled = compilePolicy(key.policy, 'key')
+    compiledKeyPolicies.set(key, compiled)
+  }
+  return compiled
+}
+
+/** AWS's text where it will not say whether the resource exists. */
+const unseen = (call: Call, action: string): KmsError =>
+  kmsError(
+    'AccessDeniedException',
+    `User: ${call.principal.arn} is not authorized to perform: ${action} on this resource because the resource does not exist in this Region, no resource-based policies allow access, or a resource-based policy explicitly denies access`,
+  )
+
+export function permitKey<I>(
+  call: Call,
+  action: string,
+  found: FoundKey,
+  use: Pick<KeyUse<I>, 'denied' | 'crossAccount' | 'members'>,
+): void {
+  const key = found.record
+  const foreign = key.accountId !== call.principal.accountId
+  const decision =
+    foreign && !use.crossAccount
+      ? undefined
+      : authorize({
+          principal: call.principal,
+          action,
+          resource: { arn: key.arn, accountId: key.accountId, policy: keyPolicy(key) },
+          context: requestContext(call, found, use.members),
+        })
+  if (decision?.allowed) return
+  logDenial(call, action, key.arn, decision)
+  const special = use.denied?.(call.input as I)
+  if (special) throw special
+  if (foreign || !decision) throw unseen(call, action)
+  throw denied(call, action, key.arn, decision)
+}
+
+/** For what has no policy of its own: `*`, an alias. */
+export function permitResource(call: Call, action: string, arn: string): void {
+  const decision = authorize({
+    principal: call.principal,
+    action,
+    resource: { arn, accountId: call.principal.accountId },
+    context: requestContext(call, undefined),
+  })
+  if (decision.allowed) return
+  logDenial(call, action, arn, decision)
+  throw denied(call, action, arn, decision)
+}
+
+/** A key of another account that is not there looks like one that may not be used. */
+export const foreignKeyUnseen = (call: Call): KmsError => unseen(call, call.operation.action)
+
+const denied = (call: Call, action: string, resourceArn: string, decision: Decision): KmsError =>
+  kmsError('AccessDeniedException', accessDeniedMessage({ principalArn: call.principal.arn, action, resourceArn, reason: decision.reason }))
+
+function logDenial(call: Call, action: string, resource: string, decision: Decision | undefined): void {
+  call.service.log.info(
+    {
+      requestId: call.facts.requestId,
+      principal: call.principal.arn,
+      action,
+      resource,
+      reason: decision?.reason ?? 'NoCrossAccountUse',
+      statement: decision?.statement,
+    },
+    'denied',
+  )
+}
+
+type Value = string | readonly string[] | undefined
+interface Tagged {
+  readonly TagKey: string
+  readonly TagValue?: string
+}
+
+const text = (value: unknown): string | undefined =>
+  typeof value === 'string' ? value : typeof value === 'boolean' || typeof value === 'number' ? String(value) : undefined
+
+/** Condition keys whose value is a member of the request: the key after `kms:`, and the members that may carry it. */
+const memberKeys: Readonly<Record<string, readonly string[]>> = {
+  bypasspolicylockoutsafetycheck: ['BypassPolicyLockoutSafetyCheck'],
+  customermasterkeyspec: ['KeySpec', 'CustomerMasterKeySpec'],
+  schedulekeydeletionpendingwindowindays: ['PendingWindowInDays'],
+}
+
+/** What they are when the request leaves them out. */
+const memberDefaults: Readonly<Record<string, string>> = {
+  bypasspolicylockoutsafetycheck: 'false',
+  schedulekeydeletionpendingwindowindays: '30',
+}
+
+/**
+ * The request's condition keys, looked up only when a policy asks for them. Names come in lower case.
+ * Source: AWS's "Condition keys for AWS KMS" and "AWS global condition context keys".
+ */
+export function requestContext(call: Call, found: FoundKey | undefined, members: Members = ordinaryMembers): ConditionContext {
+  return (name): Value => {
+    if (name.startsWith('kms:')) return kmsKey(call, found, members, name.slice(4))
+    if (name.startsWith('aws:')) return globalKey(call, found, name.slice(4))
+    return undefined
+  }
+}
+
+/** A request with two keys has two contexts; a policy on one key must never be met by the other key's. */
+interface Members {
+  readonly context: string
+  readonly algorithm: string
+}
+const ordinaryMembers: Members = { context: 'EncryptionContext', algorithm: 'EncryptionAlgorithm' }
+
+function kmsKey(call: Call, found: FoundKey | undefined, members: Members, name: string): Value {
+  const { input } = call
+  const key = found?.record
+  const contextPrefix = 'encryptioncontext:'
+  if (name.startsWith(contextPrefix)) {
+    // Condition key names ignore case, the names inside an encryption context do not: any that match count.
+    const wanted = name.slice(contextPrefix.length)
+    const values = Object.entries(encryptionContext(call, members)).flatMap(([k, value]) => (k.toLowerCase() === wanted ? [value] : []))
+    return values.length > 0 ? values : undefined
+  }
+  switch (name) {
+    case 'calleraccount':
+      return call.principal.accountId
+    case 'encryptionalgorithm':
+      return (
+        text(call.input[members.algorithm]) ?? (Object.hasOwn(call.operation.input, members.algorithm) ? 'SYMMETRIC_DEFAULT' : undefined)
+      )
+    case 'encryptioncontextkeys': {
+      const names = Object.keys(encryptionContext(call, members))
+      return names.length > 0 ? names : undefined
+    }
+    case 'keyspec':
+      return key?.spec ?? text(input['KeySpec'] ?? input['CustomerMasterKeySpec']) ?? created(call, 'SYMMETRIC_DEFAULT')
+    case 'keyusage':
+      return key?.usage ?? text(input['KeyUsage']) ?? created(call, 'ENCRYPT_DECRYPT')
+    case 'keyorigin':
+      return key?.origin ?? text(input['Origin']) ?? created(call, 'AWS_KMS')
+    case 'multiregion':
+      return key ? String(key.multiRegion) : (text(input['MultiRegion']) ?? created(call, 'false'))
+    case 'multiregionkeytype':
+      return key?.multiRegion ? 'PRIMARY' : undefined
+    case 'requestalias':
+      return found?.alias
+    case 'resourcealiases': {
+      const names = key ? call.service.store.view.aliasesOf(key.arn).map((alias) => alias.name) : []
+      return names.length > 0 ? names : undefined
+    }
+    case 'reencryptonsamekey': {
+      const arns = call.touched.map(({ arn }) => arn)
+      return arns.length > 1 ? String(arns[0] === arns[1]) : undefined
+    }
+    default: {
+      const carriers = Object.hasOwn(memberKeys, name) ? memberKeys[name] : undefined
+      if (!carriers) return undefined
+      const given = carriers.map((member) => text(input[member])).find((value) => value !== undefined)
+      if (given !== undefined) return given
+      return carriers.some((member) => Object.hasOwn(call.operation.input, member)) ? memberDefaults[name] : undefined
+    }
+  }
+}
+
+const created = (call: Call, value: string): string | undefined => (call.operation.name === 'CreateKey' ? value : undefined)
+
+function encryptionContext(call: Call, members: Members): Readonly<Record<string, string>> {
+  return (call.input[members.context] as Readonly<Record<string, string>> | undefined) ?? {}
+}
+
+function globalKey(call: Call, found: FoundKey | undefined, name: string): Value {
+  const key = found?.record
+  if (name.startsWith('resourcetag/')) {
+    const wanted = name.slice('resourcetag/'.length)
+    return key?.tags.find((tag) => tag.key.toLowerCase() === wanted)?.value
+  }
+  if (name.startsWith('requesttag/')) {
+    const wanted = name.slice('requesttag/'.length)
+    return requestTags(call)?.find((tag) => tag.TagKey.toLowerCase() === wanted)?.TagValue
+  }
+  switch (name) {
+    case 'currenttime':
+      return new Date(call.nowMs).toISOString()
+    case 'epochtime':
+      return String(Math.floor(call.nowMs / 1000))
+    case 'requestedregion':
+      return call.region
+    case 'resourceaccount':
+      return key?.accountId ?? call.principal.accountId
+    case 'securetransport':
+      return String(call.facts.tls !== undefined)
+    case 'sourceip':
+      return call.facts.sourceIp
+    case 'tagkeys': {
+      const keys = (call.input['TagKeys'] as readonly string[] | undefined) ?? requestTags(call)?.map((tag) => tag.TagKey)
+      return keys && keys.length > 0 ? keys : undefined
+    }
+    case 'useragent':
+      return call.facts.userAgent
+    case 'viaawsservice':
+      return 'false'
+    default:
+      return undefined
+  }
+}
+
+function requestTags(call: Call): readonly Tagged[] | undefined {
+  const tags = call.input['Tags'] as
+    | readonly { readonly TagKey?: string; readonly Key?: string; readonly TagValue?: string; readonly Value?: string }[]
+    | undefined
+  return tags?.map((tag) => ({ TagKey: tag.TagKey ?? tag.Key ?? '', TagValue: tag.TagValue ?? tag.Value ?? '' }))
+}

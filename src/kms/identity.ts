@@ -1,0 +1,279 @@
+/**
+ * Who is calling: access keys, sessions and principals. Secrets are stored encrypted under the service key in the HSM and are opened only to
+ * derive a signing key, which is kept for its day and scope; the secret itself is wiped.
+ *
+ * A session token is the session itself, sealed under the service key: any instance can open it and nothing about it is stored.
+ */
+
+import { createHash } from 'node:crypto'
+import { compilePolicy, type CompiledPolicy } from '../auth/policy.ts'
+import type { Principal } from '../auth/principal.ts'
+import { readAuthorization, SigningKeyCache, verifySignature, type ReceivedSignature, type SignedRequest } from '../auth/sigv4.ts'
+import { wrapSchemes, type WrapScheme } from '../hsm/token.ts'
+import type { AccessKeyRecord, PrincipalRecord } from '../store/store.ts'
+import { rootArn } from './arn.ts'
+import { kmsError, type KmsError } from './errors.ts'
+import type { Authenticated } from './operation.ts'
+import type { Service } from './service.ts'
+
+export interface Credential {
+  readonly accessKeyId: string
+  readonly secretAccessKey: string
+}
+
+/** What a session token holds. Times in ms since the epoch. */
+export interface SessionClaims {
+  readonly accessKeyId: string
+  readonly secretAccessKey: string
+  readonly roleArn: string
+  readonly sessionName: string
+  readonly issuedAt: number
+  readonly expiresAt: number
+  readonly policy?: string
+  readonly tags: Readonly<Record<string, string>>
+}
+
+export interface Identities {
+  /**
+   * Verifies the signature and answers who made it.
+   * @throws SignatureError, or KmsError with AWS's code for an unknown, inactive or expired credential.
+   */
+  authenticate(request: SignedRequest, signingService: string): Promise<Authenticated> | Authenticated
+  /** A new access key for a user or an account's root: made, handed to `publish`, then stored. */
+  createAccessKey(
+    owner: { readonly accountId: string; readonly principalArn: string },
+    publish?: (credential: Credential) => Promise<void>,
+  ): Promise<Credential>
+  /** Temporary credentials for an assumed role. */
+  issueSession(claims: Omit<SessionClaims, 'accessKeyId' | 'secretAccessKey'>): Promise<Credential & { readonly sessionToken: string }>
+}
+
+interface Session extends Omit<SessionClaims, 'secretAccessKey'> {
+  readonly principal: Principal
+  readonly role: PrincipalRecord
+}
+
+/** Sessions opened lately; a token that fell out is opened again by the HSM. */
+const rememberedSessions = 4096
+
+const invalidToken = (): KmsError => kmsError('UnrecognizedClientException', 'The security token included in the request is invalid.')
+const expiredToken = (): KmsError => kmsError('ExpiredTokenException', 'The security token included in the request is expired')
+
+export function openIdentities(service: () => Service): Identities {
+  const signingKeys = new SigningKeyCache()
+  const principals = new WeakMap<AccessKeyRecord, { readonly record: PrincipalRecord | undefined; readonly principal: Principal }>()
+  const sessions = new Map<string, Session>()
+
+  const principalOf = (key: AccessKeyRecord): Principal => {
+    const record = service().store.view.principal(key.principalArn)
+    const known = principals.get(key)
+    if (known && known.record === record) return known.principal
+    const isRoot = key.principalArn === rootArn(key.accountId)
+    if (!record && !isRoot) throw invalidToken()
+    const principal: Principal = record
+      ? {
+          type: 'IAMUser',
+          arn: record.arn,
+          accountId: record.accountId,
+          principalId: record.uniqueId,
+          accessKeyId: key.accessKeyId,
+          userName: record.name,
+          tags: new Map(record.tags.map((tag) => [tag.key, tag.value])),
+          identityPolicies: identityPolicies(record),
+        }
+      : {
+          type: 'Root',
+          arn: key.principalArn,
+          accountId: key.accountId,
+          principalId: key.accountId,
+          accessKeyId: key.accessKeyId,
+          tags: new Map(),
+          identityPolicies: [],
+        }
+    principals.set(key, { record, principal })
+    return principal
+  }
+
+  const openSession = async (
+    received: ReceivedSignature & { readonly sessionToken: string },
+  ): Promise<{ session: Session; secret: string | undefined }> => {
+    const name = createHash('sha256').update(received.sessionToken).digest('base64')
+    const known = sessions.get(name)
+    const role = known && service().store.view.principal(known.roleArn)
+    // A changed role (its policies, its tags) makes the principal anew from the same claims, so only the same record serves.
+    if (known && role === known.role) return { session: known, secret: undefined }
+    const claims = await openSessionToken(service(), received.sessionToken)
+    const current = claims && service().store.view.principal(claims.roleArn)
+    if (!claims || current?.kind !== 'role') throw invalidToken()
+    // The same name for a role made anew is another role; AWS ends the sessions of a deleted one.
+    if (current.createdAt > claims.issuedAt) throw invalidToken()
+    const { secretAccessKey, ...rest } = claims
+    const session: Session = { ...rest, role: current, principal: sessionPrincipal(rest, current) }
+    sessions.delete(name)
+    sessions.set(name, session)
+    const oldest = sessions.size > rememberedSessions ? sessions.keys().next().value : undefined
+    if (oldest !== undefined) sessions.delete(oldest)
+    return { session, secret: secretAccessKey }
+  }
+
+  const openSecret = async (key: AccessKeyRecord): Promise<string> => {
+    const secret = await unseal(service(), key.sealedSecret, `access-key/${key.accessKeyId}`)
+    const text = secret.toString('latin1')
+    secret.fill(0)
+    return text
+  }
+
+  const finish = (request: SignedRequest, received: ReceivedSignature, signingKey: Buffer, principal: Principal): Authenticated => {
+    verifySignature(request, received, signingKey)
+    return { principal, region: received.region }
+  }
+
+  const authenticateSession = async (
+    request: SignedRequest,
+    received: ReceivedSignature & { readonly sessionToken: string },
+  ): Promise<Authenticated> => {
+    const { session, secret } = await openSession(received)
+    if (session.accessKeyId !== received.accessKeyId) throw invalidToken()
+    if (session.expiresAt <= service().clock.now()) throw expiredToken()
+    let signingKey = signingKeys.find(received)
+    if (!signingKey) {
+      const text = secret ?? (await openSessionToken(service(), received.sessionToken))?.secretAccessKey
+      if (text === undefined) throw invalidToken()
+      signingKey = signingKeys.get(received, () => text)
+    }
+    return finish(request, received, signingKey, session.principal)
+  }
+
+  return {
+    authenticate(request, signingService) {
+      const { regions } = service().config
+      const received = readAuthorization(request, service().clock.now(), { services: new Set([signingService]), regions: new Set(regions) })
+      const { sessionToken } = received
+      if (sessionToken !== undefined) return authenticateSession(request, { ...received, sessionToken })
+      const key = service().store.view.accessKey(received.accessKeyId)
+      if (!key?.active) throw invalidToken()
+      const principal = principalOf(key)
+      const signingKey = signingKeys.find(received)
+      if (signingKey) return finish(request, received, signingKey, principal)
+      return openSecret(key).then((secret) =>
+        finish(
+          request,
+          received,
+          signingKeys.get(received, () => secret),
+          principal,
+        ),
+      )
+    },
+
+    async createAccessKey({ accountId, principalArn }, publish) {
+      const credential = await newCredential(service(), 'AKIA')
+      const sealedSecret = await seal(service(), Buffer.from(credential.secretAccessKey, 'latin1'), `access-key/${credential.accessKeyId}`)
+      await publish?.(credential)
+      await service().store.insertAccessKey({
+        accessKeyId: credential.accessKeyId,
+        accountId,
+        principalArn,
+        sealedSecret,
+        active: true,
+        createdAt: service().clock.now(),
+      })
+      return credential
+    },
+
+    async issueSession(claims) {
+      const credential = await newCredential(service(), 'ASIA')
+      const sealed = await seal(service(), Buffer.from(JSON.stringify({ ...claims, ...credential } satisfies SessionClaims)), 'session')
+      return { ...credential, sessionToken: sealed.toString('base64') }
+    },
+  }
+}
+
+async function openSessionToken(service: Service, token: string): Promise<SessionClaims | undefined> {
+  const sealed = Buffer.from(token, 'base64')
+  const plain = await unseal(service, sealed, 'session').catch((error: unknown) => {
+    if (error instanceof UnsealError || (error as { failure?: string }).failure === 'rejected') return undefined
+    throw error
+  })
+  if (!plain) return undefined
+  try {
+    return JSON.parse(plain.toString()) as SessionClaims
+  } finally {
+    plain.fill(0)
+  }
+}
+
+function sessionPrincipal(claims: Omit<SessionClaims, 'secretAccessKey'>, role: PrincipalRecord): Principal {
+  return {
+    type: 'AssumedRole',
+    arn: `arn:aws:sts::${role.accountId}:assumed-role/${role.name}/${claims.sessionName}`,
+    accountId: role.accountId,
+    principalId: `${role.uniqueId}:${claims.sessionName}`,
+    accessKeyId: claims.accessKeyId,
+    session: {
+      roleArn: role.arn,
+      roleId: role.uniqueId,
+      roleName: role.name,
+      sessionName: claims.sessionName,
+      issuedAt: claims.issuedAt,
+      expiresAt: claims.expiresAt,
+    },
+    // Session tags override the role's.
+    tags: new Map([...role.tags.map((tag) => [tag.key, tag.value] as const), ...Object.entries(claims.tags)]),
+    identityPolicies: identityPolicies(role),
+    ...(claims.policy !== undefined && { sessionPolicies: [compilePolicy(claims.policy, 'session')] }),
+  }
+}
+
+const compiled = new WeakMap<PrincipalRecord, readonly CompiledPolicy[]>()
+
+function identityPolicies(record: PrincipalRecord): readonly CompiledPolicy[] {
+  let policies = compiled.get(record)
+  if (!policies) {
+    policies = Object.values(record.policies).map((text) => compilePolicy(text, 'identity'))
+    compiled.set(record, policies)
+  }
+  return policies
+}
+
+/** AWS's form: 20 characters with a four-letter prefix, and 40 of base64. From the device's generator. */
+async function newCredential({ token }: Service, prefix: 'AKIA' | 'ASIA'): Promise<Credential> {
+  return { accessKeyId: prefix + (await uniqueName(token, 16)), secretAccessKey: (await token.random(30)).toString('base64') }
+}
+
+const base32 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'
+
+/** `length` random letters and digits, as AWS's unique ids have them. */
+export async function uniqueName(token: Service['token'], length: number): Promise<string> {
+  return [...(await token.random(length))].map((byte) => base32.charAt(byte % 32)).join('')
+}
+
+class UnsealError extends Error {}
+
+/** One byte that says the wrap scheme, then what the token made. `purpose` is authenticated: a secret never opens as a session. */
+async function seal({ token, serviceKey }: Service, plaintext: Buffer, purpose: string): Promise<Buffer> {
+  try {
+    const { scheme, body } = await token.wrap(serviceKey.ckaId, Buffer.from(`holdfast/${purpose}`), plaintext)
+    return Buffer.concat([Buffer.from([wrapSchemes[scheme]]), body])
+  } finally {
+    plaintext.fill(0)
+  }
+}
+
+async function unseal({ token, serviceKey }: Service, sealed: Uint8Array, purpose: string): Promise<Buffer> {
+  const scheme = (Object.keys(wrapSchemes) as WrapScheme[]).find((name) => wrapSchemes[name] === sealed[0])
+  if (!scheme || sealed.length < 2) throw new UnsealError()
+  return token.unwrap(serviceKey.ckaId, scheme, Buffer.from(`holdfast/${purpose}`), sealed.subarray(1))
+}
+
+/**
+ * The account of the configuration, with an access key of its root, made once. The key is published (written to the credentials
+ * file) before it is stored, and the account is stored last: a stop anywhere leads to the same end at the next start.
+ */
+export async function bootstrapAccount(service: Service, publish: (credential: Credential) => Promise<void>): Promise<boolean> {
+  const { accountId } = service.config
+  if (service.store.view.account(accountId)) return false
+  for (const leftover of service.store.view.accessKeysOf(rootArn(accountId))) await service.store.deleteAccessKey(leftover.accessKeyId)
+  await service.identities.createAccessKey({ accountId, principalArn: rootArn(accountId) }, publish)
+  await service.store.insertAccount({ accountId, createdAt: service.clock.now() })
+  return true
+}

@@ -1,0 +1,52 @@
+/** Finding keys by what a caller may write for one: key id, key ARN, alias name, alias ARN. AWS's rules and words. */
+
+import type { KeyRecord } from '../store/store.ts'
+import { foreignKeyUnseen } from './access.ts'
+import { aliasArn, isKeyId, keyArn, parseKmsArn } from './arn.ts'
+import { kmsError } from './errors.ts'
+import type { Call, FoundKey, KeyUse } from './operation.ts'
+
+/** A key that is being created was never answered for, so to a caller it is not there. */
+const visible = (key: KeyRecord | undefined): KeyRecord | undefined => (key?.state === 'Creating' ? undefined : key)
+
+/**
+ * @throws KmsError NotFoundException with AWS's wording; for a key of another account the denial that does not say whether it exists.
+ */
+export function findKey(call: Call, reference: string, accepts: 'key' | 'key or alias'): FoundKey {
+  const { view } = call.service.store
+  const arn = reference.startsWith('arn:') ? parseKmsArn(reference) : undefined
+  if (reference.startsWith('arn:') && !arn) throw kmsError('InvalidArnException', `Invalid arn ${reference}`)
+  if (arn && arn.region !== call.region) throw kmsError('NotFoundException', `Invalid arn ${arn.region}`)
+  const accountId = arn?.accountId ?? call.principal.accountId
+  const name = arn?.name ?? reference
+
+  if (arn?.kind === 'alias' || (!arn && reference.startsWith('alias/'))) {
+    if (accepts === 'key') throw kmsError('NotFoundException', `Invalid keyId '${reference}'`)
+    const alias = view.alias(aliasArn(call.region, accountId, name))
+    const record = alias && visible(view.key(alias.targetKeyArn))
+    if (record) return { record, alias: name }
+    if (accountId !== call.principal.accountId) throw foreignKeyUnseen(call)
+    throw kmsError('NotFoundException', `Alias ${aliasArn(call.region, accountId, name)} is not found.`)
+  }
+
+  if (!isKeyId(name)) throw kmsError('NotFoundException', `Invalid keyId '${name}'`)
+  const wanted = keyArn(call.region, accountId, name)
+  const record = visible(view.key(wanted))
+  if (record) return { record, alias: undefined }
+  if (accountId !== call.principal.accountId) throw foreignKeyUnseen(call)
+  throw kmsError('NotFoundException', `Key '${wanted}' does not exist`)
+}
+
+/** The common case of a row's `keys`: the key is what a member names, if it is there. */
+export function keyFrom<M extends string>(
+  member: M,
+  rule: Omit<KeyUse<unknown>, 'find' | 'denied'> & { readonly alias?: boolean } = {},
+): KeyUse<{ readonly [P in M]?: string }> {
+  return {
+    ...rule,
+    find: (call, input) => {
+      const text = input[member]
+      return text === undefined ? undefined : findKey(call, text, rule.alias ? 'key or alias' : 'key')
+    },
+  }
+}

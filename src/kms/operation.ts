@@ -1,0 +1,217 @@
+/**
+ * The one road that every call takes: authenticate, read the input, find each key, authorize, check state and usage, run,
+ * record. Nothing else writes an audit record, checks a permission or turns a failure into an answer.
+ *
+ * An operation is one row (`operation({…})`); its export name is the wire name, the action, the audit's eventName and the
+ * metric's label.
+ */
+
+import type { Principal } from '../auth/principal.ts'
+import type { KeyRecord } from '../store/store.ts'
+import { permitKey, permitResource } from './access.ts'
+import { kmsError, type KmsError } from './errors.ts'
+import { buildRecord } from './record.ts'
+import type { Service } from './service.ts'
+import { readInput, type Input, type Shape } from './shape.ts'
+import { allowedStates, refusal, type KeyOperationName } from './states.ts'
+import { toKmsError } from './failure.ts'
+
+/** What the door knows about a request. */
+export interface RequestFacts {
+  readonly requestId: string
+  readonly sourceIp: string
+  readonly userAgent: string | undefined
+  readonly tls: { readonly version: string; readonly cipherSuite: string } | undefined
+  readonly host: string
+  /** Milliseconds since the epoch. */
+  readonly receivedAt: number
+}
+
+export interface Authenticated {
+  readonly principal: Principal
+  /** The region of the credential scope: one endpoint serves them all. */
+  readonly region: string
+}
+
+/** A request as a door hands it over. Both functions throw KmsError. */
+export interface Incoming {
+  readonly facts: RequestFacts
+  authenticate(): Promise<Authenticated> | Authenticated
+  body(): Readonly<Record<string, unknown>>
+}
+
+/** One call under way. The road and the operation fill it; the audit record is made from it, once. */
+export interface Call {
+  readonly service: Service
+  readonly operation: Operation
+  readonly facts: RequestFacts
+  readonly principal: Principal
+  readonly region: string
+  readonly nowMs: number
+  readonly input: Readonly<Record<string, unknown>>
+  /** What becomes `additionalEventData`. */
+  readonly note: Record<string, unknown>
+  /** ARNs of keys and aliases that the call was about. */
+  readonly touched: { readonly arn: string; readonly accountId: string; readonly type: string }[]
+}
+
+export interface FoundKey {
+  readonly record: KeyRecord
+  /** The alias that the caller used, with its prefix. */
+  readonly alias: string | undefined
+}
+
+/** One key that an operation works on: how it is found and what it must be. */
+export interface KeyUse<I> {
+  /** Throws KmsError when the request names no such key; answers undefined when it names none and need not. */
+  readonly find: (call: Call, input: I) => FoundKey | undefined
+  readonly usage?: 'ENCRYPT_DECRYPT' | 'SIGN_VERIFY' | 'GENERATE_VERIFY_MAC' | 'KEY_AGREEMENT'
+  /** Where it is not `kms:` and the operation's name. */
+  readonly action?: string
+  /** AWS allows the call on a key of another account, if both accounts' policies do. */
+  readonly crossAccount?: boolean
+  /** The key may be in any state here, whatever the operation's row in states.ts says. */
+  readonly anyState?: boolean
+  /** The members that carry this key's encryption context and algorithm, where a request has two of each. */
+  readonly members?: { readonly context: string; readonly algorithm: string }
+  /** What to answer instead of AccessDeniedException's usual text; undefined for the usual. */
+  readonly denied?: (input: I) => KmsError | undefined
+}
+
+interface Definition<S extends Shape, K extends string, O extends string> {
+  readonly input: S
+  /** Every member that the answer can have. */
+  readonly output: readonly O[]
+  readonly keys?: Readonly<Record<K, KeyUse<Input<S>>>>
+  /** Resources without a policy of their own that the caller's identity policies must allow: `*`, alias ARNs. */
+  readonly resources?: (call: Call, input: Input<S>) => readonly string[]
+  readonly readOnly: boolean
+  /** CloudTrail shows these answers as responseElements; the others are null. */
+  readonly responseElements?: (output: Readonly<Record<string, unknown>>) => unknown
+  /** `run` answers a DryRun itself, after work that decides whether the call would succeed. */
+  readonly dryRunInside?: boolean
+  run(
+    call: Call,
+    input: Input<S>,
+    keys: Readonly<Record<K, KeyRecord>>,
+  ): Promise<Readonly<Partial<Record<O, unknown>>>> | Readonly<Partial<Record<O, unknown>>>
+}
+
+/** A definition whose types are sealed inside, so that a table can hold all of them. `name` is set by the registry. */
+export interface Operation {
+  readonly name: string
+  /** Which API it belongs to: the metric's label. */
+  readonly api: string
+  /** `kms:Encrypt`. */
+  readonly action: string
+  /** `kms.amazonaws.com`. */
+  readonly eventSource: string
+  readonly readOnly: boolean
+  readonly input: Shape
+  readonly output: readonly string[]
+  readonly worksOnKeys: boolean
+  readonly responseElements: ((output: Readonly<Record<string, unknown>>) => unknown) | undefined
+  read(body: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>>
+  perform(call: Call): Promise<Readonly<Record<string, unknown>>>
+}
+
+/** An operation before the registry gave it its name. */
+export type Unnamed = (
+  name: string,
+  api: { readonly name: string; readonly actionPrefix: string; readonly eventSource: string },
+) => Operation
+
+export function operation<const S extends Shape, K extends string = never, const O extends string = never>(
+  definition: Definition<S, K, O>,
+): Unnamed {
+  const uses = Object.entries(definition.keys ?? {}) as unknown as readonly (readonly [K, KeyUse<Input<S>>])[]
+  return (name, api) => {
+    const action = `${api.actionPrefix}:${name}`
+    if (uses.length > 0 && !Object.hasOwn(allowedStates, name)) throw new Error(`states.ts has no row for ${name}`)
+    const states: readonly string[] = uses.length > 0 ? allowedStates[name as KeyOperationName] : []
+    return {
+      name,
+      api: api.name,
+      action,
+      eventSource: api.eventSource,
+      readOnly: definition.readOnly,
+      input: definition.input,
+      output: definition.output,
+      worksOnKeys: uses.length > 0,
+      responseElements: definition.responseElements,
+      read: (body) => readInput(definition.input, body),
+      async perform(call) {
+        const input = call.input as Input<S>
+        for (const resource of definition.resources?.(call, input) ?? []) permitResource(call, action, resource)
+        const keys = {} as Record<K, KeyRecord>
+        const admitted: [KeyUse<Input<S>>, FoundKey][] = []
+        for (const [keyName, use] of uses) {
+          const found = use.find(call, input)
+          if (!found) continue
+          keys[keyName] = found.record
+          admitted.push([use, found])
+          call.touched.push({ arn: found.record.arn, accountId: found.record.accountId, type: 'AWS::KMS::Key' })
+        }
+        for (const [use, found] of admitted) permitKey(call, use.action ?? action, found, use)
+        for (const [use, { record: key }] of admitted) {
+          if (!use.anyState && !states.includes(key.state)) throw refusal(key.arn, key.state, name)
+          if (use.usage !== undefined && key.usage !== use.usage) {
+            throw kmsError('InvalidKeyUsageException', `${key.arn} key usage is ${key.usage} which is not valid for ${name}.`)
+          }
+        }
+        if (call.input['DryRun'] === true && !definition.dryRunInside) throw dryRunSucceeded()
+        return (await definition.run(call, input, keys)) as Readonly<Record<string, unknown>>
+      },
+    }
+  }
+}
+
+export const dryRunSucceeded = (): KmsError =>
+  kmsError('DryRunOperationException', 'The request would have succeeded, but the DryRun option is set.')
+
+/**
+ * Runs one call from signature to record. Resolves with the answer, or rejects with a KmsError and nothing else; either way the
+ * audit record is durable by then. If it cannot be written the call fails, whatever it had come to.
+ */
+export async function execute(service: Service, operation: Operation, incoming: Incoming): Promise<Readonly<Record<string, unknown>>> {
+  const startedAt = performance.now()
+  const call: { -readonly [P in keyof Call]: Call[P] | (P extends 'principal' | 'input' ? undefined : never) } = {
+    service,
+    operation,
+    facts: incoming.facts,
+    principal: undefined,
+    region: service.config.regions[0] ?? '',
+    nowMs: incoming.facts.receivedAt,
+    input: undefined,
+    note: {},
+    touched: [],
+  }
+  let output: Readonly<Record<string, unknown>> | undefined
+  let error: KmsError | undefined
+  try {
+    const { principal, region } = await incoming.authenticate()
+    call.principal = principal
+    call.region = region
+    call.input = operation.read(incoming.body())
+    output = await operation.perform(call as Call)
+  } catch (cause) {
+    error = toKmsError(service, operation, call.facts, cause)
+  }
+  try {
+    await service.trail.append(buildRecord(call, output, error))
+  } catch (cause) {
+    service.log.error(
+      { requestId: call.facts.requestId, operation: operation.name, err: cause },
+      'the audit record could not be written; the call fails',
+    )
+    error = kmsError('KMSInternalException', 'The request could not be recorded and was not answered.', { cause })
+  }
+  service.metrics.call({
+    api: operation.api,
+    operation: operation.name,
+    code: error?.code ?? 'OK',
+    seconds: (performance.now() - startedAt) / 1000,
+  })
+  if (error) throw error
+  return output ?? {}
+}

@@ -1,0 +1,155 @@
+/** Aliases: names for keys, each in one account and region. Both the alias and the key must allow what is done to them. */
+
+import { StoreConflict, type AliasRecord } from '../../store/store.ts'
+import { aliasArn } from '../arn.ts'
+import { kmsError, type KmsError } from '../errors.ts'
+import { findKey } from '../keys.ts'
+import { operation, type Call } from '../operation.ts'
+import { page } from '../page.ts'
+import { integer, keyId, optional, string } from '../shape.ts'
+import { seconds } from './keys.ts'
+import { marker } from './members.ts'
+
+const aliasName = string({ min: 1, max: 256, pattern: /^[a-zA-Z0-9:/_-]+$/ })
+
+/** A name that a customer may give. @throws KmsError */
+function readAliasName(name: string): string {
+  if (!name.startsWith('alias/')) {
+    throw kmsError(
+      'ValidationException',
+      'Alias must start with the prefix "alias/". Please see https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html',
+    )
+  }
+  if (name.startsWith('alias/aws/')) throw kmsError('NotAuthorizedException')
+  if (name.includes(':')) throw kmsError('ValidationException', `${name} contains invalid characters for an alias`)
+  if (name === 'alias/') throw kmsError('ValidationException', 'Alias must have a name after the prefix "alias/".')
+  return name
+}
+
+const arnOf = (call: Call, name: string): string => aliasArn(call.region, call.principal.accountId, readAliasName(name))
+
+const missing = (arn: string): KmsError => kmsError('NotFoundException', `Alias ${arn} is not found.`)
+
+function presentAlias(call: Call, name: string): AliasRecord {
+  const arn = arnOf(call, name)
+  const alias = call.service.store.view.alias(arn)
+  if (!alias) throw missing(arn)
+  return alias
+}
+
+/** The key that a present alias points to. Whatever its state, it can be left. */
+const presentTarget = {
+  anyState: true,
+  find(call: Call, input: { readonly AliasName: string }) {
+    const alias = presentAlias(call, input.AliasName)
+    const record = call.service.store.view.key(alias.targetKeyArn)
+    return record && { record, alias: alias.name }
+  },
+} as const
+
+/** The key that an alias is to point to: never named by an alias, never of another account. */
+function newTarget(call: Call, reference: string) {
+  if (reference.startsWith('alias/') || /^arn:[^:]*:kms:[^:]*:[^:]*:alias\//.test(reference)) {
+    throw kmsError('ValidationException', 'Aliases must refer to keys. Not aliases')
+  }
+  return findKey(call, reference, 'key')
+}
+
+function touchAlias(call: Call, arn: string): void {
+  call.touched.push({ arn, accountId: call.principal.accountId, type: 'AWS::KMS::Alias' })
+}
+
+export const CreateAlias = operation({
+  input: { AliasName: aliasName, TargetKeyId: keyId },
+  output: [],
+  resources: (call, input) => [arnOf(call, input.AliasName)],
+  keys: { target: { find: (call, input) => newTarget(call, input.TargetKeyId) } },
+  readOnly: false,
+  async run(call, input, { target }) {
+    const arn = arnOf(call, input.AliasName)
+    touchAlias(call, arn)
+    const now = call.nowMs
+    try {
+      await call.service.store.insertAlias({
+        arn,
+        region: call.region,
+        accountId: call.principal.accountId,
+        name: input.AliasName,
+        targetKeyArn: target.arn,
+        createdAt: now,
+        updatedAt: now,
+      })
+    } catch (error) {
+      if (error instanceof StoreConflict)
+        throw kmsError('AlreadyExistsException', `An alias with the name ${arn} already exists`, { cause: error })
+      throw error
+    }
+    return {}
+  },
+})
+
+export const UpdateAlias = operation({
+  input: { AliasName: aliasName, TargetKeyId: keyId },
+  output: [],
+  resources: (call, input) => [arnOf(call, input.AliasName)],
+  keys: { present: presentTarget, target: { find: (call, input) => newTarget(call, input.TargetKeyId) } },
+  readOnly: false,
+  async run(call, input, { present, target }) {
+    const arn = arnOf(call, input.AliasName)
+    touchAlias(call, arn)
+    if (present.usage !== target.usage) {
+      throw kmsError(
+        'ValidationException',
+        `Alias ${input.AliasName} cannot be changed from a CMK with key usage ${present.usage} to a CMK with key usage ${target.usage}. The key usage of the current CMK and the new CMK must be the same.`,
+      )
+    }
+    await orMissing(arn, () => call.service.store.updateAlias(arn, target.arn, call.nowMs))
+    return {}
+  },
+})
+
+export const DeleteAlias = operation({
+  input: { AliasName: aliasName },
+  output: [],
+  resources: (call, input) => [arnOf(call, input.AliasName)],
+  keys: { present: presentTarget },
+  readOnly: false,
+  async run(call, input) {
+    const arn = arnOf(call, input.AliasName)
+    touchAlias(call, arn)
+    await orMissing(arn, () => call.service.store.deleteAlias(arn))
+    return {}
+  },
+})
+
+/** Another call may have removed it since it was found. */
+async function orMissing(arn: string, change: () => Promise<void>): Promise<void> {
+  try {
+    await change()
+  } catch (error) {
+    throw error instanceof StoreConflict ? missing(arn) : error
+  }
+}
+
+export const ListAliases = operation({
+  input: { KeyId: optional(keyId), Limit: optional(integer({ min: 1, max: 1000 })), Marker: marker },
+  output: ['Aliases', 'NextMarker', 'Truncated'],
+  resources: () => ['*'],
+  readOnly: true,
+  run(call, input) {
+    const target = input.KeyId === undefined ? undefined : findKey(call, input.KeyId, 'key').record
+    const { items, rest } = page(
+      call,
+      50,
+      (after, limit) => call.service.store.view.listAliases(call.principal.accountId, call.region, target?.arn, after, limit),
+      (alias) => ({
+        AliasName: alias.name,
+        AliasArn: alias.arn,
+        TargetKeyId: alias.targetKeyArn.slice(alias.targetKeyArn.lastIndexOf('/') + 1),
+        CreationDate: seconds(alias.createdAt),
+        LastUpdatedDate: seconds(alias.updatedAt),
+      }),
+    )
+    return { Aliases: items, ...rest }
+  },
+})

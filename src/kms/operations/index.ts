@@ -1,0 +1,109 @@
+/** Every operation of every API that the endpoint answers for. An operation's name is its export's name, written once. */
+
+import { kmsError } from '../errors.ts'
+import { operation, type Operation, type Unnamed } from '../operation.ts'
+import * as administration from './administration.ts'
+import * as aliases from './aliases.ts'
+import * as encryption from './encryption.ts'
+import * as keyPolicies from './key-policies.ts'
+import * as keys from './keys.ts'
+import * as random from './random.ts'
+import * as sts from './sts.ts'
+import * as tags from './tags.ts'
+import * as trail from './trail.ts'
+
+export interface Api {
+  readonly name: 'kms' | 'sts' | 'cloudtrail' | 'holdfast'
+  /** What stands before the dot of X-Amz-Target; undefined for the query protocol. */
+  readonly target: string | undefined
+  /** The service of the credential scope. */
+  readonly signingName: string
+  readonly eventSource: string
+  readonly actionPrefix: string
+  readonly operations: ReadonlyMap<string, Operation>
+}
+
+/** Operations of AWS KMS that are known and not built: a list that shrinks. */
+export const unsupportedOperations = [
+  'ConnectCustomKeyStore',
+  'CreateCustomKeyStore',
+  'CreateGrant',
+  'Decapsulate',
+  'DeleteCustomKeyStore',
+  'DeleteImportedKeyMaterial',
+  'DeriveSharedSecret',
+  'DescribeCustomKeyStores',
+  'DisableKeyRotation',
+  'DisconnectCustomKeyStore',
+  'EnableKeyRotation',
+  'Encapsulate',
+  'GenerateDataKeyPair',
+  'GenerateDataKeyPairWithoutPlaintext',
+  'GenerateMac',
+  'GetKeyLastUsage',
+  'GetKeyRotationStatus',
+  'GetParametersForImport',
+  'GetPublicKey',
+  'ImportKeyMaterial',
+  'ListGrants',
+  'ListKeyRotations',
+  'ListRetirableGrants',
+  'ReplicateKey',
+  'RetireGrant',
+  'RevokeGrant',
+  'RotateKeyOnDemand',
+  'Sign',
+  'UpdateCustomKeyStore',
+  'UpdatePrimaryRegion',
+  'Verify',
+  'VerifyMac',
+] as const
+
+const unsupported: Unnamed = (name, api) =>
+  operation({
+    input: {},
+    output: [],
+    readOnly: true,
+    run() {
+      throw kmsError('UnsupportedOperationException', `${name} is not supported.`)
+    },
+  })(name, api)
+
+function open(api: Omit<Api, 'operations'>, rows: Readonly<Record<string, unknown>>): Api {
+  const operations = new Map<string, Operation>()
+  for (const [name, row] of Object.entries(rows)) {
+    // AWS's names start with a capital; what else a module exports is its own affair.
+    if (/^[A-Z]/.test(name)) operations.set(name, (row as Unnamed)(name, api))
+  }
+  return { ...api, operations }
+}
+
+export const apis: readonly Api[] = [
+  open(
+    { name: 'kms', target: 'TrentService', signingName: 'kms', eventSource: 'kms.amazonaws.com', actionPrefix: 'kms' },
+    {
+      ...keys,
+      ...aliases,
+      ...tags,
+      ...keyPolicies,
+      ...encryption,
+      ...random,
+      ...Object.fromEntries(unsupportedOperations.map((name) => [name, unsupported])),
+    },
+  ),
+  open({ name: 'sts', target: undefined, signingName: 'sts', eventSource: 'sts.amazonaws.com', actionPrefix: 'sts' }, sts),
+  open(
+    {
+      name: 'cloudtrail',
+      target: 'com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101',
+      signingName: 'cloudtrail',
+      eventSource: 'cloudtrail.amazonaws.com',
+      actionPrefix: 'cloudtrail',
+    },
+    trail,
+  ),
+  open(
+    { name: 'holdfast', target: 'Holdfast', signingName: 'holdfast', eventSource: 'holdfast', actionPrefix: 'holdfast' },
+    administration,
+  ),
+]

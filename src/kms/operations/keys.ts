@@ -1,0 +1,250 @@
+/** KMS keys: made, shown, listed, enabled, disabled, scheduled for deletion. */
+
+import { randomUUID } from 'node:crypto'
+import { compilePolicy } from '../../auth/policy.ts'
+import { wouldLockOut } from '../../auth/authorize.ts'
+import type { KeyChange, KeyRecord } from '../../store/store.ts'
+import { permitResource, requestContext } from '../access.ts'
+import { keyArn } from '../arn.ts'
+import { kmsError } from '../errors.ts'
+import { keyFrom } from '../keys.ts'
+import { createKey } from '../material.ts'
+import { operation, type Call } from '../operation.ts'
+import { page } from '../page.ts'
+import { boolean, integer, keyId, oneOf, optional, string } from '../shape.ts'
+import { allowedStates, refusal, type KeyOperationName } from '../states.ts'
+import { grantTokens, keySpecs, marker, policyText, tagList } from './members.ts'
+import { readTags } from './tags.ts'
+
+const dayMs = 86_400_000
+
+/** Seconds since the epoch, as dates travel in AWS's JSON. */
+export const seconds = (ms: number): number => ms / 1000
+
+/** KeyMetadata as DescribeKey and CreateKey answer it. */
+function keyMetadata(key: KeyRecord): Readonly<Record<string, unknown>> {
+  return {
+    AWSAccountId: key.accountId,
+    KeyId: key.keyId,
+    Arn: key.arn,
+    CreationDate: seconds(key.createdAt),
+    Enabled: key.state === 'Enabled',
+    Description: key.description,
+    KeyUsage: key.usage,
+    // Destruction under way is still "pending" to a caller: there is no AWS state beyond it.
+    KeyState: key.state === 'Destroying' ? 'PendingDeletion' : key.state,
+    ...(key.deletionAt !== null && { DeletionDate: seconds(key.deletionAt) }),
+    Origin: key.origin,
+    KeyManager: 'CUSTOMER',
+    CustomerMasterKeySpec: key.spec,
+    KeySpec: key.spec,
+    EncryptionAlgorithms: ['SYMMETRIC_DEFAULT'],
+    MultiRegion: key.multiRegion,
+    ...(key.materialId !== null && { CurrentKeyMaterialId: key.materialId }),
+  }
+}
+
+/** Changes a key under its newest record: the state is checked again there, since another call may have come between. */
+export function changeKey(call: Call, key: KeyRecord, change: (current: KeyRecord) => KeyChange): Promise<KeyRecord> {
+  const { name } = call.operation
+  const states: readonly string[] = allowedStates[name as KeyOperationName]
+  return call.service.store.updateKey(key.arn, (current) => {
+    if (!states.includes(current.state)) throw refusal(current.arn, current.state, name)
+    return change(current)
+  })
+}
+
+/** What AWS gives a key whose creator names no policy: the account decides, through its identity policies. */
+const defaultPolicy = (accountId: string): string => `{
+  "Version" : "2012-10-17",
+  "Id" : "key-default-1",
+  "Statement" : [ {
+    "Sid" : "Enable IAM User Permissions",
+    "Effect" : "Allow",
+    "Principal" : {
+      "AWS" : "arn:aws:iam::${accountId}:root"
+    },
+    "Action" : "kms:*",
+    "Resource" : "*"
+  } ]
+}`
+
+/** AWS's quota on a key policy document, in bytes. */
+const maxPolicyBytes = 32_768
+
+/** Refuses a policy that is malformed, too long, or would lock its author out. */
+export function checkKeyPolicy(call: Call, text: string, key: Pick<KeyRecord, 'arn' | 'accountId'>, bypassLockoutCheck: boolean): void {
+  if (Buffer.byteLength(text) > maxPolicyBytes) {
+    throw kmsError('LimitExceededException', `The key policy is longer than the limit of ${maxPolicyBytes} bytes.`)
+  }
+  const compiled = compilePolicy(text, 'key')
+  if (!bypassLockoutCheck && wouldLockOut(compiled, call.principal, key, requestContext(call, undefined))) {
+    throw kmsError('MalformedPolicyDocumentException', 'The new key policy will not allow you to update the key policy in the future.')
+  }
+}
+
+export const CreateKey = operation({
+  input: {
+    Policy: optional(policyText),
+    Description: optional(string({ max: 8192 })),
+    KeyUsage: optional(oneOf('SIGN_VERIFY', 'ENCRYPT_DECRYPT', 'GENERATE_VERIFY_MAC', 'KEY_AGREEMENT', 'KEY_ENCAPSULATION')),
+    CustomerMasterKeySpec: optional(oneOf(...keySpecs)),
+    KeySpec: optional(oneOf(...keySpecs)),
+    Origin: optional(oneOf('AWS_KMS', 'EXTERNAL', 'AWS_CLOUDHSM', 'EXTERNAL_KEY_STORE')),
+    CustomKeyStoreId: optional(string({ min: 1, max: 64 })),
+    BypassPolicyLockoutSafetyCheck: optional(boolean),
+    Tags: optional(tagList),
+    MultiRegion: optional(boolean),
+    XksKeyId: optional(string({ min: 1, max: 128, pattern: /^[a-zA-Z0-9-_.]+$/ })),
+  },
+  output: ['KeyMetadata'],
+  resources: () => ['*'],
+  readOnly: false,
+  responseElements: ({ KeyMetadata }) => ({ keyMetadata: KeyMetadata }),
+  async run(call, input) {
+    if (input.KeySpec !== undefined && input.CustomerMasterKeySpec !== undefined) {
+      throw kmsError(
+        'ValidationException',
+        'You cannot specify KeySpec and CustomerMasterKeySpec in the same request. CustomerMasterKeySpec is deprecated.',
+      )
+    }
+    const spec = input.KeySpec ?? input.CustomerMasterKeySpec ?? 'SYMMETRIC_DEFAULT'
+    if (spec !== 'SYMMETRIC_DEFAULT' && input.KeyUsage === undefined) {
+      throw kmsError('ValidationException', 'You must specify a KeyUsage value for all KMS keys except for symmetric encryption keys.')
+    }
+    const usage = input.KeyUsage ?? 'ENCRYPT_DECRYPT'
+    if (spec === 'SYMMETRIC_DEFAULT' && usage !== 'ENCRYPT_DECRYPT') {
+      throw kmsError('ValidationException', `KeyUsage ${usage} is not compatible with KeySpec ${spec}`)
+    }
+    const origin = input.Origin ?? 'AWS_KMS'
+    if (spec !== 'SYMMETRIC_DEFAULT') throw kmsError('UnsupportedOperationException', `KeySpec ${spec} is not supported.`)
+    if (origin !== 'AWS_KMS') throw kmsError('UnsupportedOperationException', `Origin ${origin} is not supported.`)
+    if (input.MultiRegion) throw kmsError('UnsupportedOperationException', 'Multi-Region keys are not supported.')
+    if (input.CustomKeyStoreId !== undefined) {
+      throw kmsError('CustomKeyStoreNotFoundException', `Custom key store ${input.CustomKeyStoreId} does not exist.`)
+    }
+    if (input.XksKeyId !== undefined) {
+      throw kmsError('ValidationException', 'XksKeyId is valid only with Origin EXTERNAL_KEY_STORE and a CustomKeyStoreId.')
+    }
+
+    const { accountId } = call.principal
+    const id = randomUUID()
+    const arn = keyArn(call.region, accountId, id)
+    const tags = readTags(input.Tags ?? [], [])
+    if (tags.length > 0) permitResource(call, 'kms:TagResource', '*')
+    const policy = input.Policy ?? defaultPolicy(accountId)
+    checkKeyPolicy(call, policy, { arn, accountId }, input.BypassPolicyLockoutSafetyCheck ?? false)
+    const key = await createKey(call.service, {
+      arn,
+      region: call.region,
+      accountId,
+      keyId: id,
+      state: 'Creating',
+      spec,
+      usage,
+      origin,
+      description: input.Description ?? '',
+      multiRegion: false,
+      createdAt: call.nowMs,
+      deletionAt: null,
+      policy,
+      tags,
+      materialId: null,
+      creator: call.service.instance.id,
+      version: 1,
+    })
+    call.touched.push({ arn, accountId, type: 'AWS::KMS::Key' })
+    return { KeyMetadata: keyMetadata(key) }
+  },
+})
+
+export const DescribeKey = operation({
+  input: { KeyId: keyId, GrantTokens: grantTokens },
+  output: ['KeyMetadata'],
+  keys: { key: keyFrom('KeyId', { alias: true, crossAccount: true }) },
+  readOnly: true,
+  run: (_call, _input, { key }) => ({ KeyMetadata: keyMetadata(key) }),
+})
+
+export const ListKeys = operation({
+  input: { Limit: optional(integer({ min: 1, max: 1000 })), Marker: marker },
+  output: ['Keys', 'NextMarker', 'Truncated'],
+  resources: () => ['*'],
+  readOnly: true,
+  run(call) {
+    const { items, rest } = page(
+      call,
+      100,
+      (after, limit) => call.service.store.view.listKeys(call.principal.accountId, call.region, after, limit),
+      (key) => (key.state === 'Creating' ? [] : [{ KeyId: key.keyId, KeyArn: key.arn }]),
+    )
+    return { Keys: items.flat(), ...rest }
+  },
+})
+
+export const EnableKey = operation({
+  input: { KeyId: keyId },
+  output: [],
+  keys: { key: keyFrom('KeyId') },
+  readOnly: false,
+  async run(call, _input, { key }) {
+    await changeKey(call, key, () => ({ state: 'Enabled' }))
+    return {}
+  },
+})
+
+export const DisableKey = operation({
+  input: { KeyId: keyId },
+  output: [],
+  keys: { key: keyFrom('KeyId') },
+  readOnly: false,
+  async run(call, _input, { key }) {
+    await changeKey(call, key, () => ({ state: 'Disabled' }))
+    return {}
+  },
+})
+
+export const UpdateKeyDescription = operation({
+  input: { KeyId: keyId, Description: string({ max: 8192 }) },
+  output: [],
+  keys: { key: keyFrom('KeyId') },
+  readOnly: false,
+  async run(call, { Description: description }, { key }) {
+    await changeKey(call, key, () => ({ description }))
+    return {}
+  },
+})
+
+export const ScheduleKeyDeletion = operation({
+  input: { KeyId: keyId, PendingWindowInDays: optional(integer({ min: 1, max: 365 })) },
+  output: ['KeyId', 'DeletionDate', 'KeyState', 'PendingWindowInDays'],
+  keys: { key: keyFrom('KeyId') },
+  readOnly: false,
+  responseElements: ({ KeyId, DeletionDate, KeyState, PendingWindowInDays }) => ({
+    keyId: KeyId,
+    keyState: KeyState,
+    deletionDate: DeletionDate,
+    pendingWindowInDays: PendingWindowInDays,
+  }),
+  async run(call, input, { key }) {
+    const days = input.PendingWindowInDays ?? 30
+    if (days < 7 || days > 30) {
+      throw kmsError('ValidationException', `PendingWindowInDays must be between 7 and 30 days, inclusive; it is ${days}.`)
+    }
+    const deletionAt = call.nowMs + days * dayMs
+    const { arn } = await changeKey(call, key, () => ({ state: 'PendingDeletion', deletionAt }))
+    return { KeyId: arn, DeletionDate: seconds(deletionAt), KeyState: 'PendingDeletion', PendingWindowInDays: days }
+  },
+})
+
+export const CancelKeyDeletion = operation({
+  input: { KeyId: keyId },
+  output: ['KeyId'],
+  keys: { key: keyFrom('KeyId') },
+  readOnly: false,
+  responseElements: ({ KeyId }) => ({ keyId: KeyId }),
+  async run(call, _input, { key }) {
+    const { arn } = await changeKey(call, key, () => ({ state: 'Disabled', deletionAt: null }))
+    return { KeyId: arn }
+  },
+})

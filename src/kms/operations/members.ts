@@ -1,0 +1,34 @@
+/** Members that several operations share, with the bounds of AWS's model. */
+
+import { boolean, list, oneOf, optional, string, structure } from '../shape.ts'
+
+/** In the order of AWS's model; the newest families at the end. */
+export const keySpecs = [
+  'RSA_2048',
+  'RSA_3072',
+  'RSA_4096',
+  'ECC_NIST_P256',
+  'ECC_NIST_P384',
+  'ECC_NIST_P521',
+  'ECC_SECG_P256K1',
+  'SYMMETRIC_DEFAULT',
+  'HMAC_224',
+  'HMAC_256',
+  'HMAC_384',
+  'HMAC_512',
+  'SM2',
+  'ML_DSA_44',
+  'ML_DSA_65',
+  'ML_DSA_87',
+  'ECC_NIST_EDWARDS25519',
+  'ML_KEM_512',
+  'ML_KEM_768',
+  'ML_KEM_1024',
+] as const
+
+export const encryptionAlgorithm = oneOf('SYMMETRIC_DEFAULT', 'RSAES_OAEP_SHA_1', 'RSAES_OAEP_SHA_256', 'SM2PKE')
+export const grantTokens = optional(list(string({ min: 1, max: 8192 }), { max: 10 }))
+export const dryRun = optional(boolean)
+export const marker = optional(string({ min: 1, max: 1024, pattern: /[\u0020-\u00FF]*/ }))
+export const tagList = list(structure({ TagKey: string({ min: 1, max: 128 }), TagValue: string({ max: 256 }) }))
+export const policyText = string({ min: 1, max: 131072, pattern: /[\u0009\u000A\u000D\u0020-\u00FF]+/ })

@@ -1,0 +1,118 @@
+/**
+ * The audit record of one call, shaped as CloudTrail shapes it (event version 1.11). The encryption context is recorded in clear, as AWS does;
+ * blobs and credentials never are: every member that its shape marks sensitive is left out, so no operation can forget to.
+ */
+
+import { randomUUID } from 'node:crypto'
+import type { AuditRecord } from '../audit/trail.ts'
+import type { Principal } from '../auth/principal.ts'
+import type { KmsError } from './errors.ts'
+import type { Call } from './operation.ts'
+import type { Shape } from './shape.ts'
+
+/** A call that may have failed before anything but its operation was known. */
+export type RecordedCall = Omit<Call, 'principal' | 'input'> & {
+  readonly principal: Principal | undefined
+  readonly input: Readonly<Record<string, unknown>> | undefined
+}
+
+export function buildRecord(
+  call: RecordedCall,
+  output: Readonly<Record<string, unknown>> | undefined,
+  error: KmsError | undefined,
+): AuditRecord {
+  const { operation, facts, principal, touched } = call
+  return {
+    eventVersion: '1.11',
+    userIdentity: userIdentity(principal),
+    eventTime: eventTime(call.nowMs),
+    eventSource: operation.eventSource,
+    eventName: operation.name,
+    awsRegion: call.region,
+    sourceIPAddress: facts.sourceIp,
+    userAgent: facts.userAgent,
+    ...(error && { errorCode: error.code, ...(error.message !== '' && { errorMessage: error.message }) }),
+    requestParameters: call.input ? visible(operation.input, call.input) : null,
+    responseElements: (output && operation.responseElements?.(output)) ?? null,
+    ...(Object.keys(call.note).length > 0 && { additionalEventData: call.note }),
+    requestID: facts.requestId,
+    eventID: randomUUID(),
+    readOnly: operation.readOnly,
+    ...(touched.length > 0 && { resources: touched.map(({ accountId, type, arn }) => ({ accountId, type, ARN: arn })) }),
+    eventType: 'AwsApiCall',
+    managementEvent: true,
+    recipientAccountId: principal?.accountId ?? call.service.config.accountId,
+    eventCategory: 'Management',
+    ...(facts.tls && {
+      tlsDetails: { tlsVersion: facts.tls.version, cipherSuite: facts.tls.cipherSuite, clientProvidedHostHeader: facts.host },
+    }),
+  }
+}
+
+let lastSecond = -1
+let lastText = ''
+
+/** ISO 8601 with seconds. Within one second it is the same text. */
+export function eventTime(ms: number): string {
+  const second = Math.floor(ms / 1000)
+  if (second !== lastSecond) {
+    lastSecond = second
+    lastText = `${new Date(second * 1000).toISOString().slice(0, 19)}Z`
+  }
+  return lastText
+}
+
+const identities = new WeakMap<Principal, Readonly<Record<string, unknown>>>()
+
+function userIdentity(principal: Principal | undefined): Readonly<Record<string, unknown>> {
+  if (!principal) return { type: 'Unknown' }
+  let identity = identities.get(principal)
+  if (!identity) {
+    const { session } = principal
+    identity = {
+      type: principal.type,
+      principalId: principal.principalId,
+      arn: principal.arn,
+      accountId: principal.accountId,
+      accessKeyId: principal.accessKeyId,
+      ...(principal.userName !== undefined && { userName: principal.userName }),
+      ...(session && {
+        sessionContext: {
+          sessionIssuer: {
+            type: 'Role',
+            principalId: session.roleId,
+            arn: session.roleArn,
+            accountId: principal.accountId,
+            userName: session.roleName,
+          },
+          attributes: { creationDate: new Date(session.issuedAt).toISOString(), mfaAuthenticated: 'false' },
+        },
+      }),
+    }
+    identities.set(principal, identity)
+  }
+  return identity
+}
+
+const lowerFirst = (name: string) => name.charAt(0).toLowerCase() + name.slice(1)
+
+function visible(shape: Shape, input: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
+  const shown: Record<string, unknown> = {}
+  for (const name in shape) {
+    const rule = shape[name]
+    const value = input[name]
+    if (value === undefined || !rule || rule.sensitive) continue
+    shown[lowerFirst(name)] = rule.fields
+      ? visibleNested(rule.fields, value)
+      : rule.kind === 'timestamp'
+        ? new Date(value as number).toISOString()
+        : value
+  }
+  return shown
+}
+
+function visibleNested(fields: Shape, value: unknown): unknown {
+  return Array.isArray(value)
+    ? value.map((item) => visible(fields, item as Readonly<Record<string, unknown>>))
+    : visible(fields, value as Readonly<Record<string, unknown>>)
+}

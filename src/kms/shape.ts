@@ -1,0 +1,213 @@
+/**
+ * Request shapes: what a member must look like, said once; read by the validator, the compiler, the audit (which never
+ * records a blob) and the test that holds every shape against the SDK's own schema.
+ *
+ * A value of the wrong JSON type is a SerializationException at once, as AWS's deserialiser answers it; what has the right
+ * type and breaks a constraint is collected, so that one ValidationException names every problem.
+ */
+
+import { kmsError, type KmsError } from './errors.ts'
+
+export type MemberKind = 'string' | 'boolean' | 'integer' | 'timestamp' | 'blob' | 'list' | 'map' | 'structure'
+
+/** One member. `read` returns the typed value, adding to `problems` what breaks a constraint. */
+export interface Member<T, Optional extends boolean = false> {
+  readonly optional: Optional
+  readonly kind: MemberKind
+  /** Never recorded, never logged: blobs and credentials. */
+  readonly sensitive: boolean
+  /** Members of a structure, or of a list's items. */
+  readonly fields?: Shape
+  read(value: unknown, path: string, problems: string[]): T
+}
+
+// The element type is recovered by Input<>; `never` would refuse every member.
+// oxlint-disable-next-line typescript/no-explicit-any
+export type Shape = Readonly<Record<string, Member<any, boolean>>>
+
+type OptionalNames<S extends Shape> = { [K in keyof S]: S[K]['optional'] extends true ? K : never }[keyof S]
+type ValueOf<M> = M extends Member<infer T, boolean> ? T : never
+export type Input<S extends Shape> = { readonly [K in Exclude<keyof S, OptionalNames<S>>]: ValueOf<S[K]> } & {
+  readonly [K in OptionalNames<S>]?: ValueOf<S[K]>
+}
+
+/** What AWS's JSON reader calls the value it met instead. */
+function wrongType(value: unknown, wanted: string): KmsError {
+  if (Array.isArray(value)) return kmsError('SerializationException', 'Start of list found where not expected')
+  if (typeof value === 'object' && value !== null)
+    return kmsError('SerializationException', 'Start of structure or map found where not expected')
+  const met = value === true ? 'TRUE_VALUE' : value === false ? 'FALSE_VALUE' : typeof value === 'number' ? 'NUMBER_VALUE' : 'STRING_VALUE'
+  return kmsError('SerializationException', `${met} cannot be converted to ${wanted}`)
+}
+
+function member<T>(kind: MemberKind, read: Member<T>['read'], more: { sensitive?: boolean; fields?: Shape } = {}): Member<T> {
+  return { optional: false, kind, sensitive: more.sensitive ?? false, ...(more.fields && { fields: more.fields }), read }
+}
+
+export function optional<T>(of: Member<T, boolean>): Member<T, true> {
+  return { ...of, optional: true }
+}
+
+export function secret<T, O extends boolean>(of: Member<T, O>): Member<T, O> {
+  return { ...of, sensitive: true }
+}
+
+interface Constraint {
+  readonly min?: number
+  readonly max?: number
+  readonly pattern?: RegExp
+}
+
+export function string(limits: Constraint = {}): Member<string> {
+  // A pattern constrains the whole value even where the model leaves the anchors out.
+  const whole = limits.pattern && new RegExp(`^(?:${limits.pattern.source})$`, limits.pattern.flags)
+  return member('string', (value, path, problems) => {
+    if (typeof value !== 'string') throw wrongType(value, 'String')
+    const fail = (rule: string) => problems.push(`Value '${value}' at '${path}' failed to satisfy constraint: Member must ${rule}`)
+    if (limits.max !== undefined && value.length > limits.max) fail(`have length less than or equal to ${limits.max}`)
+    if (limits.min !== undefined && value.length < limits.min) fail(`have length greater than or equal to ${limits.min}`)
+    if (whole && limits.pattern && !whole.test(value)) fail(`satisfy regular expression pattern: ${limits.pattern.source}`)
+    return value
+  })
+}
+
+/** `shown` is the order in which AWS lists the values in its message, where that differs from the order given. */
+export function oneOf<const T extends string>(...values: readonly T[]): Member<T> {
+  const set: ReadonlySet<string> = new Set(values)
+  return member('string', (value, path, problems) => {
+    if (typeof value !== 'string') throw wrongType(value, 'String')
+    if (!set.has(value)) {
+      problems.push(
+        `Value '${value}' at '${path}' failed to satisfy constraint: Member must satisfy enum value set: [${values.join(', ')}]`,
+      )
+    }
+    return value as T
+  })
+}
+
+export const boolean: Member<boolean> = member('boolean', (value) => {
+  if (typeof value !== 'boolean') throw wrongType(value, 'Boolean')
+  return value
+})
+
+export function integer(limits: { readonly min?: number; readonly max?: number } = {}): Member<number> {
+  return member('integer', (value, path, problems) => {
+    if (typeof value !== 'number') throw wrongType(value, 'Integer')
+    // AWS's reader takes 7.0 and truncates 7.9; anything beyond 32 bits it cannot convert.
+    const whole = Math.trunc(value)
+    if (Math.abs(whole) > 0x7fffffff) throw wrongType(value, 'Integer')
+    const fail = (rule: string) =>
+      problems.push(`Value '${whole}' at '${path}' failed to satisfy constraint: Member must have value ${rule}`)
+    if (limits.max !== undefined && whole > limits.max) fail(`less than or equal to ${limits.max}`)
+    if (limits.min !== undefined && whole < limits.min) fail(`greater than or equal to ${limits.min}`)
+    return whole
+  })
+}
+
+/** Seconds since the epoch on the wire, milliseconds inside. */
+export const timestamp: Member<number> = member('timestamp', (value) => {
+  const seconds = typeof value === 'number' ? value : Number.NaN
+  if (!Number.isFinite(seconds) || Math.abs(seconds) > 1e12) throw wrongType(value, 'Timestamp')
+  return Math.round(seconds * 1000)
+})
+
+const base64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/
+
+/** Base64 on the wire. Its value is never echoed, logged or recorded. */
+export function blob(limits: { readonly min: number; readonly max: number }): Member<Buffer> {
+  return member(
+    'blob',
+    (value, path, problems) => {
+      if (typeof value !== 'string' || !base64.test(value)) throw kmsError('SerializationException')
+      const bytes = Buffer.from(value, 'base64')
+      const fail = (rule: string) => problems.push(`Value at '${path}' failed to satisfy constraint: Member must have length ${rule}`)
+      if (bytes.length > limits.max) fail(`less than or equal to ${limits.max}`)
+      if (bytes.length < limits.min) fail(`greater than or equal to ${limits.min}`)
+      return bytes
+    },
+    { sensitive: true },
+  )
+}
+
+export function list<T>(of: Member<T, boolean>, limits: { readonly min?: number; readonly max?: number } = {}): Member<readonly T[]> {
+  return member(
+    'list',
+    (value, path, problems) => {
+      if (!Array.isArray(value)) throw wrongType(value, 'List')
+      if (limits.max !== undefined && value.length > limits.max) {
+        problems.push(`Value at '${path}' failed to satisfy constraint: Member must have length less than or equal to ${limits.max}`)
+      }
+      if (limits.min !== undefined && value.length < limits.min) {
+        problems.push(`Value at '${path}' failed to satisfy constraint: Member must have length greater than or equal to ${limits.min}`)
+      }
+      return value.map((item: unknown, index) => {
+        const itemPath = `${path}.${index + 1}.member`
+        if (item === null || item === undefined) {
+          problems.push(`Value null at '${itemPath}' failed to satisfy constraint: Member must not be null`)
+          return undefined as T
+        }
+        return of.read(item, itemPath, problems)
+      })
+    },
+    of.fields ? { fields: of.fields } : {},
+  )
+}
+
+/** Text to text, with a null prototype: the names are the caller's. */
+export const stringMap: Member<Readonly<Record<string, string>>> = member('map', (value) => {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw wrongType(value, 'Map')
+  const map: Record<string, string> = Object.create(null) as Record<string, string>
+  for (const [name, text] of Object.entries(value)) {
+    if (typeof text !== 'string')
+      throw text === null ? kmsError('SerializationException', 'Map value cannot be null') : wrongType(text, 'String')
+    map[name] = text
+  }
+  return map
+})
+
+export function structure<S extends Shape>(fields: S): Member<Input<S>> {
+  return member(
+    'structure',
+    (value, path, problems) => {
+      if (typeof value !== 'object' || value === null || Array.isArray(value)) throw wrongType(value, 'Structure')
+      return readMembers(fields, value as Readonly<Record<string, unknown>>, `${path}.`, problems)
+    },
+    { fields },
+  )
+}
+
+export const keyId = string({ min: 1, max: 2048 })
+
+const lowerFirst = (name: string) => name.charAt(0).toLowerCase() + name.slice(1)
+
+function readMembers<S extends Shape>(shape: S, body: Readonly<Record<string, unknown>>, prefix: string, problems: string[]): Input<S> {
+  const input: Record<string, unknown> = {}
+  for (const name in shape) {
+    const rule = shape[name]
+    if (rule === undefined) continue
+    const value = Object.hasOwn(body, name) ? body[name] : undefined
+    if (value === undefined || value === null) {
+      if (!rule.optional)
+        problems.push(`Value null at '${prefix}${lowerFirst(name)}' failed to satisfy constraint: Member must not be null`)
+      continue
+    }
+    input[name] = rule.read(value, `${prefix}${lowerFirst(name)}`, problems)
+  }
+  return input as Input<S>
+}
+
+/**
+ * Reads a whole request body; members that the shape does not name are ignored, as AWS does.
+ * @throws KmsError SerializationException, or one ValidationException that names every problem.
+ */
+export function readInput<S extends Shape>(shape: S, body: Readonly<Record<string, unknown>>): Input<S> {
+  const problems: string[] = []
+  const input = readMembers(shape, body, '', problems)
+  if (problems.length > 0) throw validationError(problems)
+  return input
+}
+
+export function validationError(problems: readonly string[]): KmsError {
+  const count = `${problems.length} validation error${problems.length > 1 ? 's' : ''} detected: `
+  return kmsError('ValidationException', count + problems.join('; '))
+}

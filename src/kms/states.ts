@@ -1,0 +1,59 @@
+/**
+ * Which operation is allowed on a key in which state, and what the others answer: AWS's table "Key states of KMS keys", read across.
+ * An operation that works on keys and has no row here does not compile (see operation.ts) or, for names known only at
+ * run time, does not start.
+ */
+
+import type { KeyState } from '../store/store.ts'
+import { kmsError, type KmsError } from './errors.ts'
+
+const usable = ['Enabled'] as const
+const settled = ['Enabled', 'Disabled', 'PendingImport', 'Unavailable'] as const
+const any = ['Enabled', 'Disabled', 'PendingDeletion', 'PendingImport', 'Unavailable', 'Destroying'] as const
+
+export const allowedStates = {
+  CancelKeyDeletion: ['PendingDeletion'],
+  CreateAlias: settled,
+  Decrypt: usable,
+  DeleteAlias: any,
+  DescribeKey: any,
+  DisableKey: ['Enabled', 'Disabled'],
+  EnableKey: ['Enabled', 'Disabled'],
+  Encrypt: usable,
+  GenerateDataKey: usable,
+  GenerateDataKeyWithoutPlaintext: usable,
+  GetKeyPolicy: any,
+  ListAliases: any,
+  ListKeyPolicies: any,
+  ListResourceTags: any,
+  PutKeyPolicy: any,
+  ReEncrypt: usable,
+  ScheduleKeyDeletion: settled,
+  TagResource: settled,
+  UntagResource: settled,
+  UpdateAlias: settled,
+  UpdateKeyDescription: settled,
+  // Our own.
+  AttestKey: any,
+} as const satisfies Record<string, readonly KeyState[]>
+
+export type KeyOperationName = keyof typeof allowedStates
+
+/** What a state is called in "<arn> is …." and the code it goes with. The wording is API: clients search it. */
+const refusals: Record<KeyState, { readonly code: 'DisabledException' | 'KMSInvalidStateException'; readonly text: string }> = {
+  Creating: { code: 'KMSInvalidStateException', text: 'is creating.' },
+  Enabled: { code: 'KMSInvalidStateException', text: 'is enabled.' },
+  Disabled: { code: 'DisabledException', text: 'is disabled.' },
+  PendingDeletion: { code: 'KMSInvalidStateException', text: 'is pending deletion.' },
+  PendingImport: { code: 'KMSInvalidStateException', text: 'is pending import.' },
+  Unavailable: { code: 'KMSInvalidStateException', text: 'is unavailable.' },
+  Destroying: { code: 'KMSInvalidStateException', text: 'is pending deletion.' },
+}
+
+export function refusal(arn: string, state: KeyState, operation: string): KmsError {
+  // A cancellation is about the one state that the key is not in.
+  if (operation === 'CancelKeyDeletion' && state !== 'Destroying')
+    return kmsError('KMSInvalidStateException', `${arn} is not pending deletion.`)
+  const { code, text } = refusals[state]
+  return kmsError(code, `${arn} ${text}`)
+}
