@@ -1,0 +1,210 @@
+/**
+ * The door for AWS calls: a request's bytes in, `execute()`, an answer's bytes out, one log line. It stands before
+ * Express, which alone would cost more than half of the throughput, and hands on what is no AWS call.
+ *
+ * Refuses a body longer than the limit before it is buffered, and further calls while too many are under way. It decides
+ * nothing about a call: who may do what, and what is recorded, is the road's business.
+ */
+
+import { randomUUID } from 'node:crypto'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { TLSSocket } from 'node:tls'
+import type { SignedRequest } from '../auth/sigv4.ts'
+import type { Clock } from '../base/clock.ts'
+import type { Log } from '../base/log.ts'
+import type { Metrics } from '../base/metrics.ts'
+import { kmsError, KmsError } from '../kms/errors.ts'
+import { execute, type RequestFacts } from '../kms/operation.ts'
+import type { Api } from '../kms/operations/index.ts'
+import type { Service } from '../kms/service.ts'
+import { awsJson } from './aws-json.ts'
+import { awsQuery } from './aws-query.ts'
+import type { Protocol, Rendered } from './protocol.ts'
+
+export interface DoorOptions {
+  readonly service: Service
+  readonly apis: readonly Api[]
+  readonly clock: Clock
+  readonly log: Log
+  readonly metrics: Metrics
+  readonly maxBodyBytes: number
+  readonly maxConcurrentCalls: number
+  /** Answers what is no AWS call. */
+  readonly otherwise: (request: IncomingMessage, response: ServerResponse) => void
+}
+
+export interface Door {
+  handle(request: IncomingMessage, response: ServerResponse): void
+  /** Calls under way. */
+  calls(): number
+}
+
+/** Everything the log says about a call; filled on the way, written once. */
+interface CallEvent {
+  requestId: string
+  sourceIp: string
+  operation?: string
+  region?: string
+  principal?: string
+  bytes?: number
+  status?: number
+  code?: string
+  ms?: number
+}
+
+export function openDoor(options: DoorOptions): Door {
+  const { service, clock, log, metrics, maxBodyBytes, maxConcurrentCalls, otherwise } = options
+  const json = awsJson(options.apis)
+  const query = awsQuery(options.apis)
+  let calls = 0
+
+  async function call(protocol: Protocol, request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const startedAt = performance.now()
+    const facts = readFacts(request, clock)
+    const event: CallEvent = { requestId: facts.requestId, sourceIp: facts.sourceIp }
+    let rendered: Rendered
+    let executed = false
+    try {
+      if (calls > maxConcurrentCalls) throw kmsError('ThrottlingException', 'Rate exceeded')
+      const body = await readBody(request, response, maxBodyBytes)
+      if (!body) return log.debug({ ...event }, 'the caller went away before the request was complete')
+      event.bytes = body.length
+      const { operation, signingName } = protocol.find(request.headers, body)
+      event.operation = operation.name
+      executed = true
+      const answer = await execute(service, operation, {
+        facts,
+        authenticate: async () => {
+          const caller = await service.identities.authenticate(signedRequest(request, body), signingName)
+          event.principal = caller.principal.arn
+          event.region = caller.region
+          return caller
+        },
+        body: () => protocol.readBody(operation, body),
+      })
+      rendered = protocol.encodeAnswer(operation, answer, facts.requestId)
+      event.code = 'OK'
+    } catch (cause) {
+      const error = cause instanceof KmsError ? cause : unexpected(cause, event)
+      event.code = error.code
+      rendered = protocol.encodeError(error, facts.requestId)
+    }
+    // What never reached the road is counted here; the road counts the rest itself.
+    if (!executed) metrics.call({ api: 'none', operation: 'none', code: event.code, seconds: (performance.now() - startedAt) / 1000 })
+    write(response, rendered, facts.requestId)
+    event.status = rendered.status
+    event.ms = Math.round((performance.now() - startedAt) * 1000) / 1000
+    log.info({ ...event }, 'call')
+  }
+
+  function unexpected(cause: unknown, event: CallEvent): KmsError {
+    log.error({ ...event, err: cause }, 'a call failed outside the road')
+    return kmsError('KMSInternalException', 'The request failed because of an internal error. Retry the request.', { cause })
+  }
+
+  const start = (protocol: Protocol, request: IncomingMessage, response: ServerResponse): void => {
+    calls++
+    void call(protocol, request, response)
+      .catch((cause: unknown) => {
+        log.error({ err: cause }, 'an answer could not be written')
+        response.destroy()
+      })
+      .finally(() => calls--)
+  }
+
+  return {
+    handle(request, response) {
+      if (request.headers['x-amz-target'] !== undefined) return start(json, request, response)
+      if (request.method === 'POST' && request.url?.split('?', 1)[0] === '/') {
+        return start(isForm(request) ? query : json, request, response)
+      }
+      otherwise(request, response)
+    },
+    calls: () => calls,
+  }
+}
+
+const isForm = (request: IncomingMessage): boolean => /^application\/x-www-form-urlencoded\b/i.test(request.headers['content-type'] ?? '')
+
+/**
+ * The whole body, or undefined when the connection ended first.
+ * @throws KmsError RequestEntityTooLargeException, as soon as the length is known; the rest of the body is then read and dropped.
+ */
+function readBody(request: IncomingMessage, response: ServerResponse, maxBytes: number): Promise<Buffer | undefined> {
+  return new Promise((resolve, reject) => {
+    const tooLarge = (): void => {
+      request.removeAllListeners('data')
+      request.resume()
+      reject(kmsError('RequestEntityTooLargeException', `The request body is longer than ${maxBytes} bytes.`))
+    }
+    if (Number(request.headers['content-length'] ?? 0) > maxBytes) return tooLarge()
+    if (request.headers.expect !== undefined) response.writeContinue()
+    let first: Buffer | undefined
+    let chunks: Buffer[] | undefined
+    let length = 0
+    request.on('data', (chunk: Buffer) => {
+      length += chunk.length
+      if (length > maxBytes) return tooLarge()
+      // Nearly every request is one chunk.
+      if (first === undefined) first = chunk
+      else (chunks ??= [first]).push(chunk)
+    })
+    request.on('end', () => resolve(chunks ? Buffer.concat(chunks, length) : (first ?? Buffer.alloc(0))))
+    request.on('error', () => resolve(undefined))
+    request.on('close', () => resolve(undefined))
+  })
+}
+
+function signedRequest(request: IncomingMessage, body: Buffer): SignedRequest {
+  const url = request.url ?? '/'
+  const mark = url.indexOf('?')
+  return {
+    method: request.method ?? '',
+    path: mark < 0 ? url : url.slice(0, mark),
+    query: mark < 0 ? '' : url.slice(mark + 1),
+    headers: request.headers,
+    body,
+  }
+}
+
+function readFacts(request: IncomingMessage, clock: Clock): RequestFacts {
+  const { socket, headers } = request
+  const address = socket.remoteAddress ?? ''
+  return {
+    requestId: randomUUID(),
+    // A socket open for both families shows IPv4 callers in IPv6's clothes.
+    sourceIp: address.startsWith('::ffff:') ? address.slice(7) : address,
+    userAgent: headers['user-agent'],
+    tls: socket instanceof TLSSocket ? tlsFacts(socket) : undefined,
+    host: headers.host ?? '',
+    receivedAt: clock.now(),
+  }
+}
+
+/** What a connection negotiated stays as it is: asked once. */
+const tlsFactsOf = new WeakMap<TLSSocket, NonNullable<RequestFacts['tls']>>()
+
+function tlsFacts(socket: TLSSocket): NonNullable<RequestFacts['tls']> {
+  let facts = tlsFactsOf.get(socket)
+  if (!facts) {
+    facts = { version: socket.getProtocol() ?? '', cipherSuite: socket.getCipher().name }
+    tlsFactsOf.set(socket, facts)
+  }
+  return facts
+}
+
+/**
+ * Writes an answer whole. Header names are spelt as AWS spells them: at least one client compares `Content-Length` letter
+ * by letter. Never compressed, and no cache keeps a plaintext.
+ */
+function write(response: ServerResponse, { status, contentType, text }: Rendered, requestId: string): void {
+  if (response.destroyed || response.headersSent) return
+  const body = Buffer.from(text)
+  response.writeHead(status, {
+    'x-amzn-RequestId': requestId,
+    'Cache-Control': 'no-store',
+    'Content-Type': contentType,
+    'Content-Length': body.length,
+  })
+  response.end(body)
+}

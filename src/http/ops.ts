@@ -1,0 +1,83 @@
+/**
+ * The operations port: is the process there, can it serve, what has it counted. Open to whoever reaches the port, so it
+ * names states and counts, never keys' content or callers.
+ */
+
+import type { Express } from 'express'
+import type { Metrics } from '../base/metrics.ts'
+import { endWithJson, plainExpress } from './app.ts'
+
+export interface Readiness {
+  readonly ready: boolean
+  /** What was checked, and what is wrong where something is. */
+  readonly checks: Readonly<Record<string, { readonly ok: boolean; readonly detail: string }>>
+}
+
+export interface OpsOptions {
+  readonly metrics: Metrics
+  /** One function per thing that must work; it rejects when it does not. */
+  readonly checks: Readonly<Record<string, () => Promise<void>>>
+  /** True once the service is going down: it still answers, but wants no new callers. */
+  readonly draining: () => boolean
+  /** A check that takes longer has failed. */
+  readonly checkTimeoutMs?: number
+}
+
+/** How long an outcome is told again: a prober cannot load the device. */
+const freshForMs = 1000
+
+export function openOps(options: OpsOptions): Express {
+  const app = plainExpress()
+  const readiness = cachedReadiness(options)
+  app.get('/healthz', (_request, response) => void response.json({ status: 'ok' }))
+  app.get('/readyz', async (_request, response) => {
+    const outcome = options.draining() ? { ready: false, checks: { process: { ok: false, detail: 'shutting down' } } } : await readiness()
+    response
+      .status(outcome.ready ? 200 : 503)
+      .set('Cache-Control', 'no-store')
+      .json(outcome)
+  })
+  app.get('/metrics', async (_request, response) => {
+    const { contentType, text } = await options.metrics.page()
+    response.set('Content-Type', contentType).send(text)
+  })
+  return endWithJson(app)
+}
+
+/** Runs all checks at once; askers within a second share one run. */
+function cachedReadiness({ checks, checkTimeoutMs = 5000 }: OpsOptions): () => Promise<Readiness> {
+  let at = Number.NEGATIVE_INFINITY
+  let last: Promise<Readiness> | undefined
+  const run = async (): Promise<Readiness> => {
+    const outcomes = await Promise.all(
+      Object.entries(checks).map(async ([name, check]) => {
+        try {
+          await withTimeout(check(), checkTimeoutMs)
+          return [name, { ok: true, detail: 'ok' }] as const
+        } catch (error) {
+          return [name, { ok: false, detail: error instanceof Error ? error.message : String(error) }] as const
+        }
+      }),
+    )
+    return { ready: outcomes.every(([, { ok }]) => ok), checks: Object.fromEntries(outcomes) }
+  }
+  return () => {
+    if (!last || performance.now() - at > freshForMs) {
+      at = performance.now()
+      last = run()
+    }
+    return last
+  }
+}
+
+async function withTimeout(work: Promise<void>, timeoutMs: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer within ${timeoutMs} ms`)), timeoutMs)
+  })
+  try {
+    await Promise.race([work, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}

@@ -1,0 +1,164 @@
+/**
+ * A listening socket and its limits: HTTP/1.1 over TCP or TLS 1.2 and later, with bounds on connections, on how long a
+ * request may take to arrive and on how long nothing may happen.
+ *
+ * No `upgrade` listener, on purpose: some clients offer h2c with every request, and Node would then take their requests
+ * for upgrades. The certificate can be replaced while connections go on; closing lets calls under way finish.
+ */
+
+import { readFileSync } from 'node:fs'
+import { createServer as createHttpServer, STATUS_CODES, type RequestListener, type ServerOptions, type ServerResponse } from 'node:http'
+import { createServer as createHttpsServer, type Server as TlsServer } from 'node:https'
+import type { AddressInfo, Socket } from 'node:net'
+import { createSecureContext } from 'node:tls'
+import type { Log } from '../base/log.ts'
+
+export interface ListenOptions {
+  /** For the log: `kms`, `ops`. */
+  readonly name: string
+  readonly host: string
+  /** 0 takes a free one. */
+  readonly port: number
+  /** Paths of PEM files; plain HTTP without. */
+  readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined
+  readonly maxConnections: number
+  readonly headersTimeoutMs: number
+  readonly requestTimeoutMs: number
+  readonly idleTimeoutMs: number
+  readonly drainTimeoutMs: number
+  readonly handle: RequestListener
+  readonly log: Log
+}
+
+export interface Listener {
+  /** `http://127.0.0.1:8480` */
+  readonly url: string
+  readonly port: number
+  /** Open connections. */
+  connections(): Promise<number>
+  /** Reads the certificate and key again for new connections. Answers whether they were taken; if not, the old ones stay and the log says why. */
+  reloadCertificate(): boolean
+  /** Stops accepting, lets calls under way finish for `drainTimeoutMs`, then ends what is left. */
+  close(): Promise<void>
+}
+
+/** Starts to listen. @throws Error with a fix when the address cannot be had or the certificate cannot be used. */
+export async function listen(options: ListenOptions): Promise<Listener> {
+  const { name, host, tls, log } = options
+  let draining = false
+  const underWay = new Set<ServerResponse>()
+  const answering = new WeakSet<object>()
+  const handle: RequestListener = (request, response) => {
+    answering.add(request.socket)
+    underWay.add(response)
+    response.once('close', () => underWay.delete(response))
+    if (draining) endAfter(response)
+    options.handle(request, response)
+  }
+  const server = tls
+    ? createHttpsServer({ ...limits(options), ...readCertificate(tls), minVersion: 'TLSv1.2', handshakeTimeout: options.headersTimeoutMs })
+    : createHttpServer(limits(options))
+  server.maxConnections = options.maxConnections
+  // A connection on which nothing moves, whatever the reason: the reader of an answer that does not read it.
+  server.setTimeout(options.idleTimeoutMs + options.requestTimeoutMs, (socket) => socket.destroy())
+  server.on('request', handle)
+  server.on('checkContinue', (request, response) => {
+    // Whoever asks first may be refused and then need not send the body, so where the next request begins would be a guess.
+    endAfter(response)
+    handle(request, response)
+  })
+  server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => refuseMalformed(error, socket, answering.has(socket)))
+  server.on('tlsClientError', (error) => log.debug({ listener: name, err: error }, 'a TLS handshake failed'))
+  server.on('drop', () => log.warn({ listener: name, maxConnections: options.maxConnections }, 'too many connections: one was closed'))
+
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (cause: NodeJS.ErrnoException) => reject(new Error(listenProblem(options, cause), { cause })))
+    server.listen({ host, port: options.port }, resolve)
+  })
+  server.removeAllListeners('error')
+  server.on('error', (error) => log.error({ listener: name, err: error }, 'the listener failed'))
+  const { port } = server.address() as AddressInfo
+
+  return {
+    url: `${tls ? 'https' : 'http'}://${urlHost(host)}:${port}`,
+    port,
+    connections: () => new Promise((resolve, reject) => server.getConnections((error, count) => (error ? reject(error) : resolve(count)))),
+    reloadCertificate() {
+      if (!tls) return false
+      try {
+        const certificate = readCertificate(tls)
+        ;(server as TlsServer).setSecureContext({ ...certificate, minVersion: 'TLSv1.2' })
+        log.info({ listener: name, certFile: tls.certFile }, 'the certificate was read again')
+        return true
+      } catch (error) {
+        log.error({ listener: name, err: error }, 'the new certificate cannot be used; the old one stays')
+        return false
+      }
+    },
+    async close() {
+      draining = true
+      // Whoever is served while the listener drains is told that the connection ends with this answer.
+      for (const response of underWay) endAfter(response)
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()))
+      // A connection whose answer had begun when close() looked becomes idle later.
+      const sweep = setInterval(() => server.closeIdleConnections(), 50)
+      const force = setTimeout(() => {
+        log.warn({ listener: name }, 'calls were still under way when the time to finish them was over')
+        server.closeAllConnections()
+      }, options.drainTimeoutMs)
+      await closed
+      clearInterval(sweep)
+      clearTimeout(force)
+    },
+  }
+}
+
+function limits(options: ListenOptions): ServerOptions {
+  return {
+    headersTimeout: Math.min(options.headersTimeoutMs, options.requestTimeoutMs),
+    requestTimeout: options.requestTimeoutMs,
+    keepAliveTimeout: options.idleTimeoutMs,
+    // How often the two timeouts above are looked at.
+    connectionsCheckingInterval: Math.max(50, Math.min(5000, Math.floor(options.headersTimeoutMs / 4))),
+    maxHeaderSize: 32_768,
+    requireHostHeader: true,
+    insecureHTTPParser: false,
+  }
+}
+
+/** Both files, proved to belong together. */
+function readCertificate(tls: { readonly certFile: string; readonly keyFile: string }): { cert: Buffer; key: Buffer } {
+  const pair = { cert: readFileSync(tls.certFile), key: readFileSync(tls.keyFile) }
+  try {
+    createSecureContext({ ...pair, minVersion: 'TLSv1.2' })
+  } catch (cause) {
+    throw new Error(
+      `The certificate in ${tls.certFile} and the key in ${tls.keyFile} cannot be used together: ${cause instanceof Error ? cause.message : ''}`,
+      { cause },
+    )
+  }
+  return pair
+}
+
+function endAfter(response: ServerResponse): void {
+  if (!response.headersSent) response.setHeader('Connection', 'close')
+}
+
+/** Bytes that are no HTTP request, or came too slowly: one bare answer, and the connection ends. */
+function refuseMalformed(error: NodeJS.ErrnoException, socket: Socket, answering: boolean): void {
+  // Where an answer has begun, or may have, more bytes would be taken for part of it.
+  if (!socket.writable || answering || error.code === 'ECONNRESET') return void socket.destroy()
+  const status = error.code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 408 : error.code === 'HPE_HEADER_OVERFLOW' ? 431 : 400
+  socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`, () => socket.destroy())
+}
+
+function listenProblem({ name, host, port }: ListenOptions, cause: NodeJS.ErrnoException): string {
+  const where = `${urlHost(host)}:${port}`
+  const setting = name === 'ops' ? 'HOLDFAST_OPS_PORT' : 'HOLDFAST_PORT'
+  if (cause.code === 'EADDRINUSE')
+    return `${where} is in use: stop what listens there, or set ${setting} to another port (0 takes a free one).`
+  if (cause.code === 'EACCES') return `This user may not listen on ${where}: set ${setting} to a port above 1023.`
+  return `Cannot listen on ${where}: ${cause.message}.`
+}
+
+const urlHost = (host: string): string => (host.includes(':') ? `[${host}]` : host)
