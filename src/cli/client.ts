@@ -1,0 +1,124 @@
+/**
+ * A signed call to a running service, as any AWS client makes it: JSON 1.1 over HTTP. Administration has no other way in,
+ * so it is authorized and recorded like everything else.
+ */
+
+import { request as httpRequest } from 'node:http'
+import { request as httpsRequest } from 'node:https'
+import { rootCertificates } from 'node:tls'
+import { signRequest } from '../auth/sigv4.ts'
+import { CommandFailure } from './command.ts'
+import { parseCredentials, readCredentialsText, type ProfileCredentials } from './credentials-file.ts'
+import type { ClientSettings, Wiring } from './wiring.ts'
+
+const timeoutMs = 30_000
+const maxAnswerBytes = 64 * 1024 * 1024
+
+export type Answer = Readonly<Record<string, unknown>>
+
+/**
+ * Calls one administrative operation.
+ * @throws CommandFailure with the service's error, or with what to do when none answers.
+ */
+export async function call(wiring: Wiring, operation: string, input: Readonly<Record<string, unknown>>): Promise<Answer> {
+  const settings = wiring.clientSettings()
+  const credentials = settings.credentials ?? (await credentialsFromFile(settings))
+  const url = new URL('/', settings.endpoint)
+  const body = JSON.stringify(input)
+  const headers = signRequest({
+    method: 'POST',
+    url,
+    headers: { 'content-type': 'application/x-amz-json-1.1', 'x-amz-target': `Holdfast.${operation}` },
+    body,
+    service: 'holdfast',
+    region: settings.region,
+    credentials,
+    timeMs: wiring.nowMs(),
+  })
+  const { status, text } = await post(url, headers, body, settings.trust)
+  const answer = parseAnswer(text)
+  if (status !== 200 || !answer) {
+    const code = typeof answer?.['__type'] === 'string' ? answer['__type'] : `HTTP ${status}`
+    const message = answer?.['message'] ?? answer?.['Message']
+    throw new CommandFailure(typeof message === 'string' ? `${code}: ${message}` : code)
+  }
+  return answer
+}
+
+/** Calls a listing until it has no more pages; answers all its items under the listing's own name. */
+export async function callAllPages(
+  wiring: Wiring,
+  operation: string,
+  input: Readonly<Record<string, unknown>>,
+  items: string,
+): Promise<Answer> {
+  const all: unknown[] = []
+  let marker: unknown
+  do {
+    const page = await call(wiring, operation, { ...input, ...(marker !== undefined && { Marker: marker }) })
+    all.push(...((page[items] ?? []) as unknown[]))
+    marker = page['NextMarker']
+  } while (marker !== undefined && marker !== null)
+  return { [items]: all }
+}
+
+async function credentialsFromFile({ credentialsFile, profile }: ClientSettings): Promise<ProfileCredentials> {
+  const credentials = parseCredentials(await readCredentialsText(credentialsFile)).get(profile)
+  if (credentials) return credentials
+  throw new CommandFailure(
+    `There is no profile [${profile}] with an access key in ${credentialsFile}. Start the service once to have it made, ` +
+      'or set AWS_SHARED_CREDENTIALS_FILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.',
+  )
+}
+
+function post(
+  url: URL,
+  headers: Record<string, string>,
+  body: string,
+  trust: string | undefined,
+): Promise<{ status: number; text: string }> {
+  return new Promise((resolve, reject) => {
+    const fail = (cause: Error & { code?: string }): void =>
+      reject(
+        new CommandFailure(
+          cause.code === 'ECONNREFUSED' || cause.code === 'ENOENT'
+            ? `Nothing answers at ${url.origin}. Is the service running (holdfast serve)? Another address goes into AWS_ENDPOINT_URL.`
+            : `The call to ${url.origin} failed: ${cause.message}.`,
+          { cause },
+        ),
+      )
+    const options = {
+      method: 'POST',
+      headers: { ...headers, 'content-length': Buffer.byteLength(body) },
+      timeout: timeoutMs,
+      agent: false,
+    } as const
+    const request =
+      url.protocol === 'https:'
+        ? httpsRequest(url, { ...options, ...(trust !== undefined && { ca: [...rootCertificates, trust] }) })
+        : httpRequest(url, options)
+    request.on('error', fail)
+    request.on('timeout', () => request.destroy(new Error(`no answer within ${timeoutMs / 1000} s`)))
+    request.on('response', (response) => {
+      const chunks: Buffer[] = []
+      let length = 0
+      response.on('data', (chunk: Buffer) => {
+        length += chunk.length
+        if (length > maxAnswerBytes) request.destroy(new Error('the answer is too long'))
+        else chunks.push(chunk)
+      })
+      response.on('error', fail)
+      response.on('end', () => resolve({ status: response.statusCode ?? 0, text: Buffer.concat(chunks).toString('utf8') }))
+    })
+    request.end(body)
+  })
+}
+
+function parseAnswer(text: string): Answer | undefined {
+  try {
+    const value: unknown = JSON.parse(text)
+    return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Answer) : undefined
+  } catch {
+    return undefined
+  }
+}
