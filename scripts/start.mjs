@@ -1,0 +1,26 @@
+/**
+ * `npm start`: from a fresh clone to a running service, in this process and terminal. Installs what is missing, then does
+ * what `holdfast serve` does; arguments are passed on to it.
+ */
+import { argv } from 'node:process'
+import { checkNode, ensureDependencies, ensureSoftHsm, orSayWhatIsMissing } from './machine.mjs'
+
+await orSayWhatIsMissing(async () => {
+  checkNode()
+  ensureDependencies({ dev: false })
+  const { register } = await import('tsx/esm/api')
+  register()
+  const { readConfig } = await import('../src/config.ts')
+  if (usesSoftHsm(readConfig)) ensureSoftHsm()
+  const { run } = await import('../src/main.ts')
+  process.exitCode = await run(['serve', ...argv.slice(2)])
+})
+
+/** Only the configuration knows whether a module is named. What is wrong with it, `serve` says better. */
+function usesSoftHsm(readConfig) {
+  try {
+    return readConfig().config.pkcs11.library === undefined
+  } catch {
+    return false
+  }
+}
