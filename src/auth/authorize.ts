@@ -1,10 +1,29 @@
-/** Who may do what: one decision from principal, action, resource, context and policies. */
+/**
+ * Who may do what: one decision from principal, action, resource, context and policies. No I/O, no clock, no look-ups.
+ *
+ * The order is AWS's: an explicit deny anywhere ends it. Then the resource's own policy: what names the caller (its ARN, its
+ * role, everybody) allows within the account by itself; what names the account leaves it to the account's identity policies.
+ * A key knows no other way in: without either, identity policies count for nothing. From another account both sides must
+ * allow. Session policies limit all of it, except what names the session by its own ARN.
+ *
+ * Spec: IAM user guide, "Policy evaluation logic" and "Cross-account policy evaluation logic"; KMS developer guide, "Key
+ * policies" and "Troubleshooting key access".
+ */
 
-import type { CompiledPolicy } from './policy.ts'
+import type { ConditionContext } from './pattern.ts'
+import { splitArn } from './pattern.ts'
+import {
+  evaluatePolicies,
+  evaluateResourcePolicy,
+  type CompiledPolicy,
+  type CompiledStatement,
+  type MatchedStatement,
+  type PolicyQuestion,
+  type ResourceVerdict,
+} from './policy.ts'
 import type { Principal } from './principal.ts'
 
-/** A request's condition keys. Asked with lower-case names; undefined = the key is absent. */
-export type ConditionContext = (lowerCaseKey: string) => readonly string[] | string | undefined
+export type { ConditionContext } from './pattern.ts'
 
 export type DecisionReason =
   | 'AllowedByResourcePolicy'
@@ -23,7 +42,7 @@ export type DecisionReason =
 
 export interface AuthorizationRequest {
   readonly principal: Principal
-  /** As AWS writes it: kms:Encrypt. */
+  /** As AWS writes it: kms:Encrypt. Case does not matter. */
   readonly action: string
   readonly resource: {
     /** The ARN, or `*` for actions without a resource. */
@@ -32,58 +51,230 @@ export interface AuthorizationRequest {
     /** The key policy; absent for what has none (aliases, CreateKey, ListKeys …). */
     readonly policy?: CompiledPolicy
   }
-  /** The request's keys; the principal's own are added by authorize and win. */
+  /** The request's keys, asked with lower-case names. The principal's own keys are added by `authorize` and win. */
   readonly context: ConditionContext
-  /** Asked last, only when no policy denies and none allows: does a grant? */
+  /** Asked last, only when no policy denies and none allows: does a grant to this principal? */
   readonly grants?: () => boolean
 }
 
 export interface Decision {
   readonly allowed: boolean
   readonly reason: DecisionReason
-  /** What decided, for logs: absent when the absence of a statement did. */
+  /** What decided, for logs: absent when the lack of a statement did. */
   readonly statement?: {
-    readonly sid: string | undefined
     readonly policy: 'resource' | 'identity' | 'session' | 'trust'
+    readonly sid: string | undefined
+    /** Place in its document, from 0. */
     readonly index: number
   }
 }
 
-export function authorize(_request: AuthorizationRequest): Decision {
-  throw new Error('not built')
+/** Decides one action on one resource. Never throws for any input that its types allow. */
+export function authorize(request: AuthorizationRequest): Decision {
+  const { principal, resource } = request
+  const question = ask(request.action, resource.arn, principal, request.context)
+  return decide(principal, resource.accountId, resource.policy, question, 'resource', request.grants)
 }
 
-/** sts:AssumeRole: the role's trust policy and, where it delegates or another account asks, the caller's identity policies. */
-export function authorizeAssumeRole(_request: {
+/**
+ * sts:AssumeRole: the role's trust policy in the place of the key policy, with the same meaning. The account's root may not
+ * assume roles, as at AWS.
+ */
+export function authorizeAssumeRole(request: {
   readonly principal: Principal
   readonly role: { readonly arn: string; readonly accountId: string; readonly trustPolicy: CompiledPolicy }
   readonly context: ConditionContext
 }): Decision {
-  throw new Error('not built')
+  const { principal, role } = request
+  if (principal.type === 'Root') return { allowed: false, reason: 'RootMayNotAssumeRoles' }
+  const question = ask('sts:AssumeRole', role.arn, principal, request.context)
+  return decide(principal, role.accountId, role.trustPolicy, question, 'trust', undefined)
 }
 
-/** The keys that come from the principal alone: aws:PrincipalArn, aws:PrincipalTag/…, aws:username, kms:CallerAccount … */
-export function principalContext(_principal: Principal): ConditionContext {
-  throw new Error('not built')
+function ask(action: string, arn: string, principal: Principal, requestContext: ConditionContext): PolicyQuestion {
+  const context: ConditionContext = (key) => principalKey(principal, key) ?? (isPrincipalKey(key) ? undefined : requestContext(key))
+  return { lowerCaseAction: action.toLowerCase(), arn, segments: splitArn(arn), context }
 }
 
-/** Would this key policy keep the caller from calling kms:PutKeyPolicy afterwards? (The lockout safety check.) */
+function decide(
+  principal: Principal,
+  resourceAccountId: string,
+  resourcePolicy: CompiledPolicy | undefined,
+  question: PolicyQuestion,
+  policyName: 'resource' | 'trust',
+  grants: (() => boolean) | undefined,
+): Decision {
+  const sameAccount = principal.accountId === resourceAccountId
+  const resourceSide = resourcePolicy && evaluateResourcePolicy(resourcePolicy, principal, question)
+  if (resourceSide?.deny) {
+    return decided(
+      false,
+      policyName === 'trust' ? 'ExplicitDenyInTrustPolicy' : 'ExplicitDenyInResourcePolicy',
+      policyName,
+      resourceSide.deny,
+    )
+  }
+  const identitySide = evaluatePolicies(principal.identityPolicies, question)
+  if (identitySide?.effect === 'Deny') return decided(false, 'ExplicitDenyInIdentityPolicy', 'identity', identitySide.by.statement)
+  const sessionSide = principal.sessionPolicies && evaluatePolicies(principal.sessionPolicies, question)
+  if (sessionSide?.effect === 'Deny') return decided(false, 'ExplicitDenyInSessionPolicy', 'session', sessionSide.by.statement)
+  const withinSession = principal.sessionPolicies === undefined || sessionSide?.effect === 'Allow'
+
+  const allowed = decideAllow(principal, sameAccount, resourceSide, identitySide?.by, withinSession, policyName)
+  // A grant needs no policy beside it, in the key's account or another; a session policy still limits it.
+  if (!allowed.allowed && resourcePolicy && grants?.() === true) {
+    return withinSession ? { allowed: true, reason: 'AllowedByGrant' } : { allowed: false, reason: 'NoSessionPolicyAllows' }
+  }
+  return allowed
+}
+
+/** Nothing denies: does enough allow? */
+function decideAllow(
+  principal: Principal,
+  sameAccount: boolean,
+  resourceSide: ResourceVerdict | undefined,
+  identityAllow: MatchedStatement | undefined,
+  withinSession: boolean,
+  policyName: 'resource' | 'trust',
+): Decision {
+  const noResourcePolicy = policyName === 'trust' ? 'NoTrustPolicyAllows' : 'NoResourcePolicyAllows'
+  const isRoot = principal.type === 'Root'
+  if (sameAccount && resourceSide) {
+    // Granted to the session itself: neither its session policies nor its role's identity policies limit that.
+    if (resourceSide.exact) return decided(true, 'AllowedByResourcePolicy', policyName, resourceSide.exact)
+    if (resourceSide.direct && withinSession) return decided(true, 'AllowedByResourcePolicy', policyName, resourceSide.direct)
+    if (resourceSide.direct) return { allowed: false, reason: 'NoSessionPolicyAllows' }
+  }
+  if (resourceSide) {
+    const opens = resourceSide.account ?? resourceSide.direct ?? resourceSide.exact
+    if (!opens) return { allowed: false, reason: noResourcePolicy }
+    if (isRoot) return decided(true, 'AllowedByResourcePolicy', policyName, opens)
+  } else if (!sameAccount) {
+    // Nothing on the other side could let a stranger in.
+    return { allowed: false, reason: noResourcePolicy }
+  } else if (isRoot) {
+    return { allowed: true, reason: 'AllowedByAccountRoot' }
+  }
+  if (!identityAllow) return { allowed: false, reason: 'NoIdentityPolicyAllows' }
+  if (!withinSession) return { allowed: false, reason: 'NoSessionPolicyAllows' }
+  return decided(true, 'AllowedByIdentityPolicy', 'identity', identityAllow.statement)
+}
+
+function decided(
+  allowed: boolean,
+  reason: DecisionReason,
+  policy: NonNullable<Decision['statement']>['policy'],
+  statement: CompiledStatement,
+): Decision {
+  return { allowed, reason, statement: { policy, sid: statement.sid, index: statement.index } }
+}
+
+// ---- lockout ----
+
+/** What PutKeyPolicy and CreateKey answer (MalformedPolicyDocumentException) when `wouldLockOut`. */
+export const lockOutMessage = 'The new key policy will not allow you to update the key policy in the future.'
+
+/**
+ * The lockout safety check: would this key policy leave the caller no way to kms:PutKeyPolicy?
+ * As at AWS only the key policy is asked: one that names the caller's account leaves a way, since the account can still
+ * give the permission, even if this caller does not have it (kms:CreateKey alone suffices to create a key).
+ *
+ * @param resource the key's ARN and account; `context` the request's condition keys
+ */
 export function wouldLockOut(
-  _policy: CompiledPolicy,
-  _principal: Principal,
-  _resource: { readonly arn: string; readonly accountId: string },
-  _context: ConditionContext,
+  policy: CompiledPolicy,
+  principal: Principal,
+  resource: { readonly arn: string; readonly accountId: string },
+  context: ConditionContext,
 ): boolean {
-  throw new Error('not built')
+  const verdict = evaluateResourcePolicy(policy, principal, ask('kms:PutKeyPolicy', resource.arn, principal, context))
+  return verdict.deny !== undefined || !(verdict.exact ?? verdict.direct ?? verdict.account)
 }
 
-/** The text of AWS's AccessDeniedException. */
-export function accessDeniedMessage(_denied: {
+// ---- what the principal itself says ----
+
+/** The condition keys that come from the principal alone. Asked with lower-case names, as every context. */
+export function principalContext(principal: Principal): ConditionContext {
+  return (key) => principalKey(principal, key)
+}
+
+const principalTagPrefix = 'aws:principaltag/'
+
+/** Keys that a request must never supply, also where this principal does not have them. */
+const principalKeys: ReadonlySet<string> = new Set([
+  'aws:multifactorauthpresent',
+  'aws:principalaccount',
+  'aws:principalarn',
+  'aws:principalisawsservice',
+  'aws:principaltype',
+  'aws:tokenissuetime',
+  'aws:userid',
+  'aws:username',
+  'kms:calleraccount',
+])
+
+function isPrincipalKey(key: string): boolean {
+  return principalKeys.has(key) || key.startsWith(principalTagPrefix)
+}
+
+function principalKey(principal: Principal, key: string): string | undefined {
+  switch (key) {
+    case 'aws:principalarn':
+      // For a session it is the role: policies written for the role hold for each of its sessions.
+      return principal.session?.roleArn ?? principal.arn
+    case 'aws:principalaccount':
+    case 'kms:calleraccount':
+      return principal.accountId
+    case 'aws:principaltype':
+      return principal.type === 'Root' ? 'Account' : principal.type === 'IAMUser' ? 'User' : 'AssumedRole'
+    case 'aws:principalisawsservice':
+      return 'false'
+    case 'aws:userid':
+      return principal.principalId
+    case 'aws:username':
+      return principal.type === 'IAMUser' ? principal.userName : undefined
+    case 'aws:multifactorauthpresent':
+      // Present in requests with temporary credentials only. No MFA exists here.
+      return principal.session ? 'false' : undefined
+    case 'aws:tokenissuetime':
+      return principal.session && new Date(principal.session.issuedAt).toISOString().replace(/\.\d+Z$/, 'Z')
+    default:
+      return key.startsWith(principalTagPrefix) ? principalTag(principal.tags, key.slice(principalTagPrefix.length)) : undefined
+  }
+}
+
+/** Tag keys of users and roles do not depend on case. */
+function principalTag(tags: ReadonlyMap<string, string>, lowerCaseKey: string): string | undefined {
+  for (const [key, value] of tags) if (key.toLowerCase() === lowerCaseKey) return value
+  return undefined
+}
+
+// ---- what the caller is told ----
+
+/**
+ * The text of AWS's AccessDeniedException: "User: … is not authorized to perform: … on resource: … because …".
+ *
+ * @param denied `resourceArn` is left out of the text when absent
+ */
+export function accessDeniedMessage(denied: {
   readonly principalArn: string
   readonly action: string
-  /** Left out of the text when absent. */
   readonly resourceArn?: string
   readonly reason: DecisionReason
 }): string {
-  throw new Error('not built')
+  if (denied.reason === 'RootMayNotAssumeRoles') return 'Roles may not be assumed by root accounts.'
+  const resource = denied.resourceArn === undefined ? '' : ` on resource: ${denied.resourceArn}`
+  const cause = causes[denied.reason]?.replace('{action}', denied.action)
+  return `User: ${denied.principalArn} is not authorized to perform: ${denied.action}${resource}${cause === undefined ? '' : ` ${cause}`}`
+}
+
+const causes: Readonly<Partial<Record<DecisionReason, string>>> = {
+  ExplicitDenyInResourcePolicy: 'with an explicit deny in a resource-based policy',
+  ExplicitDenyInIdentityPolicy: 'with an explicit deny in an identity-based policy',
+  ExplicitDenyInSessionPolicy: 'with an explicit deny in a session policy',
+  ExplicitDenyInTrustPolicy: 'with an explicit deny in the role trust policy',
+  NoResourcePolicyAllows: 'because no resource-based policy allows the {action} action',
+  NoIdentityPolicyAllows: 'because no identity-based policy allows the {action} action',
+  NoSessionPolicyAllows: 'because no session policy allows the {action} action',
+  NoTrustPolicyAllows: 'because no role trust policy allows the {action} action',
 }
