@@ -79,7 +79,7 @@ function isRunning(pid: number): boolean {
 async function recoverDead(service: Service): Promise<void> {
   const { store } = service
   const isDead = await deadInstances(service)
-  for (const key of [...store.view.allKeys()]) {
+  for (const key of store.view.allKeys()) {
     await attempt(service, key, async () => {
       if (key.state === 'Creating' && key.creator !== null && isDead(key.creator)) {
         await undoCreation(service, key)
@@ -97,7 +97,7 @@ async function recoverDead(service: Service): Promise<void> {
 
 async function destroyDue(service: Service): Promise<void> {
   const now = service.clock.now()
-  for (const key of [...service.store.view.allKeys()]) {
+  for (const key of service.store.view.allKeys()) {
     if (key.state !== 'PendingDeletion' || key.deletionAt === null || key.deletionAt > now) continue
     await attempt(service, key, async () => {
       // From here on it cannot be cancelled; a cancellation that came first is seen by the callback and wins.
@@ -141,7 +141,7 @@ async function recordDestruction(service: Service, key: KeyRecord, destroyed: nu
 
 async function reviveUnavailable(service: Service): Promise<void> {
   const { store, token } = service
-  for (const key of [...store.view.allKeys()]) {
+  for (const key of store.view.allKeys()) {
     if (key.state !== 'Unavailable') continue
     await attempt(service, key, async () => {
       for (const backing of store.view.backingKeys(key.arn)) {

@@ -100,8 +100,6 @@ interface Definition<S extends Shape, K extends string, O extends string> {
 /** A definition whose types are sealed inside, so that a table can hold all of them. `name` is set by the registry. */
 export interface Operation {
   readonly name: string
-  /** Which API it belongs to: the metric's label. */
-  readonly api: string
   /** `kms:Encrypt`. */
   readonly action: string
   /** `kms.amazonaws.com`. */
@@ -131,7 +129,6 @@ export function operation<const S extends Shape, K extends string = never, const
     const states: readonly string[] = uses.length > 0 ? allowedStates[name as KeyOperationName] : []
     return {
       name,
-      api: api.name,
       action,
       eventSource: api.eventSource,
       readOnly: definition.readOnly,
@@ -160,7 +157,7 @@ export function operation<const S extends Shape, K extends string = never, const
           }
         }
         if (call.input['DryRun'] === true && !definition.dryRunInside) throw dryRunSucceeded()
-        return (await definition.run(call, input, keys)) as Readonly<Record<string, unknown>>
+        return definition.run(call, input, keys)
       },
     }
   }
@@ -206,12 +203,7 @@ export async function execute(service: Service, operation: Operation, incoming: 
     )
     error = kmsError('KMSInternalException', 'The request could not be recorded and was not answered.', { cause })
   }
-  service.metrics.call({
-    api: operation.api,
-    operation: operation.name,
-    code: error?.code ?? 'OK',
-    seconds: (performance.now() - startedAt) / 1000,
-  })
+  service.metrics.call(operation.name, error?.code ?? 'ok', performance.now() - startedAt)
   if (error) throw error
   return output ?? {}
 }
