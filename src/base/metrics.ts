@@ -9,14 +9,6 @@
 
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client'
 
-export interface CallOutcome {
-  readonly api: string
-  readonly operation: string
-  /** An error's fixed code, `OK` for success. */
-  readonly code: string
-  readonly seconds: number
-}
-
 /** One value of a labelled reading. */
 export interface Sample {
   readonly labels: Readonly<Record<string, string>>
@@ -26,8 +18,8 @@ export interface Sample {
 type Reading = () => number | readonly Sample[] | undefined
 
 export interface Metrics {
-  /** Counts a finished call and how long it took. */
-  call(outcome: CallOutcome): void
+  /** Counts a finished call and how long it took. `code` is an error's fixed code, `ok` for success. */
+  call(operation: string, code: string, durationMs: number): void
   /** Makes a histogram of seconds and answers the function that observes. */
   seconds(name: string, help: string): (seconds: number) => void
   /** Makes a counter and answers the function that adds (1 unless told). */
@@ -50,19 +42,19 @@ export function openMetrics(): Metrics {
 
   const calls = new Counter({
     name: 'holdfast_calls_total',
-    help: 'Finished calls by operation and error code (OK for success).',
-    labelNames: ['api', 'operation', 'code'],
+    help: 'Finished calls by operation and error code (ok for success).',
+    labelNames: ['operation', 'code'],
     registers: [registry],
   })
   const durations = new Histogram({
     name: 'holdfast_call_seconds',
     help: 'How long calls took, from a complete request to its durable audit record.',
-    labelNames: ['api', 'operation'],
+    labelNames: ['operation'],
     buckets: secondsBuckets,
     registers: [registry],
   })
   const callChildren = new Map<string, Counter.Internal>()
-  const durationChildren = new Map<string, Histogram.Internal<'api' | 'operation'>>()
+  const durationChildren = new Map<string, Histogram.Internal<'operation'>>()
 
   /** A metric whose value is read at each scrape. Both kinds of reading are gauges inside; only the declared type differs. */
   const read = (type: 'gauge' | 'counter', name: string, help: string, reading: Reading): void => {
@@ -100,15 +92,14 @@ export function openMetrics(): Metrics {
   }
 
   return {
-    call({ api, operation, code, seconds }) {
-      const outcome = `${api}\n${operation}\n${code}`
+    call(operation, code, durationMs) {
+      const outcome = `${operation}\n${code}`
       let counter = callChildren.get(outcome)
-      if (!counter) callChildren.set(outcome, (counter = calls.labels(api, operation, code)))
+      if (!counter) callChildren.set(outcome, (counter = calls.labels(operation, code)))
       counter.inc()
-      const name = `${api}\n${operation}`
-      let histogram = durationChildren.get(name)
-      if (!histogram) durationChildren.set(name, (histogram = durations.labels(api, operation)))
-      histogram.observe(seconds)
+      let histogram = durationChildren.get(operation)
+      if (!histogram) durationChildren.set(operation, (histogram = durations.labels(operation)))
+      histogram.observe(durationMs / 1000)
     },
     seconds(name, help) {
       const histogram = new Histogram({ name, help, buckets: secondsBuckets, registers: [registry] })

@@ -83,14 +83,14 @@ export function openDoor(options: DoorOptions): Door {
         body: () => protocol.readBody(operation, body),
       })
       rendered = protocol.encodeAnswer(operation, answer, facts.requestId)
-      event.code = 'OK'
+      event.code = 'ok'
     } catch (cause) {
       const error = cause instanceof KmsError ? cause : unexpected(cause, event)
       event.code = error.code
       rendered = protocol.encodeError(error, facts.requestId)
     }
     // What never reached the road is counted here; the road counts the rest itself.
-    if (!executed) metrics.call({ api: 'none', operation: 'none', code: event.code, seconds: (performance.now() - startedAt) / 1000 })
+    if (!executed) metrics.call('none', event.code, performance.now() - startedAt)
     write(response, rendered, facts.requestId)
     event.status = rendered.status
     event.ms = Math.round((performance.now() - startedAt) * 1000) / 1000
