@@ -26,14 +26,16 @@ export function startLifecycle(service: Service): Lifecycle {
   const { store, clock, config, log, instance } = service
   let round: Promise<void> = Promise.resolve()
 
+  const oneRound = async (): Promise<void> => {
+    const now = clock.now()
+    if (!(await store.acquireLease(leaseName, instance.id, now + Math.max(60_000, 2 * config.lifecycleIntervalMs), now))) return
+    await recoverDead(service)
+    await destroyDue(service)
+    await reviveUnavailable(service)
+  }
   const run = (): Promise<void> => {
-    round = round.then(async () => {
-      const now = clock.now()
-      if (!(await store.acquireLease(leaseName, instance.id, now + Math.max(60_000, 2 * config.lifecycleIntervalMs), now))) return
-      await recoverDead(service)
-      await destroyDue(service)
-      await reviveUnavailable(service)
-    })
+    // After the one before, whatever became of that one.
+    round = round.then(oneRound, oneRound)
     return round
   }
   const guarded = (what: string, work: () => Promise<void>) => () => {
