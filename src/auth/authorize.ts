@@ -84,10 +84,12 @@ export function authorizeAssumeRole(request: {
   readonly principal: Principal
   readonly role: { readonly arn: string; readonly accountId: string; readonly trustPolicy: CompiledPolicy }
   readonly context: ConditionContext
+  /** Session tags need their own permission in the trust policy. */
+  readonly action?: 'sts:AssumeRole' | 'sts:TagSession'
 }): Decision {
   const { principal, role } = request
   if (principal.type === 'Root') return { allowed: false, reason: 'RootMayNotAssumeRoles' }
-  const question = ask('sts:AssumeRole', role.arn, principal, request.context)
+  const question = ask(request.action ?? 'sts:AssumeRole', role.arn, principal, request.context)
   return decide(principal, role.accountId, role.trustPolicy, question, 'trust', undefined)
 }
 
@@ -245,9 +247,16 @@ function principalKey(principal: Principal, key: string): string | undefined {
 
 /** Tag keys of users and roles do not depend on case. */
 function principalTag(tags: ReadonlyMap<string, string>, lowerCaseKey: string): string | undefined {
-  for (const [key, value] of tags) if (key.toLowerCase() === lowerCaseKey) return value
-  return undefined
+  let lowered = lowerCaseTags.get(tags)
+  if (!lowered) {
+    lowered = new Map([...tags].map(([key, value]) => [key.toLowerCase(), value]))
+    lowerCaseTags.set(tags, lowered)
+  }
+  return lowered.get(lowerCaseKey)
 }
+
+/** A principal's tags never change, a changed user is another object. */
+const lowerCaseTags = new WeakMap<ReadonlyMap<string, string>, ReadonlyMap<string, string>>()
 
 // ---- what the caller is told ----
 

@@ -113,6 +113,8 @@ export function requestContext(call: Call, found: FoundKey | undefined, members:
   return (name): Value => {
     if (name.startsWith('kms:')) return kmsKey(call, found, members, name.slice(4))
     if (name.startsWith('aws:')) return globalKey(call, found, name.slice(4))
+    if (name === 'sts:externalid') return text(call.input['ExternalId'])
+    if (name === 'sts:rolesessionname') return text(call.input['RoleSessionName'])
     return undefined
   }
 }

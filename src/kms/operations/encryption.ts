@@ -20,12 +20,15 @@ export const recipient = optional(
   }),
 )
 
-/** AWS binds at most 8 KiB of context; longer ones would not fit a device's single call either. */
+/**
+ * Bytes of names and values, each pair with its two length fields (ciphertext.ts). AWS binds about as much; with the longest plaintext
+ * it still fits the single calls of every device.
+ */
 const maxContextBytes = 8192
 
 function checkContext(given: EncryptionContext | undefined, member: string): void {
   if (!given) return
-  const bytes = Object.entries(given).reduce((sum, [name, value]) => sum + Buffer.byteLength(name) + Buffer.byteLength(value), 0)
+  const bytes = Object.entries(given).reduce((sum, [name, value]) => sum + Buffer.byteLength(name) + Buffer.byteLength(value) + 8, 0)
   if (bytes > maxContextBytes) {
     throw validationError([
       `Value at '${member}' failed to satisfy constraint: Member must have length less than or equal to ${maxContextBytes}`,

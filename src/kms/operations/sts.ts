@@ -58,12 +58,11 @@ export const AssumeRole = operation({
     call.touched.push({ arn: role.arn, accountId: role.accountId, type: 'AWS::IAM::Role' })
     const trust = { arn: role.arn, accountId: role.accountId, trustPolicy: compilePolicy(role.trustPolicy, 'trust') }
     const context = requestContext(call, undefined)
-    const actions = (input.Tags?.length ?? 0) > 0 ? ['sts:AssumeRole', 'sts:TagSession'] : ['sts:AssumeRole']
+    const actions = (input.Tags?.length ?? 0) > 0 ? (['sts:AssumeRole', 'sts:TagSession'] as const) : (['sts:AssumeRole'] as const)
     for (const action of actions) {
-      const decision = authorizeAssumeRole({ principal: call.principal, role: trust, context })
+      const decision = authorizeAssumeRole({ principal: call.principal, role: trust, context, action })
       if (!decision.allowed) throw denied(decision.reason, action)
     }
-    if (call.principal.type === 'Root') throw kmsError('AccessDeniedException', 'Roles may not be assumed by root accounts.')
     const durationSeconds = input.DurationSeconds ?? 3600
     // A session that was itself assumed lasts an hour at most (AWS's role chaining limit).
     const longest = call.principal.type === 'AssumedRole' ? 3600 : (role.maxSessionSeconds ?? 3600)
