@@ -94,8 +94,16 @@ export function authorizeAssumeRole(request: {
 }
 
 function ask(action: string, arn: string, principal: Principal, requestContext: ConditionContext): PolicyQuestion {
-  const context: ConditionContext = (key) => principalKey(principal, key) ?? (isPrincipalKey(key) ? undefined : requestContext(key))
-  return { lowerCaseAction: action.toLowerCase(), arn, segments: splitArn(arn), context }
+  const keys = keysOf(principal)
+  return {
+    lowerCaseAction: action.toLowerCase(),
+    arn,
+    segments: splitArn(arn),
+    context: (key) => {
+      const known = keys.get(key) ?? learnKey(keys, principal, key)
+      return known === askRequest ? requestContext(key) : known.value
+    },
+  }
 }
 
 function decide(
@@ -219,6 +227,29 @@ function isPrincipalKey(key: string): boolean {
   return principalKeys.has(key) || key.startsWith(principalTagPrefix)
 }
 
+interface PrincipalKey {
+  readonly value: string | undefined
+}
+
+/** Not a key of the principal: the request may have it. */
+const askRequest: PrincipalKey = { value: undefined }
+
+/** Per principal what its keys are, filled as policies ask. A principal never changes: a changed user is another object. */
+const knownKeys = new WeakMap<Principal, Map<string, PrincipalKey>>()
+const maxKnownKeys = 256
+
+function keysOf(principal: Principal): Map<string, PrincipalKey> {
+  let keys = knownKeys.get(principal)
+  if (!keys) knownKeys.set(principal, (keys = new Map()))
+  return keys
+}
+
+function learnKey(keys: Map<string, PrincipalKey>, principal: Principal, key: string): PrincipalKey {
+  const known = isPrincipalKey(key) ? { value: principalKey(principal, key) } : askRequest
+  if (keys.size < maxKnownKeys) keys.set(key, known)
+  return known
+}
+
 function principalKey(principal: Principal, key: string): string | undefined {
   switch (key) {
     case 'aws:principalarn':
@@ -247,16 +278,9 @@ function principalKey(principal: Principal, key: string): string | undefined {
 
 /** Tag keys of users and roles do not depend on case. */
 function principalTag(tags: ReadonlyMap<string, string>, lowerCaseKey: string): string | undefined {
-  let lowered = lowerCaseTags.get(tags)
-  if (!lowered) {
-    lowered = new Map([...tags].map(([key, value]) => [key.toLowerCase(), value]))
-    lowerCaseTags.set(tags, lowered)
-  }
-  return lowered.get(lowerCaseKey)
+  for (const [key, value] of tags) if (key.toLowerCase() === lowerCaseKey) return value
+  return undefined
 }
-
-/** A principal's tags never change, a changed user is another object. */
-const lowerCaseTags = new WeakMap<ReadonlyMap<string, string>, ReadonlyMap<string, string>>()
 
 // ---- what the caller is told ----
 

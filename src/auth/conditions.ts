@@ -260,9 +260,17 @@ function compileAddress(policyValue: string): ValueTest {
   if (!base || length === undefined || length > base.length * 8)
     throw new ConditionError(`Invalid value for IpAddress condition: ${policyValue.slice(0, 64)}`)
   return (value) => {
-    const address = readAddress(value)
+    const address = readRequestAddress(value)
     return address && address.length === base.length && samePrefix(address, base, length)
   }
+}
+
+/** A request has one source address and a policy may ask about it fifty times. */
+let lastAddress: { readonly text: string; readonly bytes: Uint8Array | undefined } = { text: '', bytes: undefined }
+
+function readRequestAddress(text: string): Uint8Array | undefined {
+  if (lastAddress.text !== text) lastAddress = { text, bytes: readAddress(text) }
+  return lastAddress.bytes
 }
 
 function readPrefixLength(text: string): number | undefined {

@@ -103,13 +103,16 @@ function compileArnTokens(tokens: readonly Resolved[], expand: boolean): (segmen
   const parts = splitTokens(tokens)
   if (parts.length < 6 && !expand) return () => false
   while (parts.length < 6) parts.push([star])
-  const globs = parts.map(compileGlob)
-  const [, , , , , resource] = globs
-  // Most patterns differ in the resource: look there first. `arn` itself is compared too, it costs nothing.
-  return (segments) =>
-    segments !== undefined &&
-    resource?.(segments[5] ?? '') === true &&
-    globs.every((glob, index) => index === 5 || glob(segments[index] ?? ''))
+  // Most patterns differ in the resource, so it is compared first; `*` need not be compared at all.
+  const globs = parts
+    .map((part, index) => ({ index, matches: compileGlob(part), anything: part.every((token) => token === star) && part.length > 0 }))
+    .filter(({ anything }) => !anything)
+    .reverse()
+  return (segments) => {
+    if (segments === undefined) return false
+    for (const { index, matches } of globs) if (!matches(segments[index] ?? '')) return false
+    return true
+  }
 }
 
 function splitTokens(tokens: readonly Resolved[]): Resolved[][] {
