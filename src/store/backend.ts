@@ -43,7 +43,7 @@ export interface Backend {
    * @throws StoreConflict on a name that exists, a reference to a row that does not, or an unexpected row count.
    */
   write(what: string, steps: readonly Step[]): Promise<readonly (readonly unknown[])[]>
-  /** Calls `listener` soon after another process wrote; may call it for nothing. Once per back end. */
-  watch(listener: () => void): void
+  /** From when this resolves, calls `listener` soon after another process wrote; may call it for nothing. Once per back end. */
+  watch(listener: () => void): Promise<void>
   close(): Promise<void>
 }

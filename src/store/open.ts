@@ -224,8 +224,9 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
     changed('backing', row.material_id),
   ]
 
-  backend.watch(() => {
-    follow().catch((error: unknown) => log?.warn({ err: error }, 'changes of other processes not read; the next poll tries again'))
+  // First the watch, then the load: nothing can be committed between them unseen.
+  await backend.watch(() => {
+    follow().catch((error: unknown) => log?.warn({ err: error }, 'changes of other processes not read; the next one brings them'))
   })
   await load()
 

@@ -9,9 +9,14 @@
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads'
 import type { Database, Statement } from 'better-sqlite3'
 import { openSqliteFile } from './sqlite-file.ts'
-import type { WireStatement, WorkerAnswer, WorkerRequest } from './sqlite-protocol.ts'
+import { conflictCode } from './sqlite-protocol.ts'
+import type { SqliteRequest, WireStatement } from './sqlite-protocol.ts'
+import type { ThreadCall, ThreadWord } from './worker.ts'
 
-type Work = Extract<WorkerRequest, { readonly id: number }>
+interface Work {
+  readonly id: number
+  readonly statements: readonly WireStatement[]
+}
 
 /** More than this many writes in one transaction would let the first wait too long for the last. */
 const writesPerCommit = 64
@@ -43,27 +48,27 @@ function serve(database: Database): void {
     return rows
   }
 
-  const read = (work: Work): WorkerAnswer => {
+  const read = (work: Work): ThreadWord => {
     try {
       begin.read.run()
-      const rows = work.statements.map(run)
+      const answer = work.statements.map(run)
       commit.run()
-      return { id: work.id, rows }
+      return { id: work.id, answer }
     } catch (error) {
       if (database.inTransaction) rollback.run()
       return failure(work.id, error)
     }
   }
 
-  const write = (group: readonly Work[]): readonly WorkerAnswer[] => {
+  const write = (group: readonly Work[]): readonly ThreadWord[] => {
     try {
       begin.write.run()
-      const answers = group.map((work): WorkerAnswer => {
+      const answers = group.map((work): ThreadWord => {
         prepare('SAVEPOINT one').run()
         try {
-          const rows = work.statements.map(run)
+          const answer = work.statements.map(run)
           prepare('RELEASE one').run()
-          return { id: work.id, rows }
+          return { id: work.id, answer }
         } catch (error) {
           // A full disk or an I/O error has undone the whole transaction already: then all of the group failed.
           if (!database.inTransaction) throw error
@@ -88,8 +93,6 @@ function serve(database: Database): void {
     const newest = (): unknown => database.prepare(probe).pluck().get()
     let version = versionOf()
     let last = newest()
-    // What was committed between the store's first load and now is found by one call for nothing.
-    port?.postMessage({ changed: true } satisfies WorkerAnswer)
     watching = setInterval(() => {
       try {
         const now = versionOf()
@@ -98,33 +101,34 @@ function serve(database: Database): void {
         const latest = newest()
         if (latest === last) return
         last = latest
-        port?.postMessage({ changed: true } satisfies WorkerAnswer)
+        port?.postMessage({ notice: 'changed' } satisfies ThreadWord)
       } catch {
         // Locked or unreadable for a moment: the next tick asks again, and `ping` tells of a lasting fault.
       }
     }, everyMs)
   }
 
-  port?.on('message', (first: WorkerRequest) => {
-    const waiting: WorkerRequest[] = [first]
+  port?.on('message', (first: ThreadCall<SqliteRequest>) => {
+    const waiting = [first]
     while (waiting.length < writesPerCommit) {
       const more = receiveMessageOnPort(port)
       if (!more) break
-      waiting.push(more.message as WorkerRequest)
+      waiting.push(more.message as ThreadCall<SqliteRequest>)
     }
     for (let i = 0; i < waiting.length; i++) {
-      const request = waiting[i]
+      const { id = 0, request } = waiting[i] ?? {}
       if (request?.kind === 'write') {
-        const group: Work[] = [request]
-        for (let next = waiting[i + 1]; next?.kind === 'write'; next = waiting[i + 1]) {
-          group.push(next)
+        const group: Work[] = [{ id, statements: request.statements }]
+        for (let next = waiting[i + 1]; next?.request?.kind === 'write'; next = waiting[i + 1]) {
+          group.push({ id: next.id, statements: next.request.statements })
           i++
         }
-        for (const answer of write(group)) port.postMessage(answer)
+        for (const word of write(group)) port.postMessage(word)
       } else if (request?.kind === 'read') {
-        port.postMessage(read(request))
+        port.postMessage(read({ id, statements: request.statements }))
       } else if (request?.kind === 'watch') {
         watch(request.everyMs, request.probe)
+        port.postMessage({ id, answer: undefined } satisfies ThreadWord)
       } else {
         clearInterval(watching)
         database.close()
@@ -135,18 +139,17 @@ function serve(database: Database): void {
   })
 }
 
-function failure(id: number, error: unknown): WorkerAnswer {
-  if (error instanceof RowCount) return { id, failure: 'conflict', code: 'ROWS', message: error.message }
+function failure(id: number, error: unknown): ThreadWord {
   const code = (error as { code?: string }).code ?? 'ERROR'
-  const conflict = /^SQLITE_CONSTRAINT_(UNIQUE|PRIMARYKEY|FOREIGNKEY)$/.test(code)
+  const conflict = error instanceof RowCount || /^SQLITE_CONSTRAINT_(UNIQUE|PRIMARYKEY|FOREIGNKEY)$/.test(code)
   // SQLite's messages name tables and columns, never values.
-  return { id, failure: conflict ? 'conflict' : 'failed', code, message: (error as Error).message }
+  return { id, error: { code: conflict ? conflictCode : code, message: (error as Error).message } }
 }
 
 try {
   serve(openSqliteFile((workerData as { readonly file: string }).file))
-  port.postMessage({ opened: true } satisfies WorkerAnswer)
+  port.postMessage({ opened: true } satisfies ThreadWord)
 } catch (error) {
-  port.postMessage({ refused: (error as Error).message } satisfies WorkerAnswer)
+  port.postMessage({ refused: (error as Error).message } satisfies ThreadWord)
   port.close()
 }

@@ -132,17 +132,24 @@ export function openView(): MutableView {
   const accessKeys = new Map<string, AccessKeyRecord>()
   const settings = new Map<string, string>()
 
+  const accountIds = new Groups()
   const keyArnById = new Map<string, string>()
   const keyArnsByScope = new Groups()
   const backingByKey = new Groups()
   const aliasesByScope = new Groups()
   const aliasesByTarget = new Groups()
   const principalsByScope = new Groups()
+
+  const principalArnByName = new Map<string, string>()
   const accessKeysByPrincipal = new Groups()
 
   const aliasAt = (place: string): AliasRecord | undefined => aliases.get(foundOf(place))
   const principalAt = (place: string): PrincipalRecord | undefined => principals.get(foundOf(place))
 
+  const forgetAccount = (accountId: string): void => {
+    accounts.delete(accountId)
+    accountIds.remove('', accountId)
+  }
   const forgetKey = (arn: string): void => {
     const old = keys.get(arn)
     if (!old) return
@@ -168,6 +175,7 @@ export function openView(): MutableView {
     if (!old) return
     principals.delete(arn)
     principalsByScope.remove(group(old.accountId, old.kind), principalEntry(old))
+    principalArnByName.delete(group(old.accountId, old.kind, old.name))
   }
   const forgetAccessKey = (id: string): void => {
     const old = accessKeys.get(id)
@@ -176,7 +184,7 @@ export function openView(): MutableView {
     accessKeysByPrincipal.remove(old.principalArn, id)
   }
   const forget: Record<ChangeKind, (id: string) => void> = {
-    account: (id) => accounts.delete(id),
+    account: forgetAccount,
     key: forgetKey,
     backing: forgetBacking,
     alias: forgetAlias,
@@ -188,7 +196,10 @@ export function openView(): MutableView {
   return {
     apply(delta) {
       for (const { kind, id } of delta.gone) forget[kind](id)
-      for (const account of delta.accounts) accounts.set(account.accountId, account)
+      for (const account of delta.accounts) {
+        accounts.set(account.accountId, account)
+        accountIds.add('', account.accountId)
+      }
       for (const key of delta.keys) {
         // What names a key never changes, so a known key keeps its places and only the record is exchanged.
         if (!keys.has(key.arn)) {
@@ -212,6 +223,7 @@ export function openView(): MutableView {
         forgetPrincipal(principal.arn)
         principals.set(principal.arn, principal)
         principalsByScope.add(group(principal.accountId, principal.kind), principalEntry(principal))
+        principalArnByName.set(group(principal.accountId, principal.kind, principal.name), principal.arn)
       }
       for (const key of delta.accessKeys) {
         forgetAccessKey(key.accessKeyId)
@@ -221,12 +233,22 @@ export function openView(): MutableView {
       for (const { name, value } of delta.settings) settings.set(name, value)
     },
     clear() {
-      for (const map of [accounts, keys, backingKeys, aliases, principals, accessKeys, settings, keyArnById]) map.clear()
-      for (const groups of [keyArnsByScope, backingByKey, aliasesByScope, aliasesByTarget, principalsByScope, accessKeysByPrincipal])
+      for (const map of [accounts, keys, backingKeys, aliases, principals, accessKeys, settings, keyArnById, principalArnByName])
+        map.clear()
+      for (const groups of [
+        accountIds,
+        keyArnsByScope,
+        backingByKey,
+        aliasesByScope,
+        aliasesByTarget,
+        principalsByScope,
+        accessKeysByPrincipal,
+      ])
         groups.clear()
     },
 
     account: (accountId) => accounts.get(accountId),
+    listAccounts: (after, limit) => accountIds.page('', after, limit, (id) => accounts.get(id)),
     key: (arn) => keys.get(arn),
     keyById(region, keyId) {
       const arn = keyArnById.get(group(region, keyId))
@@ -248,6 +270,7 @@ export function openView(): MutableView {
           : aliasesByTarget.page(targetKeyArn, behind(after), limit, aliasAt),
       ),
     principal: (arn) => principals.get(arn),
+    principalByName: (accountId, kind, name) => principals.get(principalArnByName.get(group(accountId, kind, name)) ?? ''),
     listPrincipals: (accountId, kind, after, limit) =>
       byName(principalsByScope.page(group(accountId, kind), behind(after), limit, principalAt)),
     accessKey: (accessKeyId) => accessKeys.get(accessKeyId),
