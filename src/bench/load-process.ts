@@ -1,0 +1,99 @@
+/**
+ * The load generator, a process of its own so that it takes nothing from the event loop that it measures. It keeps N connections busy with
+ * requests that were signed beforehand, one at a time each, and reads just enough of an answer to know where it ends.
+ *
+ * Started by fork; takes one LoadOrder, answers one LoadResult, ends.
+ */
+
+import { connect } from 'node:net'
+
+export interface LoadOrder {
+  readonly host: string
+  readonly port: number
+  readonly connections: number
+  readonly warmupMs: number
+  readonly durationMs: number
+  /** Whole HTTP/1.1 requests, bytes as they go on the wire. */
+  readonly requests: readonly Uint8Array[]
+}
+
+export interface LoadResult {
+  readonly perSecond: number
+  readonly answered: number
+  /** Answers that were not 200. */
+  readonly failed: number
+  readonly p50Ms: number
+  readonly p99Ms: number
+}
+
+const headEnd = Buffer.from('\r\n\r\n')
+
+/** Length of the first whole answer in `bytes`, or undefined. */
+function answerLength(bytes: Buffer): number | undefined {
+  const end = bytes.indexOf(headEnd)
+  if (end < 0) return undefined
+  const length = /content-length: (\d+)/i.exec(bytes.toString('latin1', 0, end))?.[1]
+  if (length === undefined) throw new Error('an answer without Content-Length')
+  const total = end + headEnd.length + Number(length)
+  return bytes.length < total ? undefined : total
+}
+
+function run(order: LoadOrder): Promise<LoadResult> {
+  return new Promise((resolve, reject) => {
+    const startAt = performance.now() + order.warmupMs
+    const stopAt = startAt + order.durationMs
+    const latencies: number[] = []
+    let failed = 0
+    let open = order.connections
+    let turn = 0
+
+    const finish = (): void => {
+      if (--open > 0) return
+      latencies.sort((a, b) => a - b)
+      const at = (share: number): number => latencies[Math.min(latencies.length - 1, Math.floor(latencies.length * share))] ?? 0
+      resolve({
+        perSecond: latencies.length / (order.durationMs / 1000),
+        answered: latencies.length,
+        failed,
+        p50Ms: at(0.5),
+        p99Ms: at(0.99),
+      })
+    }
+
+    for (let n = 0; n < order.connections; n++) {
+      const socket = connect(order.port, order.host)
+      let sentAt = 0
+      let pending: Buffer | undefined
+      const send = (): void => {
+        sentAt = performance.now()
+        socket.write(order.requests[turn++ % order.requests.length] ?? Buffer.alloc(0))
+      }
+      socket.setNoDelay(true)
+      socket.on('connect', send)
+      socket.on('error', reject)
+      socket.on('data', (chunk: Buffer) => {
+        pending = pending ? Buffer.concat([pending, chunk]) : chunk
+        const length = answerLength(pending)
+        if (length === undefined) return
+        const now = performance.now()
+        if (now >= startAt && now < stopAt) latencies.push(now - sentAt)
+        // "HTTP/1.1 200": the status begins at the ninth byte.
+        if (pending.toString('latin1', 9, 12) !== '200') failed++
+        pending = pending.length > length ? pending.subarray(length) : undefined
+        if (now < stopAt) return send()
+        socket.destroy()
+        finish()
+      })
+    }
+  })
+}
+
+process.once('message', (order: LoadOrder) => {
+  run(order).then(
+    (result) => process.send?.(result, () => process.disconnect()),
+    (error: unknown) => {
+      process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`)
+      process.exit(1)
+    },
+  )
+})
