@@ -303,7 +303,7 @@ function foldSpaces(value: string): string {
     !value.includes('  ') &&
     !value.includes('\t') &&
     !value.includes('\u00a0')
-  return plain ? value : value.trim().replace(/\s+/g, ' ')
+  return plain ? value : value.replace(/[ \t]+/g, ' ').replace(/^ | $/g, '')
 }
 
 /** Normalised, then each byte outside the unreserved set percent-encoded once more: what every service but S3 does. */
