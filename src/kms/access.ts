@@ -113,6 +113,7 @@ export function requestContext(call: Call, found: FoundKey | undefined, members:
   return (name): Value => {
     if (name.startsWith('kms:')) return kmsKey(call, found, members, name.slice(4))
     if (name.startsWith('aws:')) return globalKey(call, found, name.slice(4))
+    if (name.startsWith('sts:')) return stsKey(call, name.slice(4))
     if (name === 'sts:externalid') return text(call.input['ExternalId'])
     if (name === 'sts:rolesessionname') return text(call.input['RoleSessionName'])
     return undefined
@@ -181,6 +182,19 @@ const created = (call: Call, value: string): string | undefined => (call.operati
 
 function encryptionContext(call: Call, members: Members): Readonly<Record<string, string>> {
   return (call.input[members.context] as Readonly<Record<string, string>> | undefined) ?? {}
+}
+
+/** Of a trust policy: what the caller says of the session that it asks for. */
+function stsKey({ operation, input }: Call, name: string): Value {
+  if (operation.name !== 'AssumeRole') return undefined
+  switch (name) {
+    case 'externalid':
+      return text(input['ExternalId'])
+    case 'rolesessionname':
+      return text(input['RoleSessionName'])
+    default:
+      return undefined
+  }
 }
 
 function globalKey(call: Call, found: FoundKey | undefined, name: string): Value {

@@ -13,7 +13,7 @@ import { operation, type Call } from '../operation.ts'
 import { page } from '../page.ts'
 import { boolean, integer, keyId, oneOf, optional, string } from '../shape.ts'
 import { allowedStates, refusal, type KeyOperationName } from '../states.ts'
-import { grantTokens, keySpecs, marker, policyText, tagList } from './members.ts'
+import { customerMasterKeySpecs, grantTokens, keySpecs, marker, policyText, tagList } from './members.ts'
 import { readTags } from './tags.ts'
 
 const dayMs = 86_400_000
@@ -87,8 +87,8 @@ export const CreateKey = operation({
   input: {
     Policy: optional(policyText),
     Description: optional(string({ max: 8192 })),
-    KeyUsage: optional(oneOf('SIGN_VERIFY', 'ENCRYPT_DECRYPT', 'GENERATE_VERIFY_MAC', 'KEY_AGREEMENT', 'KEY_ENCAPSULATION')),
-    CustomerMasterKeySpec: optional(oneOf(...keySpecs)),
+    KeyUsage: optional(oneOf('SIGN_VERIFY', 'ENCRYPT_DECRYPT', 'GENERATE_VERIFY_MAC', 'KEY_AGREEMENT', 'ENCAPSULATE_DECAPSULATE')),
+    CustomerMasterKeySpec: optional(oneOf(...customerMasterKeySpecs)),
     KeySpec: optional(oneOf(...keySpecs)),
     Origin: optional(oneOf('AWS_KMS', 'EXTERNAL', 'AWS_CLOUDHSM', 'EXTERNAL_KEY_STORE')),
     CustomKeyStoreId: optional(string({ min: 1, max: 64 })),

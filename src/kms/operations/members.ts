@@ -2,8 +2,8 @@
 
 import { boolean, list, oneOf, optional, string, structure } from '../shape.ts'
 
-/** In the order of AWS's model; the newest families at the end. */
-export const keySpecs = [
+/** In the order of AWS's model. The deprecated member CustomerMasterKeySpec knows these and no newer ones. */
+export const customerMasterKeySpecs = [
   'RSA_2048',
   'RSA_3072',
   'RSA_4096',
@@ -17,6 +17,10 @@ export const keySpecs = [
   'HMAC_384',
   'HMAC_512',
   'SM2',
+] as const
+
+export const keySpecs = [
+  ...customerMasterKeySpecs,
   'ML_DSA_44',
   'ML_DSA_65',
   'ML_DSA_87',

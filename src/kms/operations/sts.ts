@@ -35,8 +35,9 @@ export const AssumeRole = operation({
     TokenCode: optional(secret(string({ min: 6, max: 6, pattern: /[\d]*/ }))),
     SourceIdentity: optional(string({ min: 2, max: 64, pattern: /[\w+=,.@-]*/ })),
     ProvidedContexts: optional(list(structure({ ProviderArn: optional(string()), ContextAssertion: optional(string()) }), { max: 5 })),
+    MinimumSessionTokenSize: optional(integer({ min: 0, max: 4096 })),
   },
-  output: ['Credentials', 'AssumedRoleUser', 'PackedPolicySize', 'SourceIdentity'],
+  output: ['Credentials', 'AssumedRoleUser', 'PackedPolicySize', 'SourceIdentity', 'SessionTokenUtilization', 'SessionTokenSize'],
   readOnly: true,
   responseElements: ({ Credentials, AssumedRoleUser }) => {
     const { AccessKeyId, Expiration } = Credentials as { readonly AccessKeyId: string; readonly Expiration: Date }
@@ -46,6 +47,8 @@ export const AssumeRole = operation({
     for (const member of ['PolicyArns', 'SerialNumber', 'TokenCode', 'SourceIdentity', 'ProvidedContexts', 'TransitiveTagKeys'] as const) {
       if (input[member] !== undefined) throw kmsError('ValidationException', `${member} is not supported.`)
     }
+    // 0 is AWS's own way to say that it does not matter.
+    if ((input.MinimumSessionTokenSize ?? 0) > 0) throw kmsError('ValidationException', 'MinimumSessionTokenSize is not supported.')
     const denied = (reason: Parameters<typeof accessDeniedMessage>[0]['reason'], action = 'sts:AssumeRole') =>
       kmsError(
         'AccessDeniedException',
@@ -90,6 +93,7 @@ export const AssumeRole = operation({
         AssumedRoleId: `${role.uniqueId}:${input.RoleSessionName}`,
         Arn: `arn:aws:sts::${role.accountId}:assumed-role/${role.name}/${input.RoleSessionName}`,
       },
+      SessionTokenSize: session.sessionToken.length,
     }
   },
 })
