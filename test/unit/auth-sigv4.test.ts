@@ -37,6 +37,15 @@ function refusal(run: () => unknown): SignatureError {
   throw new Error('was accepted')
 }
 
+function outcome(request: SignedRequest): string {
+  try {
+    accept(request)
+    return 'accepted'
+  } catch (error) {
+    return error instanceof SignatureError ? 'refused' : String(error)
+  }
+}
+
 function signed(
   changes: { headers?: Record<string, string>; body?: string; timeMs?: number; sessionToken?: string } = {},
 ): SignedRequest & {
