@@ -63,14 +63,12 @@ export interface Capabilities {
   /** The scheme that new blobs get; undefined when the token has none and can make no KMS key. */
   readonly wrapScheme: WrapScheme | undefined
   readonly wrapSchemes: readonly WrapScheme[]
-  /** How long a CKA_ID must be on this token. */
+  /** How long a CKA_ID must be on this token, in bytes. */
   readonly keyIdBytes: number
   /** KMS key specs that follow from the mechanisms that passed. */
   readonly keySpecs: readonly string[]
   /** One row per probed ability, for `holdfast doctor`. */
   readonly probes: readonly { readonly name: string; readonly passed: boolean; readonly detail: string }[]
-  /** How long a CKA_ID must be here, in bytes. */
-  readonly ckaIdBytes: number
 }
 
 export type SignatureAlgorithm = 'ECDSA_SHA_256' | 'RSASSA_PKCS1_V1_5_SHA_256'

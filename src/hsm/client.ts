@@ -1,0 +1,821 @@
+/**
+ * A token as the service uses it: keeps one agent process alive, and talks to its worker threads.
+ *
+ * Calls of one turn of the event loop travel together in one write per worker. The first worker is given work until
+ * what it has would take longer than a fraction of a millisecond, then the next: a fast device is served by few
+ * threads with large batches, a slow one by all of them at once.
+ *
+ * A call never hangs. It ends by an answer, by its deadline, or by the death of the agent. The one call a worker is busy
+ * with decides: if it outlives its deadline, the device hangs, and the agent is killed and another started, after
+ * 0.25 s and then twice as long each time up to 30 s. Without an agent that is ready, calls are refused at once.
+ *
+ * A token that does not show a key gets one new agent before the key is called missing: on SoftHSM 2.6.1 a process may
+ * never see what another one generated at the same time. The new agent is made ready first, so that other calls go on.
+ *
+ * After a refused PIN there is no agent and there will be none: see `health`.
+ */
+import { fork, type ChildProcess } from 'node:child_process'
+import { createRequire } from 'node:module'
+import type { Socket } from 'node:net'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import type { Log } from '../base/log.ts'
+import {
+  TokenError,
+  wrapSchemes,
+  type Capabilities,
+  type Token,
+  type TokenFailure,
+  type TokenHealth,
+  type TokenInfo,
+  type TokenKeyKind,
+  type TokenObject,
+  type WrapScheme,
+} from './token.ts'
+import {
+  encodeRequest,
+  findFrame,
+  headerBytes,
+  parseAnswerHead,
+  requestBytes,
+  signatureNumbers,
+  type AgentConfig,
+  type AnswerHead,
+  type FromAgent,
+  type Operation,
+  type ToAgent,
+} from './wire.ts'
+import { findScheme, maxAadBytes, maxBodyBytes, maxPlaintextBytes } from './wrap.ts'
+
+export interface TokenConfig {
+  /** Absolute path of the PKCS#11 module. */
+  readonly library: string
+  /** A profile of native-config/; by default the one that fits the token's own description. */
+  readonly profile?: string
+  readonly tokenLabel: string
+  /** Needed where several tokens have one label. */
+  readonly tokenSerial?: string
+  /** Holds the user PIN and nothing else; not readable by everyone. */
+  readonly pinFile: string
+  /** Worker threads, each with a session; by default as many as the profile says. */
+  readonly sessions?: number
+  /** The environment of the agent process, complete: it inherits nothing of the service's. */
+  readonly env?: Readonly<Record<string, string>>
+  /** Calls that may wait or be under way; one more is refused as `busy`. Default 2048. */
+  readonly queueLimit?: number
+  /** Default 10,000. Key generation and listings have 60,000. */
+  readonly deadlineMs?: number
+  /** How long `openToken` tries. Default 30,000. */
+  readonly startTimeoutMs?: number
+  /** The canary key may be made if the token has none. */
+  readonly provision: boolean
+}
+
+export type TokenLog = Pick<Log, 'info' | 'warn' | 'error'>
+
+const backOffMs = { first: 250, longest: 30_000, forgottenAfter: 10_000 }
+
+/** Work given to one worker before the next one gets some. */
+const workerBacklogUs = 400
+
+const slowDeadlineMs = 60_000
+const slowOperations: ReadonlySet<Operation> = new Set<Operation>(['generateKey', 'destroyKey', 'allObjects', 'objects'])
+
+/** A guess for the first call of each kind, in microseconds; after that the measured time, smoothed. */
+const firstGuessUs: Readonly<Record<Operation, number>> = {
+  wrap: 50,
+  unwrap: 50,
+  random: 100,
+  sign: 200,
+  publicKey: 200,
+  check: 50,
+  generateKey: 100_000,
+  destroyKey: 20_000,
+  objects: 20_000,
+  allObjects: 200_000,
+}
+
+/** Sockets made for an agent: at most as many workers as it can have. */
+const defaultSockets = 16
+
+/** A key that a new agent did not see either is not looked for by yet another agent within this time. */
+const missingForgottenMs = 600_000
+const maxMissingRemembered = 10_000
+
+/** Random bytes fetched at a time, and the level at which the next are fetched. */
+const randomBatchBytes = 16_384
+const randomLowBytes = 8192
+
+const nothing = Buffer.alloc(0)
+
+interface Call {
+  readonly operation: Operation
+  readonly scheme: number
+  readonly ckaId: string
+  readonly aad: Uint8Array
+  readonly data: Uint8Array
+  readonly resolve: (answer: { number: number; data: Buffer }) => void
+  readonly reject: (error: TokenError) => void
+  readonly deadlineMs: number
+  readonly due: number
+  id: number
+  expectedUs: number
+  settled: boolean
+}
+
+/** One worker thread of an agent, seen from here. */
+interface Lane {
+  readonly socket: Socket
+  open: boolean
+  /** In the order sent, which is the order of the answers. The first is what the worker is busy with. */
+  readonly underWay: Call[]
+  busyUs: number
+  /** When the first of `underWay` became the first. */
+  since: number
+  outgoing: Call[]
+  received: Buffer
+}
+
+type AgentState = 'starting' | 'ready' | 'draining' | 'ended'
+
+class AgentProcess {
+  readonly child: ChildProcess
+  readonly lanes: Lane[]
+  readonly startedAt = performance.now()
+  state: AgentState = 'starting'
+  failure: Extract<FromAgent, { type: 'failed' }> | undefined
+  constructor(child: ChildProcess, lanes: Lane[]) {
+    this.child = child
+    this.lanes = lanes
+  }
+  get sessions(): number {
+    return this.lanes.filter((lane) => lane.open).length
+  }
+}
+
+const agentPath = fileURLToPath(new URL('agent.ts', import.meta.url))
+const loader = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href
+const lifelineDescriptor = 4
+const firstSocket = 5
+
+/**
+ * Starts the agent, logs in, proves the token.
+ *
+ * @throws TokenError `unavailable` when the token cannot be used: its message says what to do. A refused PIN has been
+ *   tried once and has code `CKR_PIN_…`.
+ */
+export async function openToken(config: TokenConfig, deps: { readonly log: TokenLog }): Promise<Token> {
+  const client = new TokenClient(config, deps.log)
+  try {
+    await client.start()
+  } catch (error) {
+    await client.close()
+    throw error
+  }
+  return client
+}
+
+class TokenClient implements Token {
+  readonly #config: TokenConfig
+  readonly #log: TokenLog
+  readonly #queueLimit: number
+  readonly #deadlineMs: number
+
+  /** The agent that new calls go to. */
+  #agent: AgentProcess | undefined
+  /** Its successor while it is being made ready; the current one goes on meanwhile, if there is one. */
+  #successor: AgentProcess | undefined
+  readonly #draining = new Set<AgentProcess>()
+  #env: Record<string, string> = {}
+  #proof: unknown = null
+  #info: TokenInfo | undefined
+  #capabilities: Capabilities | undefined
+
+  #stopped: { readonly message: string; readonly code: string | undefined } | undefined
+  #lastFailure = 'not started'
+  #failures = 0
+  #respawns = 0
+  #restart: NodeJS.Timeout | undefined
+  #closing = false
+
+  #nextId = 1
+  readonly #queue: Call[] = []
+  #outstanding = 0
+  #flushPlanned = false
+  #sweeper: NodeJS.Timeout | undefined
+  readonly #costUs: Record<Operation, number> = { ...firstGuessUs }
+
+  /** Who waits for the next agent to become ready, or for the news that it does not. */
+  #waiting: { resolve: () => void; reject: (error: TokenError) => void }[] = []
+  /** When a key was found missing by an agent that was started to look for it. */
+  readonly #missing = new Map<string, number>()
+
+  readonly #random: { bytes: Buffer; used: number; ready: Buffer[]; readyBytes: number; fetching: Promise<void> | undefined } = {
+    bytes: nothing,
+    used: 0,
+    ready: [],
+    readyBytes: 0,
+    fetching: undefined,
+  }
+
+  constructor(config: TokenConfig, log: TokenLog) {
+    this.#config = config
+    this.#log = log
+    this.#queueLimit = config.queueLimit ?? 2048
+    this.#deadlineMs = config.deadlineMs ?? 10_000
+  }
+
+  async start(): Promise<void> {
+    const timeoutMs = this.#config.startTimeoutMs ?? 30_000
+    const timeout = setTimeout(() => {
+      this.#settleWaiting(new TokenError('unavailable', `the token did not become ready within ${timeoutMs} ms: ${this.#lastFailure}`))
+    }, timeoutMs)
+    try {
+      const ready = this.#nextReady()
+      this.#spawn()
+      await ready
+    } finally {
+      clearTimeout(timeout)
+    }
+  }
+
+  // What the service asks
+
+  info(): TokenInfo {
+    if (this.#info === undefined) throw new TokenError('unavailable', 'the token has never been reached')
+    return this.#info
+  }
+
+  capabilities(): Capabilities {
+    if (this.#capabilities === undefined) throw new TokenError('unavailable', 'the token has never been reached')
+    return this.#capabilities
+  }
+
+  health(): TokenHealth {
+    const numbers = { queued: this.#outstanding, sessions: this.#agent?.sessions ?? 0, respawns: this.#respawns }
+    if (this.#stopped !== undefined) return { state: 'stopped-pin', detail: this.#stopped.message, ...numbers }
+    if (this.#agent !== undefined) return { state: 'up', detail: '', ...numbers }
+    if (this.#successor !== undefined && this.#failures === 0) return { state: 'starting', detail: '', ...numbers }
+    return { state: 'down', detail: this.#lastFailure, ...numbers }
+  }
+
+  async generateKey(request: { kind: TokenKeyKind; ckaId: string; label: string }): Promise<readonly TokenObject[]> {
+    const { kind, ckaId, label } = request
+    return await this.#json<readonly TokenObject[]>('generateKey', ckaId, JSON.stringify({ kind, label }))
+  }
+
+  async destroyKey(ckaId: string, label: string): Promise<number> {
+    try {
+      return await this.#json<number>('destroyKey', ckaId, label)
+    } catch (error) {
+      if (error instanceof TokenError && error.failure === 'missing') return 0
+      throw error
+    }
+  }
+
+  async objects(ckaId: string): Promise<readonly TokenObject[]> {
+    try {
+      return await this.#json<readonly TokenObject[]>('objects', ckaId, '')
+    } catch (error) {
+      if (error instanceof TokenError && error.failure === 'missing') return []
+      throw error
+    }
+  }
+
+  async allObjects(): Promise<readonly TokenObject[]> {
+    return await this.#json<readonly TokenObject[]>('allObjects', '', '')
+  }
+
+  async #json<T>(operation: Operation, ckaId: string, data: string): Promise<T> {
+    const answer = await this.#callKey(operation, 0, ckaId, nothing, Buffer.from(data))
+    return JSON.parse(answer.data.toString()) as T
+  }
+
+  /** `aad` and `plaintext` must stay as they are until the promise settles. */
+  async wrap(ckaId: string, aad: Uint8Array, plaintext: Uint8Array): Promise<{ scheme: WrapScheme; body: Buffer }> {
+    refuseUnless(plaintext.length >= 1 && plaintext.length <= maxPlaintextBytes, `a plaintext of ${plaintext.length} bytes`)
+    refuseUnless(aad.length <= maxAadBytes, `additional data of ${aad.length} bytes`)
+    const { number, data } = await this.#callKey('wrap', 0, ckaId, aad, plaintext)
+    const scheme = findScheme(number)
+    if (scheme === undefined) throw new TokenError('unavailable', `the agent answered scheme ${number}`)
+    return { scheme, body: data }
+  }
+
+  async unwrap(ckaId: string, scheme: WrapScheme, aad: Uint8Array, body: Uint8Array): Promise<Buffer> {
+    refuseUnless(body.length >= 1 && body.length <= maxBodyBytes, `a body of ${body.length} bytes`)
+    refuseUnless(aad.length <= maxAadBytes, `additional data of ${aad.length} bytes`)
+    return (await this.#callKey('unwrap', wrapSchemes[scheme], ckaId, aad, body)).data
+  }
+
+  async sign(ckaId: string, digest: Uint8Array): Promise<{ algorithm: 'ECDSA_SHA_256' | 'RSASSA_PKCS1_V1_5_SHA_256'; signature: Buffer }> {
+    refuseUnless(digest.length === 32, `a digest of ${digest.length} bytes`)
+    const { number, data } = await this.#callKey('sign', 0, ckaId, nothing, digest)
+    const algorithm = signatureNumbers[number]
+    if (algorithm === undefined) throw new TokenError('unavailable', `the agent answered signature algorithm ${number}`)
+    return { algorithm, signature: data }
+  }
+
+  async publicKey(ckaId: string): Promise<Buffer> {
+    return (await this.#callKey('publicKey', 0, ckaId, nothing, nothing)).data
+  }
+
+  async check(): Promise<void> {
+    await this.#call('check', 0, '', nothing, nothing)
+  }
+
+  async random(bytes: number): Promise<Buffer> {
+    refuseUnless(Number.isInteger(bytes) && bytes >= 1 && bytes <= 1024 * 1024, `${bytes} random bytes`)
+    if (bytes > randomBatchBytes) return await this.#fetchRandom(bytes)
+    const pool = this.#random
+    for (;;) {
+      if (pool.used + bytes <= pool.bytes.length) break
+      // What is left of the batch is too short for this call and is thrown away.
+      pool.bytes.fill(0)
+      const next = pool.ready.shift()
+      if (next === undefined) {
+        pool.bytes = nothing
+        pool.used = 0
+        await this.#refillRandom()
+      } else {
+        pool.readyBytes -= next.length
+        pool.bytes = next
+        pool.used = 0
+      }
+    }
+    const taken = Buffer.allocUnsafeSlow(bytes)
+    pool.bytes.copy(taken, 0, pool.used, pool.used + bytes)
+    pool.bytes.fill(0, pool.used, pool.used + bytes)
+    pool.used += bytes
+    if (pool.bytes.length - pool.used + pool.readyBytes < randomLowBytes && this.#agent !== undefined && !this.#closing) {
+      // Ahead of need; a failure is the next caller's to see.
+      this.#refillRandom().catch(() => {})
+    }
+    return taken
+  }
+
+  async #refillRandom(): Promise<void> {
+    const pool = this.#random
+    pool.fetching ??= this.#addRandom()
+    await pool.fetching
+  }
+
+  async #addRandom(): Promise<void> {
+    const pool = this.#random
+    try {
+      const batch = await this.#fetchRandom(randomBatchBytes)
+      pool.ready.push(batch)
+      pool.readyBytes += batch.length
+    } finally {
+      pool.fetching = undefined
+    }
+  }
+
+  async #fetchRandom(bytes: number): Promise<Buffer> {
+    const count = Buffer.alloc(4)
+    count.writeUInt32LE(bytes)
+    const { data } = await this.#call('random', 0, '', nothing, count)
+    if (data.length !== bytes) throw new TokenError('unavailable', `the agent answered ${data.length} random bytes for ${bytes}`)
+    return data
+  }
+
+  async close(): Promise<void> {
+    if (!this.#closing) {
+      this.#closing = true
+      clearTimeout(this.#restart)
+      this.#settleWaiting(new TokenError('unavailable', 'the token is being closed'))
+      while (this.#outstanding > 0 && this.#agent !== undefined) await new Promise((resolve) => setTimeout(resolve, 5))
+      for (const buffer of [this.#random.bytes, ...this.#random.ready]) buffer.fill(0)
+    }
+    const agents = [this.#agent, this.#successor, ...this.#draining].filter((agent) => agent !== undefined)
+    this.#agent = undefined
+    this.#successor = undefined
+    await Promise.all(agents.map((agent) => this.#end(agent)))
+    clearInterval(this.#sweeper)
+  }
+
+  // Calls
+
+  /**
+   * A call on a key. When the token does not show it, a new agent is asked once more.
+   */
+  async #callKey(
+    operation: Operation,
+    scheme: number,
+    ckaId: string,
+    aad: Uint8Array,
+    data: Uint8Array,
+  ): Promise<{ number: number; data: Buffer }> {
+    const asked = this.#agent
+    try {
+      return await this.#call(operation, scheme, ckaId, aad, data)
+    } catch (error) {
+      if (!(error instanceof TokenError) || error.failure !== 'missing') throw error
+      const since = this.#missing.get(ckaId)
+      if (since !== undefined && performance.now() - since < missingForgottenMs) throw error
+      await this.#replace(asked, `it does not show ${ckaId}`)
+    }
+    try {
+      const answer = await this.#call(operation, scheme, ckaId, aad, data)
+      this.#missing.delete(ckaId)
+      return answer
+    } catch (error) {
+      if (error instanceof TokenError && error.failure === 'missing') {
+        if (this.#missing.size >= maxMissingRemembered) this.#missing.clear()
+        this.#missing.set(ckaId, performance.now())
+      }
+      throw error
+    }
+  }
+
+  // oxlint-disable-next-line typescript/promise-function-async -- an async function would add a promise to every call
+  #call(operation: Operation, scheme: number, ckaId: string, aad: Uint8Array, data: Uint8Array): Promise<{ number: number; data: Buffer }> {
+    return new Promise((resolve, reject) => {
+      if (this.#agent === undefined || this.#closing) {
+        reject(this.#refusal())
+        return
+      }
+      if (this.#outstanding >= this.#queueLimit) {
+        reject(new TokenError('busy', `${this.#outstanding} calls to the token are waiting`))
+        return
+      }
+      const deadlineMs = slowOperations.has(operation) ? Math.max(slowDeadlineMs, this.#deadlineMs) : this.#deadlineMs
+      this.#queue.push({
+        operation,
+        scheme,
+        ckaId,
+        aad,
+        data,
+        resolve,
+        reject,
+        deadlineMs,
+        due: performance.now() + deadlineMs,
+        id: 0,
+        expectedUs: 0,
+        settled: false,
+      })
+      this.#outstanding += 1
+      this.#planFlush()
+    })
+  }
+
+  /** Why there is nobody to ask now. */
+  #refusal(): TokenError {
+    if (this.#stopped !== undefined) return new TokenError('unavailable', this.#stopped.message, this.#stopped.code)
+    if (this.#closing) return new TokenError('unavailable', 'the token is being closed')
+    return new TokenError('unavailable', `the token is not reachable: ${this.#lastFailure}`)
+  }
+
+  #planFlush(): void {
+    if (this.#flushPlanned) return
+    this.#flushPlanned = true
+    setImmediate(() => {
+      this.#flushPlanned = false
+      this.#flush()
+    })
+  }
+
+  /** Hands waiting calls to workers with room, and writes what each was given in one piece. */
+  #flush(): void {
+    const agent = this.#agent
+    if (agent === undefined) return
+    let sent = 0
+    for (const call of this.#queue) {
+      if (!call.settled) {
+        const costUs = this.#costUs[call.operation]
+        const lane = this.#findLane(agent, costUs)
+        if (lane === undefined) break
+        call.id = this.#nextId
+        this.#nextId = this.#nextId === 0xffff_ffff ? 1 : this.#nextId + 1
+        call.expectedUs = costUs
+        lane.busyUs += costUs
+        if (lane.underWay.length === 0) lane.since = performance.now()
+        lane.underWay.push(call)
+        lane.outgoing.push(call)
+      }
+      sent += 1
+    }
+    if (sent > 0) {
+      this.#queue.splice(0, sent)
+    }
+    for (const lane of agent.lanes) if (lane.outgoing.length > 0) this.#write(lane)
+    this.#sweeper ??= setInterval(() => this.#sweep(), Math.max(20, Math.min(250, this.#deadlineMs / 4)))
+  }
+
+  #findLane(agent: AgentProcess, costUs: number): Lane | undefined {
+    for (const lane of agent.lanes) {
+      if (lane.open && (lane.underWay.length === 0 || lane.busyUs + costUs <= workerBacklogUs)) return lane
+    }
+    return undefined
+  }
+
+  #write(lane: Lane): void {
+    const calls = lane.outgoing
+    lane.outgoing = []
+    let bytes = 0
+    for (const call of calls) bytes += requestBytes(call)
+    const batch = Buffer.allocUnsafeSlow(bytes)
+    let at = 0
+    for (const call of calls) at = encodeRequest(call, batch, at)
+    // Plaintext does not stay behind.
+    lane.socket.write(batch, () => batch.fill(0))
+  }
+
+  #hear(agent: AgentProcess, lane: Lane, chunk: Buffer): void {
+    const buffer = lane.received.length === 0 ? chunk : Buffer.concat([lane.received, chunk])
+    if (buffer !== chunk) lane.received.fill(0)
+    let at = 0
+    for (;;) {
+      const bytes = findFrame(buffer, at, buffer.length)
+      if (bytes === undefined) break
+      const head = parseAnswerHead(buffer, at)
+      const call = lane.underWay.shift()
+      if (call?.id !== head.id) {
+        this.#fail(agent, 'an answer came that belongs to no call')
+        return
+      }
+      lane.busyUs -= call.expectedUs
+      lane.since = performance.now()
+      this.#costUs[call.operation] += (head.microseconds - this.#costUs[call.operation]) / 16
+      this.#settle(agent, call, head, buffer.subarray(at + headerBytes, at + bytes))
+      at += bytes
+    }
+    lane.received = at === buffer.length ? nothing : Buffer.from(buffer.subarray(at))
+    if (chunk.length > 0) chunk.fill(0)
+    if (buffer !== chunk) buffer.fill(0)
+    if (agent.state === 'draining') this.#endIfIdle(agent)
+    else if (this.#queue.length > 0) this.#flush()
+  }
+
+  #settle(agent: AgentProcess, call: Call, head: AnswerHead, data: Buffer): void {
+    if (!call.settled) {
+      this.#finish(call)
+      if (head.failure === undefined) {
+        const copy = Buffer.allocUnsafeSlow(data.length)
+        data.copy(copy)
+        call.resolve({ number: head.number, data: copy })
+      } else {
+        const { message, code } = JSON.parse(data.toString()) as { message: string; code?: string }
+        call.reject(new TokenError(head.failure, message, code))
+      }
+    }
+    if (head.fatal) this.#fail(agent, 'the device is gone')
+  }
+
+  #finish(call: Call): void {
+    call.settled = true
+    this.#outstanding -= 1
+  }
+
+  #abandon(call: Call, failure: TokenFailure, message: string): void {
+    if (call.settled) return
+    this.#finish(call)
+    call.reject(new TokenError(failure, message))
+  }
+
+  /** Ends calls that are overdue, and agents whose device hangs. */
+  #sweep(): void {
+    const now = performance.now()
+    for (const agent of [this.#agent, ...this.#draining]) {
+      for (const lane of agent?.lanes ?? []) {
+        const first = lane.underWay[0]
+        if (agent !== undefined && first !== undefined && now - lane.since > first.deadlineMs) {
+          this.#fail(agent, `${first.operation} did not return within ${first.deadlineMs} ms`)
+          break
+        }
+        for (const call of lane.underWay) {
+          if (call.due < now) this.#abandon(call, 'unavailable', `no answer within ${call.deadlineMs} ms`)
+        }
+      }
+    }
+    for (const call of this.#queue) {
+      if (call.due < now) this.#abandon(call, 'unavailable', `the token had no time for the call within ${call.deadlineMs} ms`)
+    }
+    if (this.#outstanding === 0 && this.#draining.size === 0) {
+      clearInterval(this.#sweeper)
+      this.#sweeper = undefined
+    }
+  }
+
+  // Agents
+
+  #spawn(): void {
+    const config = this.#config
+    const sockets = Math.max(1, config.sessions ?? defaultSockets)
+    const child = fork(agentPath, {
+      execArgv: ['--import', loader],
+      env: { ...this.#env, ...config.env },
+      serialization: 'json',
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc', 'pipe', ...Array.from({ length: sockets }, () => 'pipe' as const)],
+    })
+    const lanes = Array.from({ length: sockets }, (_, index): Lane => {
+      const socket = child.stdio[firstSocket + index] as Socket
+      return { socket, open: false, underWay: [], busyUs: 0, since: 0, outgoing: [], received: nothing }
+    })
+    const agent = new AgentProcess(child, lanes)
+    this.#successor = agent
+    for (const lane of lanes) {
+      lane.socket.on('data', (chunk: Buffer) => this.#hear(agent, lane, chunk))
+      // A socket that breaks belongs to a process that ends: `exit` tells.
+      lane.socket.on('error', () => {})
+    }
+    child.stdio[lifelineDescriptor]?.on('error', () => {})
+    for (const [name, stream] of [
+      ['stdout', child.stdout],
+      ['stderr', child.stderr],
+    ] as const) {
+      stream?.on('data', (text: Buffer) => {
+        for (const line of text.toString().split('\n')) {
+          if (line.trim() !== '') this.#log.warn({ stream: name, pid: child.pid }, `agent: ${line.slice(0, 1000)}`)
+        }
+      })
+    }
+    child.on('message', (message: FromAgent) => this.#news(agent, message))
+    child.on('error', (error) => this.#exited(agent, error.message))
+    child.on('exit', (code, signal) => this.#exited(agent, `the agent ended (${signal ?? `exit code ${code}`})`))
+    const agentConfig: AgentConfig = {
+      library: config.library,
+      profile: config.profile ?? null,
+      tokenLabel: config.tokenLabel,
+      tokenSerial: config.tokenSerial ?? null,
+      pinFile: config.pinFile,
+      sessions: config.sessions ?? null,
+      provision: config.provision,
+      setEnv: Object.keys({ ...this.#env, ...config.env }),
+      lifeline: lifelineDescriptor,
+      firstSocket,
+      sockets,
+    }
+    child.send({ type: 'start', config: agentConfig, proof: this.#proof } satisfies ToAgent, () => {})
+    // A device may also hang before it is ready.
+    const patience = setTimeout(() => {
+      if (agent.state === 'starting') this.#fail(agent, `the token did not become ready within ${slowDeadlineMs} ms`)
+    }, slowDeadlineMs)
+    child.on('exit', () => clearTimeout(patience))
+    patience.unref()
+  }
+
+  #news(agent: AgentProcess, message: FromAgent): void {
+    switch (message.type) {
+      case 'log':
+        this.#log[message.level](message.fields, message.message)
+        return
+      case 'ready': {
+        this.#proof = message.proof
+        this.#info = message.info as TokenInfo
+        this.#capabilities = (message.proof as { proof: { capabilities: Capabilities } }).proof.capabilities
+        for (const lane of agent.lanes.slice(message.workers)) lane.socket.destroy()
+        return
+      }
+      case 'worker': {
+        const lane = agent.lanes[message.index]
+        if (lane !== undefined) lane.open = true
+        if (agent === this.#successor) this.#promote(agent)
+        else this.#flush()
+        return
+      }
+      case 'failed':
+        agent.failure = message
+        if (message.cause === 'pin') this.#stop(message.message, message.code)
+        this.#fail(agent, message.message)
+        return
+    }
+  }
+
+  /** The first worker is up: new calls go to this agent, a former one finishes what it has. */
+  #promote(agent: AgentProcess): void {
+    const former = this.#agent
+    this.#successor = undefined
+    this.#agent = agent
+    agent.state = 'ready'
+    if (former !== undefined) {
+      former.state = 'draining'
+      this.#draining.add(former)
+      this.#endIfIdle(former)
+    }
+    this.#log.info({ pid: agent.child.pid, token: this.#info?.label, profile: this.#info?.profile }, 'the token is ready')
+    this.#settleWaiting(undefined)
+    this.#flush()
+  }
+
+  #endIfIdle(agent: AgentProcess): void {
+    if (agent.lanes.every((lane) => lane.underWay.length === 0)) void this.#end(agent)
+  }
+
+  /** Asks an agent to log out and end; kills it if it takes long. */
+  async #end(agent: AgentProcess): Promise<void> {
+    this.#draining.delete(agent)
+    const wasReady = agent.state !== 'starting'
+    agent.state = 'ended'
+    const { child } = agent
+    if (child.exitCode !== null || child.signalCode !== null) return
+    const exited = new Promise<void>((resolve) => {
+      child.once('exit', () => resolve())
+    })
+    // Before it has workers it has nothing to finish, and may hang.
+    if (wasReady) {
+      for (const lane of agent.lanes) lane.socket.end()
+      ;(child.stdio[lifelineDescriptor] as Socket).end()
+    } else child.kill('SIGKILL')
+    const kill = setTimeout(() => child.kill('SIGKILL'), 5000)
+    await exited
+    clearTimeout(kill)
+  }
+
+  /** An agent that cannot be trusted any more: killed, its calls refused. */
+  #fail(agent: AgentProcess, reason: string): void {
+    if (agent.state === 'ended') return
+    this.#log.error({ pid: agent.child.pid, reason }, 'the agent process is given up')
+    agent.child.kill('SIGKILL')
+    this.#exited(agent, reason)
+  }
+
+  #exited(agent: AgentProcess, reason: string): void {
+    if (agent.state === 'ended') return
+    const wasCurrent = agent === this.#agent
+    const wasSuccessor = agent === this.#successor
+    const env = agent.failure?.cause === 'env' ? agent.failure.env : undefined
+    agent.state = 'ended'
+    this.#draining.delete(agent)
+    if (wasCurrent) this.#agent = undefined
+    if (wasSuccessor) this.#successor = undefined
+    for (const lane of agent.lanes) {
+      for (const call of lane.underWay) this.#abandon(call, 'unavailable', reason)
+      lane.socket.destroy()
+    }
+    if (wasCurrent) {
+      for (const call of this.#queue) this.#abandon(call, 'unavailable', reason)
+      this.#queue.length = 0
+      if (performance.now() - agent.startedAt > backOffMs.forgottenAfter) this.#failures = 0
+    }
+    if (this.#closing || this.#stopped !== undefined) return
+    if (env !== undefined && Object.keys(env).some((name) => !(name in this.#env))) {
+      this.#env = { ...this.#env, ...env }
+      this.#spawn()
+      return
+    }
+    this.#lastFailure = reason
+    if (!wasCurrent && !wasSuccessor) return
+    this.#log.warn({ pid: agent.child.pid, reason }, 'the token is not reachable')
+    if (wasSuccessor) {
+      const hopeless = agent.failure?.cause === 'config' && this.#info === undefined
+      // A successor that failed leaves the current agent in its place.
+      if (hopeless || this.#agent !== undefined) this.#settleWaiting(new TokenError('unavailable', reason, agent.failure?.code))
+      if (hopeless || this.#agent !== undefined) return
+    }
+    this.#planRespawn()
+  }
+
+  #planRespawn(): void {
+    if (this.#restart !== undefined || this.#successor !== undefined || this.#closing || this.#stopped !== undefined) return
+    const delayMs = Math.min(backOffMs.longest, backOffMs.first * 2 ** this.#failures)
+    this.#failures += 1
+    this.#restart = setTimeout(() => {
+      this.#restart = undefined
+      if (this.#closing || this.#successor !== undefined) return
+      this.#respawns += 1
+      this.#spawn()
+    }, delayMs)
+  }
+
+  /** The PIN was refused. There is no way back from here but a restart of the service. */
+  #stop(message: string, code: string | undefined): void {
+    this.#stopped = { message, code }
+    this.#log.error({ code }, message)
+    clearTimeout(this.#restart)
+    this.#restart = undefined
+    this.#settleWaiting(new TokenError('unavailable', message, code))
+    if (this.#agent !== undefined) this.#fail(this.#agent, message)
+  }
+
+  /** A new agent in place of `asked`, which keeps serving until the new one is ready. */
+  async #replace(asked: AgentProcess | undefined, reason: string): Promise<void> {
+    if (this.#agent !== asked && this.#agent !== undefined) return
+    if (this.#agent === undefined) throw this.#refusal()
+    const ready = this.#nextReady()
+    if (this.#successor === undefined) {
+      this.#log.warn({ pid: this.#agent.child.pid, reason }, 'the agent process is replaced')
+      this.#respawns += 1
+      this.#spawn()
+    }
+    await ready
+  }
+
+  // oxlint-disable-next-line typescript/promise-function-async -- the promise is made here
+  #nextReady(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ resolve, reject })
+    })
+  }
+
+  #settleWaiting(error: TokenError | undefined): void {
+    const waiting = this.#waiting
+    this.#waiting = []
+    for (const { resolve, reject } of waiting) {
+      if (error === undefined) resolve()
+      else reject(error)
+    }
+  }
+}
+
+function refuseUnless(holds: boolean, what: string): void {
+  if (!holds) throw new TokenError('rejected', `the token is not asked for ${what}`)
+}

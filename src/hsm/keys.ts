@@ -1,0 +1,157 @@
+/**
+ * Making, checking and destroying key objects.
+ *
+ * Whatever a template asked for, the token's own word counts: after generation the attributes are read back, and a key
+ * that could leave the device, or has left it, is destroyed before anyone learns of it.
+ */
+import { CKO } from './constants.ts'
+import { keyRows, usageAttributes, type KeyRow, type KeyRowName } from './algorithms.ts'
+import { findDeviceError } from './errors.ts'
+import type { ProviderProfile } from './profile.ts'
+import { placeOf, readNumber, type DeviceSession, type Handle, type KeyObjects } from './session.ts'
+import { template, type AttributeName } from './template.ts'
+import type { TokenObject } from './token.ts'
+
+/** The token made a key that does not protect itself as asked. It has been destroyed. */
+export class Unprotected extends Error {
+  override readonly name = 'Unprotected'
+}
+
+export interface KeyNaming {
+  /** false: a session object, gone with the session. */
+  readonly token: boolean
+  readonly ckaId: Buffer
+  readonly label: string
+}
+
+type Usage = Partial<Record<AttributeName, boolean>>
+
+const usage = (all: readonly AttributeName[], granted: readonly AttributeName[]): Usage =>
+  Object.fromEntries(all.map((name) => [name, granted.includes(name)]))
+
+/** What a key of this kind must say of itself, by object class. Public keys need no secrecy. */
+const protection = {
+  CKA_PRIVATE: true,
+  CKA_SENSITIVE: true,
+  CKA_EXTRACTABLE: false,
+  CKA_ALWAYS_SENSITIVE: true,
+  CKA_NEVER_EXTRACTABLE: true,
+  CKA_LOCAL: true,
+} as const
+
+/** Generates the object or pair of one row; nothing is checked yet. */
+function generate(session: DeviceSession, row: KeyRow, naming: KeyNaming, profile: ProviderProfile): Handle[] {
+  const { omit } = profile.template
+  const common = { CKA_TOKEN: naming.token, CKA_ID: naming.ckaId, CKA_LABEL: naming.label, CKA_MODIFIABLE: false }
+  if (row.shape === 'secret') {
+    const attributes = {
+      ...common,
+      CKA_CLASS: CKO.CKO_SECRET_KEY,
+      CKA_KEY_TYPE: row.keyType,
+      CKA_VALUE_LEN: row.bytes,
+      CKA_PRIVATE: true,
+      CKA_SENSITIVE: true,
+      CKA_EXTRACTABLE: false,
+      ...usage(usageAttributes.secret, row.usage),
+    }
+    return [session.generateSecret(row.generate, template(attributes, omit))]
+  }
+  // The public half is private too: without it anyone who reaches the token could put another key in its place.
+  const publicAttributes = {
+    ...common,
+    CKA_CLASS: CKO.CKO_PUBLIC_KEY,
+    CKA_KEY_TYPE: row.keyType,
+    CKA_PRIVATE: true,
+    ...row.parameters,
+    ...usage(usageAttributes.public, row.publicUsage),
+  }
+  const privateAttributes = {
+    ...common,
+    CKA_CLASS: CKO.CKO_PRIVATE_KEY,
+    CKA_KEY_TYPE: row.keyType,
+    CKA_PRIVATE: true,
+    CKA_SENSITIVE: true,
+    CKA_EXTRACTABLE: false,
+    ...usage(usageAttributes.private, row.privateUsage),
+  }
+  const pair = session.generatePair(row.generate, template(publicAttributes, omit), template(privateAttributes, omit))
+  return [pair.privateKey, pair.publicKey]
+}
+
+/** The first thing wrong with an object that was generated from `row`, undefined if nothing is. */
+export function findWeakness(object: TokenObject, row: KeyRow, token: boolean): string | undefined {
+  if (object.attributes['CKA_TOKEN'] !== token) return `CKA_TOKEN is ${String(object.attributes['CKA_TOKEN'])}`
+  if (object.objectClass === 'CKO_PUBLIC_KEY') return undefined
+  for (const [name, wanted] of Object.entries(protection)) {
+    if (object.attributes[name] !== wanted) return `${name} is ${String(object.attributes[name])}`
+  }
+  // More uses than were asked for are ways out: a key that may derive or wrap can hand on what it knows.
+  const granted: readonly string[] = row.shape === 'secret' ? row.usage : row.privateUsage
+  for (const name of usageAttributes[row.shape === 'secret' ? 'secret' : 'private']) {
+    if (!granted.includes(name) && object.attributes[name] === true) return `${name} is true`
+  }
+  return undefined
+}
+
+/**
+ * Generates the objects of all rows under one CKA_ID and reads them back. All are there and as promised, or all that
+ * were made are destroyed again and the reason is thrown.
+ */
+export function makeKey(
+  session: DeviceSession,
+  rows: readonly KeyRowName[],
+  naming: KeyNaming,
+  profile: ProviderProfile,
+): { readonly handles: readonly Handle[]; readonly objects: readonly TokenObject[] } {
+  const handles: Handle[] = []
+  const objects: TokenObject[] = []
+  try {
+    for (const name of rows) {
+      const row = keyRows[name]
+      const made = generate(session, row, naming, profile)
+      handles.push(...made)
+      for (const handle of made) {
+        const object = session.describe(handle)
+        const weakness = findWeakness(object, row, naming.token)
+        if (weakness !== undefined) throw new Unprotected(`the token made a key whose ${weakness}; it was destroyed`)
+        objects.push(object)
+      }
+    }
+  } catch (error) {
+    destroyAll(session, handles)
+    throw error
+  }
+  return { handles, objects }
+}
+
+/** Destroys what can be destroyed and lets nothing keep it from the rest. */
+export function destroyAll(session: DeviceSession, handles: readonly Handle[]): void {
+  for (const handle of handles) {
+    try {
+      session.destroy(handle)
+    } catch (error) {
+      if (findDeviceError(error) === undefined) throw error
+    }
+  }
+}
+
+/** Sorts handles by what they are for. Of two objects for the same use, the first one found is taken. */
+export function sortObjects(session: DeviceSession, handles: readonly Handle[]): KeyObjects {
+  const sorted: { -readonly [K in keyof KeyObjects]: KeyObjects[K] } = {
+    aes: undefined,
+    mac: undefined,
+    privateKey: undefined,
+    publicKey: undefined,
+  }
+  for (const handle of handles) {
+    const { objectClass, keyType } = session.kind(handle)
+    const place = placeOf(objectClass, keyType)
+    if (place !== undefined) sorted[place] ??= handle
+  }
+  return sorted
+}
+
+/** The key type of a private key object. */
+export function keyTypeOf(session: DeviceSession, object: Handle): number {
+  return readNumber(session.attributes(object, ['CKA_KEY_TYPE'])[0])
+}

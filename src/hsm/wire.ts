@@ -1,0 +1,174 @@
+/**
+ * What passes between the service's process and a worker thread of the agent: frames on a socket, one socket per
+ * worker, many frames per write. Answers come in the order of the requests. No I/O here.
+ *
+ * Request                                      Answer
+ *   0  u32  bytes that follow this field         0  u32  bytes that follow this field
+ *   4  u32  id                                   4  u32  id
+ *   8  u8   operation                            8  u8   status, 0 = done
+ *   9  u8   wrap scheme, or 0                    9  u8   wrap scheme or signature algorithm, or 0
+ *  10  u16  length of ckaId                     10  u16  1: the agent cannot go on and must be replaced
+ *  12  u32  length of aad                       12  u32  microseconds it took
+ *  16  ckaId (hex text), aad, data              16  data; unless done, JSON { message, code }
+ *
+ * Little-endian: both ends are one machine. A pipe was measured against the IPC channel with a worker's message port
+ * behind it: 2.3 µs of processor time per call for both ends together against 4.3 µs (one buffer per batch) and 10.7 µs (objects).
+ */
+import type { SignatureAlgorithm, TokenFailure } from './token.ts'
+
+export const operations = {
+  wrap: 1,
+  unwrap: 2,
+  random: 3,
+  sign: 4,
+  publicKey: 5,
+  check: 6,
+  generateKey: 7,
+  destroyKey: 8,
+  objects: 9,
+  allObjects: 10,
+} as const
+export type Operation = keyof typeof operations
+
+const operationByNumber: readonly (Operation | undefined)[] = Array.from({ length: 11 }, (_, number) =>
+  (Object.keys(operations) as Operation[]).find((name) => operations[name] === number),
+)
+
+/** Failures by their number on the wire; 0 is success. */
+export const statuses: readonly (TokenFailure | undefined)[] = [undefined, 'rejected', 'missing', 'busy', 'unavailable', 'unsupported']
+
+/** Signature algorithms by their number on the wire. */
+export const signatureNumbers: readonly (SignatureAlgorithm | undefined)[] = [undefined, 'ECDSA_SHA_256', 'RSASSA_PKCS1_V1_5_SHA_256']
+
+export const headerBytes = 16
+
+/** No frame is longer: a worker refuses what would not fit its buffer. */
+export const maxFrameBytes = 64 * 1024 * 1024
+
+const nothing = Buffer.alloc(0)
+
+export interface Request {
+  readonly id: number
+  readonly operation: Operation
+  readonly scheme: number
+  readonly ckaId: string
+  readonly aad: Uint8Array
+  readonly data: Uint8Array
+}
+
+export function requestBytes(request: Pick<Request, 'ckaId' | 'aad' | 'data'>): number {
+  return headerBytes + request.ckaId.length + request.aad.length + request.data.length
+}
+
+/** Answers where the next frame begins. `target` has room. */
+export function encodeRequest(request: Request, target: Buffer, at: number): number {
+  const { ckaId, aad, data } = request
+  target.writeUInt32LE(requestBytes(request) - 4, at)
+  target.writeUInt32LE(request.id, at + 4)
+  target[at + 8] = operations[request.operation]
+  target[at + 9] = request.scheme
+  target.writeUInt16LE(ckaId.length, at + 10)
+  target.writeUInt32LE(aad.length, at + 12)
+  let end = at + headerBytes
+  end += target.write(ckaId, end, 'latin1')
+  target.set(aad, end)
+  end += aad.length
+  target.set(data, end)
+  return end + data.length
+}
+
+/** The bytes of the frame that begins at `at`, undefined while they are not all there. */
+export function findFrame(buffer: Buffer, at: number, end: number): number | undefined {
+  if (end - at < 4) return undefined
+  const bytes = 4 + buffer.readUInt32LE(at)
+  if (bytes < headerBytes || bytes > maxFrameBytes) throw new RangeError(`a frame of ${bytes} bytes`)
+  return end - at < bytes ? undefined : bytes
+}
+
+/** Views into `buffer`, not copies. */
+export function parseRequest(buffer: Buffer, at: number, bytes: number): Request & { readonly aad: Buffer; readonly data: Buffer } {
+  const operation = operationByNumber[buffer[at + 8] ?? 0]
+  const aadAt = at + headerBytes + buffer.readUInt16LE(at + 10)
+  const dataAt = aadAt + buffer.readUInt32LE(at + 12)
+  if (operation === undefined || dataAt > at + bytes) throw new RangeError('not a request')
+  return {
+    id: buffer.readUInt32LE(at + 4),
+    operation,
+    scheme: buffer[at + 9] ?? 0,
+    ckaId: buffer.toString('latin1', at + headerBytes, aadAt),
+    aad: aadAt === dataAt ? nothing : buffer.subarray(aadAt, dataAt),
+    data: buffer.subarray(dataAt, at + bytes),
+  }
+}
+
+export interface AnswerHead {
+  readonly id: number
+  readonly failure: TokenFailure | undefined
+  readonly number: number
+  readonly fatal: boolean
+  readonly microseconds: number
+}
+
+export function encodeAnswer(head: AnswerHead, data: Buffer, target: Buffer, at: number): number {
+  target.writeUInt32LE(headerBytes - 4 + data.length, at)
+  target.writeUInt32LE(head.id, at + 4)
+  target[at + 8] = statuses.indexOf(head.failure)
+  target[at + 9] = head.number
+  target.writeUInt16LE(head.fatal ? 1 : 0, at + 10)
+  target.writeUInt32LE(head.microseconds, at + 12)
+  return at + headerBytes + data.copy(target, at + headerBytes)
+}
+
+export function parseAnswerHead(buffer: Buffer, at: number): AnswerHead {
+  return {
+    id: buffer.readUInt32LE(at + 4),
+    failure: statuses[buffer[at + 8] ?? 0],
+    number: buffer[at + 9] ?? 0,
+    fatal: buffer.readUInt16LE(at + 10) === 1,
+    microseconds: buffer.readUInt32LE(at + 12),
+  }
+}
+
+/** What the service tells the agent's main thread over the IPC channel, as JSON. To end an agent its sockets are ended. */
+export interface ToAgent {
+  readonly type: 'start'
+  readonly config: AgentConfig
+  /** What an earlier agent sent as `proof`. */
+  readonly proof: unknown
+}
+
+export interface AgentConfig {
+  readonly library: string
+  readonly profile: string | null
+  readonly tokenLabel: string
+  readonly tokenSerial: string | null
+  readonly pinFile: string
+  readonly sessions: number | null
+  readonly provision: boolean
+  /** The environment the operator set for this process; the profile's wishes must not override it. */
+  readonly setEnv: readonly string[]
+  /** File descriptors: `lifeline` is only ever read to its end, workers have one each from `firstSocket`. */
+  readonly lifeline: number
+  readonly firstSocket: number
+  readonly sockets: number
+}
+
+export type FromAgent =
+  | { readonly type: 'log'; readonly level: 'info' | 'warn' | 'error'; readonly message: string; readonly fields: Record<string, unknown> }
+  /** Logged in and proved. Workers follow. */
+  | { readonly type: 'ready'; readonly info: unknown; readonly proof: unknown; readonly workers: number }
+  | { readonly type: 'worker'; readonly index: number }
+  /** This agent will not become ready or cannot stay so; it ends. */
+  | {
+      readonly type: 'failed'
+      readonly cause: FailureCause
+      readonly message: string
+      readonly code: string | undefined
+      readonly env: Record<string, string>
+    }
+
+/**
+ * `pin`: never try again before an operator did something. `config`: no retry will help either, but none does harm.
+ * `env`: start again at once with these variables. `device`: try again later.
+ */
+export type FailureCause = 'pin' | 'config' | 'env' | 'device'

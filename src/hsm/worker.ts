@@ -1,0 +1,481 @@
+/**
+ * A thread of the agent process: one session on the token, one socket to the service.
+ *
+ * It reads requests from its socket with blocking reads, does them one after another with synchronous calls, and writes
+ * the answers: no event loop, no hop through another thread. It ends when its socket does.
+ *
+ * All recovery that needs no new process happens here: a new session, a look for a handle that moved, a new login (made
+ * by the main thread, which alone reads the PIN). What cannot be healed is answered with the mark that the agent must
+ * be replaced. Only what is harmless to repeat is repeated, and at most once for each class of trouble.
+ */
+import { readSync, writeSync } from 'node:fs'
+import { parentPort, workerData } from 'node:worker_threads'
+import { PKCS11 } from 'pkcs11js'
+import { findSignature } from './algorithms.ts'
+import { canaryId, findCanary, useCanary } from './canary.ts'
+import { CKO, nameOf, CKK } from './constants.ts'
+import { encodeEcdsaSignature, encodeEcPublicKey, encodeRsaPublicKey } from './der.ts'
+import { classify, findDeviceError, type ErrorClass, type ErrorDialect } from './errors.ts'
+import { HandleCache } from './handles.ts'
+import { keyTypeOf, makeKey, sortObjects, Unprotected } from './keys.ts'
+import { schemePreference, type Proof } from './probe.ts'
+import type { ProviderProfile } from './profile.ts'
+import { DeviceSession, type Handle, type KeyObjects } from './session.ts'
+import { template } from './template.ts'
+import { wrapSchemes, type TokenFailure, type TokenKeyKind, type TokenObject, type WrapScheme } from './token.ts'
+import {
+  encodeAnswer,
+  findFrame,
+  headerBytes,
+  operations,
+  parseRequest,
+  signatureNumbers,
+  type AnswerHead,
+  type Operation,
+  type Request,
+} from './wire.ts'
+import { canUse, findScheme, findUsableScheme, Rejected, schemes, Untrustworthy, type WrapDevice } from './wrap.ts'
+
+/** What the agent's main thread hands to each worker. */
+export interface WorkerTask {
+  readonly library: string
+  readonly slot: Uint8Array
+  readonly socket: number
+  readonly journal: SharedArrayBuffer
+  readonly profile: ProviderProfile
+  readonly proof: Proof
+}
+
+/** What a worker tells the main thread. */
+export type FromWorker =
+  | { readonly type: 'open' }
+  /** The token has no session left for this worker. */
+  | { readonly type: 'no-session'; readonly code: string }
+  | { readonly type: 'login-lost'; readonly epoch: number }
+  | { readonly type: 'trouble'; readonly operation: string; readonly class: string; readonly code: string; readonly outcome: string }
+
+/** How long the main thread may take to log in again. */
+const loginTimeoutMs = 20_000
+
+/** Answers wait for each other at most this long before they are written. */
+const flushAfterMs = 0.5
+
+/** The token, healthy and logged in or not, showed no object. */
+class Missing extends Error {}
+
+/** Something that no mistake of the device explains: refused before it was asked. */
+class BadRequest extends Error {}
+
+/** Random bytes for IVs, nonces and inner keys, fetched in batches: each byte is given out once and wiped here. */
+class RandomPool {
+  readonly #bytes: Buffer
+  #used: number
+  constructor(size: number) {
+    this.#bytes = Buffer.allocUnsafeSlow(size)
+    this.#used = size
+  }
+  take(count: number, refill: (target: Buffer) => void): Buffer {
+    if (this.#used + count > this.#bytes.length) {
+      this.#used = this.#bytes.length
+      refill(this.#bytes)
+      this.#used = 0
+    }
+    const taken = Buffer.allocUnsafeSlow(count)
+    this.#bytes.copy(taken, 0, this.#used, this.#used + count)
+    this.#bytes.fill(0, this.#used, this.#used + count)
+    this.#used += count
+    return taken
+  }
+}
+
+interface Answer {
+  readonly number: number
+  readonly data: Buffer
+}
+
+const empty = Buffer.alloc(0)
+
+/** Operations whose input may be what the device objects to. */
+const checksInput: ReadonlySet<Operation> = new Set<Operation>(['unwrap'])
+
+class Server {
+  readonly #task: WorkerTask
+  readonly #session: DeviceSession
+  readonly #cache: HandleCache
+  readonly #dialect: ErrorDialect
+  readonly #device: WrapDevice
+  readonly #preference: readonly WrapScheme[]
+  readonly #canaryId: string
+  /** The operation under way has done something that must not be done twice. */
+  #committed = false
+
+  constructor(task: WorkerTask, library: PKCS11) {
+    this.#task = task
+    this.#session = DeviceSession.open(library, Buffer.from(task.slot))
+    this.#cache = new HandleCache(task.journal)
+    this.#dialect = { authFailed: [...task.profile.errors.authFailed, ...task.proof.authFailed], gone: task.profile.errors.gone }
+    this.#preference = schemePreference(task.proof.capabilities)
+    this.#canaryId = canaryId(task.profile).toString('hex')
+    const pool = new RandomPool(Math.min(4096, task.profile.limits.singleOpBytes))
+    const refill = (target: Buffer): void => this.#session.random(target, task.profile.limits.singleOpBytes)
+    this.#device = { session: this.#session, random: (bytes) => pool.take(bytes, refill), oaepHash: task.profile.oaepHash }
+  }
+
+  close(): void {
+    this.#session.close()
+  }
+
+  /** Never throws for anything the device does. */
+  serve(
+    request: Request & { readonly aad: Buffer; readonly data: Buffer },
+  ): Answer & { failure: TokenFailure | undefined; fatal: boolean } {
+    const tried = new Set<ErrorClass | 'missing'>()
+    for (;;) {
+      this.#cache.follow()
+      this.#committed = false
+      try {
+        return { ...this.#run(request), failure: undefined, fatal: false }
+      } catch (error) {
+        const refusal = this.#recover(request, error, tried)
+        if (refusal !== undefined) {
+          const { failure, message, code, fatal = false } = refusal
+          return { failure, fatal, number: 0, data: Buffer.from(JSON.stringify({ message, code })) }
+        }
+      }
+    }
+  }
+
+  // oxlint-disable-next-line typescript/consistent-return -- the compiler knows that the switch is exhaustive
+  #run({ operation, scheme, ckaId, aad, data }: Request & { readonly aad: Buffer; readonly data: Buffer }): Answer {
+    switch (operation) {
+      case 'wrap': {
+        const keys = this.#keys(ckaId)
+        const chosen = findUsableScheme(this.#preference, keys)
+        if (chosen === undefined) throw new Missing()
+        return { number: wrapSchemes[chosen], data: schemes[chosen].wrap(this.#device, keys, aad, data) }
+      }
+      case 'unwrap': {
+        const chosen = findScheme(scheme)
+        if (chosen === undefined) throw new Rejected('no such scheme')
+        const keys = this.#keys(ckaId)
+        if (!canUse(chosen, keys)) throw new Rejected('the key has no objects for this scheme')
+        return { number: 0, data: schemes[chosen].unwrap(this.#device, keys, aad, data) }
+      }
+      case 'random': {
+        const bytes = Buffer.allocUnsafeSlow(data.readUInt32LE(0))
+        this.#session.random(bytes, this.#task.profile.limits.singleOpBytes)
+        return { number: 0, data: bytes }
+      }
+      case 'sign':
+        return this.#sign(ckaId, data)
+      case 'publicKey':
+        return { number: 0, data: this.#publicKey(ckaId) }
+      case 'check':
+        useCanary(this.#session, this.#keys(this.#canaryId))
+        return { number: 0, data: empty }
+      case 'generateKey':
+        return json(this.#generate(ckaId, JSON.parse(data.toString()) as { kind: TokenKeyKind; label: string }))
+      case 'destroyKey':
+        return json(this.#destroy(ckaId, data.toString()))
+      case 'objects':
+        return json(this.#found(this.#session.findById(Buffer.from(ckaId, 'hex'))).map((handle) => this.#session.describe(handle)))
+      case 'allObjects':
+        return json(this.#allObjects())
+    }
+  }
+
+  /** The key's handles: from the cache, else by a search. */
+  #keys(ckaId: string): KeyObjects {
+    const known = this.#cache.find(ckaId)
+    if (known !== undefined) return known
+    const objects = sortObjects(this.#session, this.#found(this.#session.findById(Buffer.from(ckaId, 'hex'))))
+    this.#cache.put(ckaId, objects)
+    return objects
+  }
+
+  #found(handles: Handle[]): Handle[] {
+    if (handles.length === 0) throw new Missing()
+    return handles
+  }
+
+  readonly #keyTypes = new WeakMap<Handle, number>()
+
+  #sign(ckaId: string, digest: Buffer): Answer {
+    const key = this.#keys(ckaId).privateKey
+    if (key === undefined) throw new Missing()
+    let keyType = this.#keyTypes.get(key)
+    if (keyType === undefined) {
+      keyType = keyTypeOf(this.#session, key)
+      this.#keyTypes.set(key, keyType)
+    }
+    const row = findSignature(keyType)
+    if (row === undefined) throw new BadRequest(`a key of type ${nameOf('CKK', keyType)} does not sign here`)
+    if (digest.length !== row.digestBytes) throw new BadRequest(`a digest of ${digest.length} bytes`)
+    const signature = this.#session.sign({ mechanism: row.mechanism }, key, Buffer.concat([row.prefix, digest]))
+    return { number: signatureNumbers.indexOf(row.algorithm), data: row.rawPair ? encodeEcdsaSignature(signature) : Buffer.from(signature) }
+  }
+
+  #publicKey(ckaId: string): Buffer {
+    // A private EC object has no point on some tokens: it is asked of the public one.
+    const { publicKey } = this.#keys(ckaId)
+    if (publicKey === undefined) throw new Missing()
+    const keyType = keyTypeOf(this.#session, publicKey)
+    if (keyType === CKK.CKK_RSA) {
+      const [modulus = empty, exponent = empty] = this.#session.attributes(publicKey, ['CKA_MODULUS', 'CKA_PUBLIC_EXPONENT'])
+      return encodeRsaPublicKey(modulus, exponent)
+    }
+    if (keyType === CKK.CKK_EC) {
+      const [parameters = empty, point = empty] = this.#session.attributes(publicKey, ['CKA_EC_PARAMS', 'CKA_EC_POINT'])
+      return encodeEcPublicKey(parameters, point)
+    }
+    throw new BadRequest(`a public key of type ${nameOf('CKK', keyType)} cannot be encoded here`)
+  }
+
+  #generate(ckaId: string, { kind, label }: { kind: TokenKeyKind; label: string }): readonly TokenObject[] {
+    const { profile, proof } = this.#task
+    const id = Buffer.from(ckaId, 'hex')
+    if (id.length !== profile.keyIdBytes) throw new BadRequest(`this token wants a CKA_ID of ${profile.keyIdBytes} bytes`)
+    const rows = kind === 'wrapping' ? proof.wrappingRows : [proof.signingRow].filter((row) => row !== undefined)
+    if (rows.length === 0) throw new Untrustworthy(`the token can make no ${kind} key`)
+    // Both tell whether session and login hold before anything is done that must not be repeated.
+    if (!this.#session.loggedIn()) this.#loginAgain()
+    if (this.#session.findById(id).length > 0) throw new BadRequest(`the token already has an object with CKA_ID ${ckaId}`)
+    this.#committed = true
+    const { handles, objects } = makeKey(this.#session, rows, { token: true, ckaId: id, label }, profile)
+    this.#cache.put(ckaId, sortObjects(this.#session, handles))
+    if (profile.settleMs > 0) sleep(profile.settleMs)
+    return objects
+  }
+
+  #destroy(ckaId: string, label: string): number {
+    const handles = this.#found(this.#session.findById(Buffer.from(ckaId, 'hex'), label))
+    this.#committed = true
+    for (const handle of handles) this.#session.destroy(handle)
+    this.#cache.forget(ckaId)
+    return handles.length
+  }
+
+  #allObjects(): readonly TokenObject[] {
+    return [CKO.CKO_SECRET_KEY, CKO.CKO_PRIVATE_KEY].flatMap((objectClass) =>
+      this.#session.find(template({ CKA_CLASS: objectClass, CKA_TOKEN: true })).map((handle) => this.#session.describe(handle)),
+    )
+  }
+
+  /** Undefined: try again. Otherwise what to answer. */
+  // oxlint-disable-next-line typescript/consistent-return -- the compiler knows that the switch is exhaustive
+  #recover(request: Request, error: unknown, tried: Set<ErrorClass | 'missing'>): Refusal | undefined {
+    if (error instanceof Rejected) return { failure: 'rejected', message: error.message }
+    if (error instanceof BadRequest) return { failure: 'rejected', message: error.message }
+    if (error instanceof Untrustworthy || error instanceof Unprotected) return { failure: 'unsupported', message: error.message }
+
+    const device = findDeviceError(error)
+    if (device === undefined && !(error instanceof Missing)) throw error
+    const { operation } = request
+    const code = device?.codeName
+    const unwraps = checksInput.has(operation)
+    const verdict = device === undefined ? { class: 'missing' as const, confirm: true } : classify(device.code, unwraps, this.#dialect)
+    const first = !tried.has(verdict.class) && !this.#committed
+    tried.add(verdict.class)
+    const message = device?.message ?? `the token shows no object with CKA_ID ${request.ckaId}`
+
+    const told = (outcome: string): void => {
+      tell({ type: 'trouble', operation, class: verdict.class, code: code ?? 'no object', outcome })
+    }
+    const giveUp = (): Refusal => {
+      told('the agent must be replaced')
+      return { failure: 'unavailable', message, code, fatal: true }
+    }
+    const again = (): Refusal | undefined => {
+      told(first ? 'repeated' : 'given up')
+      return first ? undefined : { failure: 'unavailable', message, code }
+    }
+    /** Goes on only if the token still does real crypto for this login. */
+    // oxlint-disable-next-line typescript/consistent-return -- the compiler knows that the switch is exhaustive
+    const confirmed = (then: () => Refusal | undefined): Refusal | undefined => {
+      switch (this.#confirm()) {
+        case 'fine':
+          return then()
+        case 'renewed':
+          return again()
+        case 'busy':
+          return { failure: 'busy', message: 'the device has no session left', code }
+        case 'gone':
+          return giveUp()
+      }
+    }
+
+    if (this.#session.doubtful && verdict.class !== 'caller' && verdict.class !== 'stale') tried.add('session')
+    switch (verdict.class) {
+      case 'missing':
+        return confirmed(() => ({ failure: 'missing', message }))
+      case 'caller': {
+        const refusal: Refusal = { failure: 'rejected', message, code }
+        return verdict.confirm ? confirmed(() => refusal) : refusal
+      }
+      case 'stale': {
+        const stale = this.#cache.find(request.ckaId)
+        this.#cache.forget(request.ckaId)
+        if (operation === 'check' || stale === undefined) return confirmed(again)
+        return first ? again() : confirmed(again)
+      }
+      case 'session':
+        try {
+          this.#session.reopen()
+        } catch (failure) {
+          return this.#classOf(failure) === 'busy' ? { failure: 'busy', message: 'the device has no session left', code } : giveUp()
+        }
+        return again()
+      case 'login':
+        return this.#loginAgain() ? again() : giveUp()
+      case 'pin':
+        return giveUp()
+      case 'busy':
+        return { failure: 'busy', message, code }
+      case 'unsupported': {
+        this.#renewSession()
+        // A scheme that is known to work here refuses this body, not the mechanism.
+        const scheme = unwraps ? findScheme(request.scheme) : undefined
+        const works = scheme !== undefined && this.#task.proof.capabilities.wrapSchemes.includes(scheme)
+        return { failure: works ? 'rejected' : 'unsupported', message, code }
+      }
+      case 'gone':
+        return confirmed(again)
+    }
+  }
+
+  #classOf(error: unknown): ErrorClass | undefined {
+    const device = findDeviceError(error)
+    if (device === undefined) throw error
+    return classify(device.code, false, this.#dialect).class
+  }
+
+  /** After an operation that may still be active. A failure shows in the next operation. */
+  #renewSession(): void {
+    if (!this.#session.doubtful) return
+    try {
+      this.#session.reopen()
+    } catch (error) {
+      if (findDeviceError(error) === undefined) throw error
+    }
+  }
+
+  /** Whether the token, asked with a fresh session, still is ours and computes. */
+  #confirm(): 'fine' | 'renewed' | 'busy' | 'gone' {
+    try {
+      this.#session.reopen()
+      if (!this.#session.loggedIn()) return this.#loginAgain() ? 'renewed' : 'gone'
+      const canary = findCanary(this.#session, this.#task.profile)
+      if (canary === undefined) return 'gone'
+      useCanary(this.#session, canary)
+      this.#cache.put(this.#canaryId, canary)
+      return 'fine'
+    } catch (error) {
+      const errorClass = this.#classOf(error)
+      if (errorClass === 'login') return this.#loginAgain() ? 'renewed' : 'gone'
+      return errorClass === 'busy' ? 'busy' : 'gone'
+    }
+  }
+
+  /** Asks the main thread, which has the PIN, and waits. */
+  #loginAgain(): boolean {
+    const { epoch } = this.#cache
+    tell({ type: 'login-lost', epoch })
+    const renewed = this.#cache.waitForLogin(epoch, loginTimeoutMs)
+    this.#cache.follow()
+    return renewed
+  }
+}
+
+interface Refusal {
+  readonly failure: TokenFailure
+  readonly message: string
+  readonly code?: string | undefined
+  readonly fatal?: boolean
+}
+
+function json(value: unknown): Answer {
+  return { number: 0, data: Buffer.from(JSON.stringify(value)) }
+}
+
+function sleep(milliseconds: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds)
+}
+
+function tell(message: FromWorker): void {
+  // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread's port, not a window
+  parentPort?.postMessage(message)
+}
+
+/** Answers that wait to be written. Wiped after every write: they hold plaintext. */
+class Outbox {
+  #bytes = Buffer.allocUnsafeSlow(256 * 1024)
+  #used = 0
+  readonly #socket: number
+  constructor(socket: number) {
+    this.#socket = socket
+  }
+  put(head: AnswerHead, data: Buffer): void {
+    const needed = headerBytes + data.length
+    if (this.#used + needed > this.#bytes.length) this.flush()
+    if (needed > this.#bytes.length) this.#bytes = Buffer.allocUnsafeSlow(needed)
+    this.#used = encodeAnswer(head, data, this.#bytes, this.#used)
+  }
+  flush(): void {
+    for (let written = 0; written < this.#used;) written += writeSync(this.#socket, this.#bytes, written, this.#used - written)
+    this.#bytes.fill(0, 0, this.#used)
+    this.#used = 0
+  }
+}
+
+/** Reads, serves and answers until the service ends the socket. */
+function run(server: Server, socket: number): void {
+  const outbox = new Outbox(socket)
+  let bytes = Buffer.allocUnsafeSlow(256 * 1024)
+  let used = 0
+  for (;;) {
+    if (used === bytes.length) bytes = Buffer.concat([bytes, Buffer.alloc(bytes.length)])
+    const read = readSync(socket, bytes, used, bytes.length - used, null)
+    if (read === 0) return
+    used += read
+    let at = 0
+    let flushed = performance.now()
+    for (;;) {
+      const length = findFrame(bytes, at, used)
+      if (length === undefined) break
+      const request = parseRequest(bytes, at, length)
+      // Nobody should wait for a slow neighbour's answer.
+      if (operations[request.operation] >= operations.publicKey) outbox.flush()
+      const begun = performance.now()
+      const { failure, fatal, number, data } = server.serve(request)
+      const now = performance.now()
+      outbox.put({ id: request.id, failure, number, fatal, microseconds: Math.round((now - begun) * 1000) }, data)
+      if (failure === undefined && request.operation !== 'wrap') data.fill(0)
+      if (now - flushed > flushAfterMs) {
+        outbox.flush()
+        flushed = now
+      }
+      at += length
+    }
+    outbox.flush()
+    bytes.copy(bytes, 0, at, used)
+    bytes.fill(0, used - at, used)
+    used -= at
+  }
+}
+
+const task = workerData as WorkerTask
+const library = new PKCS11()
+library.load(task.library)
+let server: Server | undefined
+try {
+  server = new Server(task, library)
+} catch (error) {
+  const device = findDeviceError(error)
+  if (device === undefined) throw error
+  tell({ type: 'no-session', code: device.codeName })
+}
+if (server !== undefined) {
+  tell({ type: 'open' })
+  run(server, task.socket)
+  server.close()
+}
