@@ -132,10 +132,13 @@ export interface DoctorReport {
   readonly healthy: boolean
 }
 
+/** The part of the self-test's outcome that conclusions are drawn from. */
+type Proved = Pick<Capabilities, 'wrapScheme' | 'wrapSchemes' | 'keySpecs' | 'probes'>
+
 /** What is known of the token once the agent has opened it. */
 export interface OpenedToken {
   readonly info: TokenInfo
-  readonly capabilities: Capabilities
+  readonly capabilities: Proved
   readonly profile: ProviderProfile
 }
 
@@ -246,7 +249,7 @@ function report(
   }
 }
 
-function describeSpec(spec: (typeof keySpecs)[number], capabilities: Capabilities): KeySpecReport {
+function describeSpec(spec: (typeof keySpecs)[number], capabilities: Proved): KeySpecReport {
   const supported = capabilities.keySpecs.includes(spec)
   const scheme = capabilities.wrapScheme
   if (spec === 'SYMMETRIC_DEFAULT')
@@ -255,7 +258,7 @@ function describeSpec(spec: (typeof keySpecs)[number], capabilities: Capabilitie
   return { spec, supported, detail: probe?.detail ?? 'this version of the service does not use it' }
 }
 
-function schemeFindings(capabilities: Capabilities, profile: ProviderProfile): readonly Finding[] {
+function schemeFindings(capabilities: Proved, profile: ProviderProfile): readonly Finding[] {
   const scheme = capabilities.wrapScheme
   if (scheme === undefined) {
     const text = 'No wrap scheme passed the self-test, so that no KMS key can be made. The self-test’s table says what each one lacked.'

@@ -10,7 +10,7 @@
 import { randomBytes } from 'node:crypto'
 import type { PKCS11 } from 'pkcs11js'
 import { keyRows, keySpecRows, macKinds, signingKinds, type KeyRowName } from './algorithms.ts'
-import { CKM, nameOf } from './constants.ts'
+import { CKM, CKR, nameOf } from './constants.ts'
 import { findDeviceError } from './errors.ts'
 import { destroyAll, makeKey, sortObjects, Unprotected } from './keys.ts'
 import type { ProviderProfile } from './profile.ts'
@@ -93,9 +93,13 @@ function proveScheme(bench: Bench, scheme: WrapScheme, keys: KeyObjects): readon
     } catch (error) {
       accepted = false
       const code = findDeviceError(error)?.code
+      // The refusal before this one left its operation active: this says nothing about the input.
+      if (code === CKR.CKR_OPERATION_ACTIVE) throw error
       if (code !== undefined) codes.add(code)
       else if (!(error instanceof Rejected)) throw error
-      if (bench.session.doubtful) bench.session.doubtful = false
+      // A session key would not outlive its session: then the next call tells whether the operation has ended.
+      if (bench.session.doubtful && bench.token) bench.session.reopen()
+      bench.session.doubtful = false
     }
     if (accepted) fail('accepted what was changed')
   }

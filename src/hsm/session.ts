@@ -79,12 +79,17 @@ export class DeviceSession {
     }
   }
 
-  /** Scratch. */
-  encrypt(mechanism: Mechanism, key: Handle, input: Buffer): Buffer {
+  /**
+   * Scratch.
+   *
+   * @param outputBytes the length of the answer where it is known: tpm2-pkcs11 1.9 says that it filled all the room it
+   *   was given when it encrypts with a public key
+   */
+  encrypt(mechanism: Mechanism, key: Handle, input: Buffer, outputBytes = scratchBytes): Buffer {
     refuseEmpty(input)
     this.doubtful = true
     this.#library.C_EncryptInit(this.#session, mechanism, key)
-    const output = this.#library.C_Encrypt(this.#session, input, this.#scratch)
+    const output = this.#library.C_Encrypt(this.#session, input, this.#scratch.subarray(0, outputBytes))
     this.doubtful = false
     return output
   }
@@ -205,6 +210,18 @@ export class DeviceSession {
       values = names.map((name) => this.findAttribute(object, name))
     }
     return Object.fromEntries(names.map((name, index) => [name, readValue(name, values[index])]))
+  }
+
+  readonly #modulusBytes = new WeakMap<Handle, number>()
+
+  /** The length of an RSA public key's modulus, asked of the device once for each handle. */
+  modulusBytes(publicKey: Handle): number {
+    let bytes = this.#modulusBytes.get(publicKey)
+    if (bytes === undefined) {
+      bytes = this.attributes(publicKey, ['CKA_MODULUS'])[0]?.length ?? 0
+      this.#modulusBytes.set(publicKey, bytes)
+    }
+    return bytes
   }
 
   /** Class and key type, for the handle cache. */

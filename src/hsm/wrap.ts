@@ -201,7 +201,10 @@ export const schemes: Readonly<Record<WrapScheme, Scheme>> = {
     wrap(device, keys, aad, plaintext) {
       const innerKey = device.random(innerKeyBytes)
       try {
-        const ciphertext = device.session.encrypt(oaepMechanism(device.oaepHash), held(keys.publicKey), innerKey)
+        const publicKey = held(keys.publicKey)
+        const modulusBytes = device.session.modulusBytes(publicKey)
+        const ciphertext = device.session.encrypt(oaepMechanism(device.oaepHash), publicKey, innerKey, modulusBytes)
+        if (ciphertext.length !== modulusBytes) throw new Untrustworthy('the device answered less than a modulus')
         const prefix = Buffer.allocUnsafe(3 + ciphertext.length)
         prefix[0] = oaepRows[device.oaepHash].id
         prefix.writeUInt16BE(ciphertext.length, 1)

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { CKM } from '../../src/hsm/constants.ts'
 import { DoctorError, diagnose, inspectModule, renderDoctor, type ModuleReport, type OpenedToken } from '../../src/hsm/doctor.ts'
 import { readProfile } from '../../src/hsm/profile.ts'
-import type { Capabilities, TokenInfo } from '../../src/hsm/token.ts'
+import type { TokenInfo } from '../../src/hsm/token.ts'
 import { makeSoftHsmToken, type LabToken } from './lab.ts'
 import { FaultFile, buildShim, shimEnv } from './shim.ts'
 
@@ -22,11 +22,11 @@ const environment = (more: Readonly<Record<string, string>> = {}): Record<string
 })
 
 /** The token as the agent would describe it, had it passed these probes. */
-function opened(profile: string, passed: Partial<Capabilities>): OpenedToken {
+function opened(profile: string, passed: Partial<OpenedToken['capabilities']>): OpenedToken {
   const shown = module.slots.find((slot) => slot.token?.label === 'doctor')?.token
   if (shown === undefined) throw new Error('the token is not shown')
   const info: TokenInfo = { profile, library: token.library, ...shown }
-  const capabilities: Capabilities = { wrapScheme: undefined, wrapSchemes: [], keySpecs: [], probes: [], keyIdBytes: 16, ...passed }
+  const capabilities = { wrapScheme: undefined, wrapSchemes: [], keySpecs: [], probes: [], ...passed }
   return { info, capabilities, profile: readProfile(profile) }
 }
 

@@ -267,7 +267,9 @@ export async function makeTpm2Token(): Promise<LabToken | undefined> {
     start(dbus, [`--config-file=${join(dir, 'bus.conf')}`, '--nofork'])
     await until('the message bus', () => existsSync(socket))
     const isRoot = process.getuid?.() === 0
-    start(abrmd, [...(isRoot ? ['--allow-root'] : []), '--session', '--flush-all', `--tcti=swtpm:host=127.0.0.1,port=${port}`])
+    // tpm2-pkcs11 keeps a context for every key it generated until its process ends; the default is 27.
+    const rules = ['--session', '--flush-all', '--max-transients=100']
+    start(abrmd, [...(isRoot ? ['--allow-root'] : []), ...rules, `--tcti=swtpm:host=127.0.0.1,port=${port}`])
 
     const run = (args: readonly string[]): void => {
       execFileSync(ptool, args, { env: whole, stdio: ['ignore', 'ignore', 'pipe'] })
