@@ -30,8 +30,8 @@ export function buildRecord(
     eventName: operation.name,
     awsRegion: call.region,
     sourceIPAddress: facts.sourceIp,
-    userAgent: facts.userAgent,
-    ...(error && { errorCode: error.code, ...(error.message !== '' && { errorMessage: error.message }) }),
+    userAgent: short(facts.userAgent),
+    ...(error && { errorCode: error.code, ...(error.message !== '' && { errorMessage: short(error.message) }) }),
     requestParameters: call.input ? visible(operation.input, call.input) : null,
     responseElements: (output && operation.responseElements?.(output)) ?? null,
     ...(Object.keys(call.note).length > 0 && { additionalEventData: call.note }),
@@ -48,6 +48,11 @@ export function buildRecord(
     }),
   }
 }
+
+/** CloudTrail's limit on these two, and the reason is the same here: what a caller made up must not fill the trail. */
+const maxTextCharacters = 1024
+
+const short = (text: string | undefined): string | undefined => text?.slice(0, maxTextCharacters)
 
 let lastSecond = -1
 let lastText = ''
@@ -113,6 +118,6 @@ function visible(shape: Shape, input: Readonly<Record<string, unknown>>): Readon
 
 function visibleNested(fields: Shape, value: unknown): unknown {
   return Array.isArray(value)
-    ? value.map((item) => visible(fields, item as Readonly<Record<string, unknown>>))
+    ? value.map((item) => visibleNested(fields, item))
     : visible(fields, value as Readonly<Record<string, unknown>>)
 }

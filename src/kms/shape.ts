@@ -48,27 +48,30 @@ export function optional<T>(of: Member<T, boolean>): Member<T, true> {
   return { ...of, optional: true }
 }
 
-export function secret<T, O extends boolean>(of: Member<T, O>): Member<T, O> {
-  return { ...of, sensitive: true }
-}
-
 interface Constraint {
   readonly min?: number
   readonly max?: number
   readonly pattern?: RegExp
+  /** A credential: a problem with it is told without its value. */
+  readonly secret?: boolean
 }
 
 export function string(limits: Constraint = {}): Member<string> {
   // A pattern constrains the whole value even where the model leaves the anchors out.
   const whole = limits.pattern && new RegExp(`^(?:${limits.pattern.source})$`, limits.pattern.flags)
-  return member('string', (value, path, problems) => {
-    if (typeof value !== 'string') throw wrongType(value, 'String')
-    const fail = (rule: string) => problems.push(`Value '${value}' at '${path}' failed to satisfy constraint: Member must ${rule}`)
-    if (limits.max !== undefined && value.length > limits.max) fail(`have length less than or equal to ${limits.max}`)
-    if (limits.min !== undefined && value.length < limits.min) fail(`have length greater than or equal to ${limits.min}`)
-    if (whole && limits.pattern && !whole.test(value)) fail(`satisfy regular expression pattern: ${limits.pattern.source}`)
-    return value
-  })
+  return member(
+    'string',
+    (value, path, problems) => {
+      if (typeof value !== 'string') throw wrongType(value, 'String')
+      const shown = limits.secret ? '' : ` '${value}'`
+      const fail = (rule: string) => problems.push(`Value${shown} at '${path}' failed to satisfy constraint: Member must ${rule}`)
+      if (limits.max !== undefined && value.length > limits.max) fail(`have length less than or equal to ${limits.max}`)
+      if (limits.min !== undefined && value.length < limits.min) fail(`have length greater than or equal to ${limits.min}`)
+      if (whole && limits.pattern && !whole.test(value)) fail(`satisfy regular expression pattern: ${limits.pattern.source}`)
+      return value
+    },
+    { sensitive: limits.secret ?? false },
+  )
 }
 
 /** `shown` is the order in which AWS lists the values in its message, where that differs from the order given. */
@@ -149,7 +152,7 @@ export function list<T>(of: Member<T, boolean>, limits: { readonly min?: number;
         return of.read(item, itemPath, problems)
       })
     },
-    of.fields ? { fields: of.fields } : {},
+    { sensitive: of.sensitive, ...(of.fields && { fields: of.fields }) },
   )
 }
 
@@ -207,7 +210,10 @@ export function readInput<S extends Shape>(shape: S, body: Readonly<Record<strin
   return input
 }
 
+/** A list may have thousands of bad items: all are counted, and as many told as somebody would read. */
+const problemsTold = 50
+
 export function validationError(problems: readonly string[]): KmsError {
   const count = `${problems.length} validation error${problems.length > 1 ? 's' : ''} detected: `
-  return kmsError('ValidationException', count + problems.join('; '))
+  return kmsError('ValidationException', count + problems.slice(0, problemsTold).join('; '))
 }

@@ -5,7 +5,7 @@ import { compilePolicy } from '../../auth/policy.ts'
 import { requestContext } from '../access.ts'
 import { kmsError } from '../errors.ts'
 import { operation } from '../operation.ts'
-import { integer, list, optional, secret, string, structure } from '../shape.ts'
+import { integer, list, optional, string, structure } from '../shape.ts'
 
 const roleArnPattern = /^arn:aws:iam::([0-9]{12}):role\/(?:[\w+=,.@/-]*\/)?([\w+=,.@-]+)$/
 
@@ -32,7 +32,7 @@ export const AssumeRole = operation({
     TransitiveTagKeys: optional(list(string({ min: 1, max: 128 }), { max: 50 })),
     ExternalId: optional(string({ min: 2, max: 1224, pattern: /[\w+=,.@:/-]*/ })),
     SerialNumber: optional(string({ min: 9, max: 256, pattern: /[\w+=/:,.@-]*/ })),
-    TokenCode: optional(secret(string({ min: 6, max: 6, pattern: /[\d]*/ }))),
+    TokenCode: optional(string({ min: 6, max: 6, pattern: /[\d]*/, secret: true })),
     SourceIdentity: optional(string({ min: 2, max: 64, pattern: /[\w+=,.@-]*/ })),
     ProvidedContexts: optional(list(structure({ ProviderArn: optional(string()), ContextAssertion: optional(string()) }), { max: 5 })),
     MinimumSessionTokenSize: optional(integer({ min: 0, max: 4096 })),
