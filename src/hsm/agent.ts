@@ -184,7 +184,7 @@ class Agent {
 
     this.#anchor = DeviceSession.open(this.#library, token.slot)
     this.#login(token.flags)
-    this.#requireCanary()
+    this.#requireCanary(config.provision)
 
     const info: TokenInfo = { ...token.info, profile: profile.name }
     const identity = JSON.stringify(info)
@@ -240,11 +240,12 @@ class Agent {
     }
   }
 
-  #requireCanary(): void {
+  /** @param provision a token that has none gets one; else it is the wrong token, or not there */
+  #requireCanary(provision: boolean): void {
     const anchor = this.#session()
     const profile = this.#ownProfile()
     let canary = findCanary(anchor, profile)
-    if (canary === undefined && this.#config.provision) {
+    if (canary === undefined && provision) {
       makeCanary(anchor, profile)
       log('info', 'made the canary key on the token', { label: canaryLabel })
       canary = findCanary(anchor, profile)
@@ -338,6 +339,9 @@ class Agent {
       case 'login-lost':
         this.#loginAgain(message.epoch)
         return
+      case 'bug':
+        log('error', 'a worker failed inside', { operation: message.operation, error: message.error })
+        return
       case 'trouble':
         log('warn', 'the device answered with an error', { ...message, type: undefined })
         return
@@ -360,7 +364,7 @@ class Agent {
       }
       if (this.#slot === undefined) throw new Error('no slot')
       this.#login(this.#library.C_GetTokenInfo(this.#slot).flags)
-      this.#requireCanary()
+      this.#requireCanary(false)
       cache.renew(this.#readKeys())
       log('warn', 'logged in again: the login had been lost')
     } catch (error) {

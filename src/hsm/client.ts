@@ -74,8 +74,13 @@ export type TokenLog = Pick<Log, 'info' | 'warn' | 'error'>
 
 const backOffMs = { first: 250, longest: 30_000, forgottenAfter: 10_000 }
 
-/** Work given to one worker before the next one gets some. */
-const workerBacklogUs = 400
+/** Calls that take less than this are not worth waking another thread for while one is awake. */
+const cheapCallUs = 100
+/** Work given to one worker before the next one gets some; two calls in any case, so that none waits for its next one. */
+const workerBacklogUs = 2000
+
+/** How long a worker rests for which the device had no room. */
+const busyRestMs = 500
 
 const slowDeadlineMs = 60_000
 const slowOperations: ReadonlySet<Operation> = new Set<Operation>(['generateKey', 'destroyKey', 'allObjects', 'objects'])
@@ -133,6 +138,8 @@ interface Lane {
   since: number
   outgoing: Call[]
   received: Buffer
+  /** Gets no work before, if others can: the device had no session or memory for it. */
+  restUntil: number
 }
 
 type AgentState = 'starting' | 'ready' | 'draining' | 'ended'
@@ -501,10 +508,21 @@ class TokenClient implements Token {
   }
 
   #findLane(agent: AgentProcess, costUs: number): Lane | undefined {
+    let withRoom: Lane | undefined
+    let resting: Lane | undefined
     for (const lane of agent.lanes) {
-      if (lane.open && (lane.underWay.length === 0 || lane.busyUs + costUs <= workerBacklogUs)) return lane
+      if (!lane.open) continue
+      if (lane.restUntil > 0) {
+        if (lane.restUntil > performance.now()) {
+          if (lane.underWay.length === 0) resting ??= lane
+          continue
+        }
+        lane.restUntil = 0
+      }
+      if (lane.underWay.length === 0 && (withRoom === undefined || costUs >= cheapCallUs)) return lane
+      if (withRoom === undefined && lane.busyUs + costUs <= Math.max(workerBacklogUs, 2 * costUs)) withRoom = lane
     }
-    return undefined
+    return withRoom ?? (agent.lanes.every((lane) => !lane.open || lane.restUntil > 0) ? resting : undefined)
   }
 
   #write(lane: Lane): void {
@@ -534,7 +552,10 @@ class TokenClient implements Token {
       }
       lane.busyUs -= call.expectedUs
       lane.since = performance.now()
-      this.#costUs[call.operation] += (head.microseconds - this.#costUs[call.operation]) / 16
+      // Falls quickly and rises slowly: what a thread waited for a processor says nothing about the device.
+      const differenceUs = head.microseconds - this.#costUs[call.operation]
+      this.#costUs[call.operation] += differenceUs / (differenceUs < 0 ? 8 : 64)
+      if (head.failure === 'busy') lane.restUntil = performance.now() + busyRestMs
       this.#settle(agent, call, head, buffer.subarray(at + headerBytes, at + bytes))
       at += bytes
     }
@@ -549,9 +570,7 @@ class TokenClient implements Token {
     if (!call.settled) {
       this.#finish(call)
       if (head.failure === undefined) {
-        const copy = Buffer.allocUnsafeSlow(data.length)
-        data.copy(copy)
-        call.resolve({ number: head.number, data: copy })
+        call.resolve({ number: head.number, data: Buffer.from(data) })
       } else {
         const { message, code } = JSON.parse(data.toString()) as { message: string; code?: string }
         call.reject(new TokenError(head.failure, message, code))
@@ -608,7 +627,7 @@ class TokenClient implements Token {
     })
     const lanes = Array.from({ length: sockets }, (_, index): Lane => {
       const socket = child.stdio[firstSocket + index] as Socket
-      return { socket, open: false, underWay: [], busyUs: 0, since: 0, outgoing: [], received: nothing }
+      return { socket, open: false, underWay: [], busyUs: 0, since: 0, outgoing: [], received: nothing, restUntil: 0 }
     })
     const agent = new AgentProcess(child, lanes)
     this.#successor = agent
@@ -635,10 +654,11 @@ class TokenClient implements Token {
       library: config.library,
       profile: config.profile ?? null,
       tokenLabel: config.tokenLabel,
-      tokenSerial: config.tokenSerial ?? null,
+      // Once seen, it is this token and no other of the same label.
+      tokenSerial: config.tokenSerial ?? this.#info?.serial ?? null,
       pinFile: config.pinFile,
       sessions: config.sessions ?? null,
-      provision: config.provision,
+      provision: config.provision && this.#info === undefined,
       setEnv: Object.keys({ ...this.#env, ...config.env }),
       lifeline: lifelineDescriptor,
       firstSocket,

@@ -42,10 +42,20 @@ export class DeviceSession {
     return new DeviceSession(library, slot, library.C_OpenSession(slot, CKF.CKF_SERIAL_SESSION | CKF.CKF_RW_SESSION))
   }
 
-  /** A new native session in place of this one, which may be dead already. */
+  /**
+   * A new native session in place of this one, which may be dead already. Opened before the old one is closed: with the
+   * last session of a process goes its login. Only when the device has none left the other way round.
+   */
   reopen(): void {
+    const open = (): Handle => this.#library.C_OpenSession(this.#slot, CKF.CKF_SERIAL_SESSION | CKF.CKF_RW_SESSION)
+    let fresh: Handle | undefined
+    try {
+      fresh = open()
+    } catch (error) {
+      if (findDeviceError(error)?.code !== CKR.CKR_SESSION_COUNT) throw error
+    }
     this.close()
-    this.#session = this.#library.C_OpenSession(this.#slot, CKF.CKF_SERIAL_SESSION | CKF.CKF_RW_SESSION)
+    this.#session = fresh ?? open()
     this.doubtful = false
   }
 

@@ -52,6 +52,7 @@ export type FromWorker =
   /** The token has no session left for this worker. */
   | { readonly type: 'no-session'; readonly code: string }
   | { readonly type: 'login-lost'; readonly epoch: number }
+  | { readonly type: 'bug'; readonly operation: string; readonly error: string }
   | { readonly type: 'trouble'; readonly operation: string; readonly class: string; readonly code: string; readonly outcome: string }
 
 /** How long the main thread may take to log in again. */
@@ -80,7 +81,7 @@ class RandomPool {
       refill(this.#bytes)
       this.#used = 0
     }
-    const taken = Buffer.allocUnsafeSlow(count)
+    const taken = Buffer.allocUnsafe(count)
     this.#bytes.copy(taken, 0, this.#used, this.#used + count)
     this.#bytes.fill(0, this.#used, this.#used + count)
     this.#used += count
@@ -129,13 +130,14 @@ class Server {
   serve(
     request: Request & { readonly aad: Buffer; readonly data: Buffer },
   ): Answer & { failure: TokenFailure | undefined; fatal: boolean } {
-    const tried = new Set<ErrorClass | 'missing'>()
+    let tried: Set<ErrorClass | 'missing'> | undefined
     for (;;) {
       this.#cache.follow()
       this.#committed = false
       try {
         return { ...this.#run(request), failure: undefined, fatal: false }
       } catch (error) {
+        tried ??= new Set()
         const refusal = this.#recover(request, error, tried)
         if (refusal !== undefined) {
           const { failure, message, code, fatal = false } = refusal
@@ -149,15 +151,20 @@ class Server {
   #run({ operation, scheme, ckaId, aad, data }: Request & { readonly aad: Buffer; readonly data: Buffer }): Answer {
     switch (operation) {
       case 'wrap': {
-        const keys = this.#keys(ckaId)
-        const chosen = findUsableScheme(this.#preference, keys)
-        if (chosen === undefined) throw new Missing()
+        let keys = this.#keys(ckaId)
+        let chosen = findUsableScheme(this.#preference, keys)
+        if (chosen === undefined) {
+          keys = this.#search(ckaId)
+          chosen = findUsableScheme(this.#preference, keys)
+        }
+        if (chosen === undefined) throw new Untrustworthy('no wrap scheme of this token can use what is under this CKA_ID')
         return { number: wrapSchemes[chosen], data: schemes[chosen].wrap(this.#device, keys, aad, data) }
       }
       case 'unwrap': {
         const chosen = findScheme(scheme)
         if (chosen === undefined) throw new Rejected('no such scheme')
-        const keys = this.#keys(ckaId)
+        let keys = this.#keys(ckaId)
+        if (!canUse(chosen, keys)) keys = this.#search(ckaId)
         if (!canUse(chosen, keys)) throw new Rejected('the key has no objects for this scheme')
         return { number: 0, data: schemes[chosen].unwrap(this.#device, keys, aad, data) }
       }
@@ -186,8 +193,11 @@ class Server {
 
   /** The key's handles: from the cache, else by a search. */
   #keys(ckaId: string): KeyObjects {
-    const known = this.#cache.find(ckaId)
-    if (known !== undefined) return known
+    return this.#cache.find(ckaId) ?? this.#search(ckaId)
+  }
+
+  /** What the token shows now. A key of two objects may have been seen when it had only one. */
+  #search(ckaId: string): KeyObjects {
     const objects = sortObjects(this.#session, this.#found(this.#session.findById(Buffer.from(ckaId, 'hex'))))
     this.#cache.put(ckaId, objects)
     return objects
@@ -268,9 +278,14 @@ class Server {
     if (error instanceof BadRequest) return { failure: 'rejected', message: error.message }
     if (error instanceof Untrustworthy || error instanceof Unprotected) return { failure: 'unsupported', message: error.message }
 
-    const device = findDeviceError(error)
-    if (device === undefined && !(error instanceof Missing)) throw error
     const { operation } = request
+    const device = findDeviceError(error)
+    if (device === undefined && !(error instanceof Missing)) {
+      // A mistake of ours. It costs this call, not the thread: an input that provokes it must not stop the others.
+      tell({ type: 'bug', operation, error: error instanceof Error ? (error.stack ?? error.message) : 'unknown' })
+      this.#renewSession()
+      return { failure: 'unavailable', message: 'the agent failed inside' }
+    }
     const code = device?.codeName
     const unwraps = checksInput.has(operation)
     const verdict = device === undefined ? { class: 'missing' as const, confirm: true } : classify(device.code, unwraps, this.#dialect)
@@ -310,7 +325,8 @@ class Server {
         return confirmed(() => ({ failure: 'missing', message }))
       case 'caller': {
         const refusal: Refusal = { failure: 'rejected', message, code }
-        return verdict.confirm ? confirmed(() => refusal) : refusal
+        // Anyone can send a bad ciphertext, so the confirmation must be cheap: a search comes only after it failed.
+        return !verdict.confirm || this.#canaryWorks() ? refusal : confirmed(() => refusal)
       }
       case 'stale': {
         const stale = this.#cache.find(request.ckaId)
@@ -356,6 +372,17 @@ class Server {
       this.#session.reopen()
     } catch (error) {
       if (findDeviceError(error) === undefined) throw error
+    }
+  }
+
+  /** One operation with the handle that is known. */
+  #canaryWorks(): boolean {
+    try {
+      useCanary(this.#session, this.#keys(this.#canaryId))
+      return true
+    } catch (error) {
+      if (!(error instanceof Missing) && findDeviceError(error) === undefined) throw error
+      return false
     }
   }
 
