@@ -194,6 +194,20 @@ describe.skipIf(shim === undefined)('the PKCS#11 shim', () => {
       expect(found).toEqual([0, 1])
     })
 
+    test('a session can really lose its login, and all sessions really be closed', async () => {
+      const { module, session } = await loggedIn()
+      const [slot] = await module.call<Buffer[]>('C_GetSlotList', true)
+      const other = await module.call<Buffer>('C_OpenSession', slot, 6)
+      const state = async (): Promise<number> => (await module.call<{ state: number }>('C_GetSessionInfo', other)).state
+      expect(await state()).toBe(3)
+      faults.set({ function: 'C_GenerateRandom', rv: 'logout' })
+      expect(await random(module, session)).toBe(0)
+      expect(await state()).toBe(2)
+      faults.set({ function: 'C_GenerateRandom', rv: 'close-all' })
+      expect(await random(module, session)).toBe(CKR.CKR_SESSION_HANDLE_INVALID)
+      expect(await module.code('C_GetSessionInfo', other)).toBe(CKR.CKR_SESSION_HANDLE_INVALID)
+    })
+
     test('a delay comes before the call', async () => {
       const { module, session } = await loggedIn()
       faults.set({ function: 'C_GenerateRandom', delayMs: 120 })

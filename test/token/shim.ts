@@ -61,7 +61,7 @@ export interface Fault {
   /** `C_Encrypt`, or `*` for any function. */
   readonly function: string
   /** A CKR_ number to return, or what else happens. Default `forward`: nothing but the delay or the attribute. */
-  readonly rv?: number | 'forward' | 'empty' | 'hang' | 'segv' | 'abort'
+  readonly rv?: number | 'forward' | 'empty' | 'hang' | 'segv' | 'abort' | 'logout' | 'close-all'
   /** `after`: the module does its work and only the answer is lost. */
   readonly when?: 'before' | 'after'
   /** How often over all processes together. Default 1. */

@@ -19,6 +19,8 @@
  *                      rv=empty           C_FindObjects finds nothing
  *                      rv=hang            never returns
  *                      rv=segv, rv=abort  ends the process as a bug in the module would
+ *                      rv=logout          really logs out first, then goes on: for functions of a session
+ *                      rv=close-all       really closes all sessions with the token first, then goes on
  *                      when=after         the module is called first and does its work; only the answer is lost
  *                      count=2 | always   how often (1)
  *                      skip=3             that many fitting calls pass first (0)
@@ -66,6 +68,10 @@ typedef struct {
   CK_BYTE *pAAD;
   CK_ULONG ulAADLen, ulTagBits;
 } CK_GCM_PARAMS;
+
+typedef struct {
+  CK_ULONG slotID, state, flags, ulDeviceError;
+} CK_SESSION_INFO;
 
 #define CKR_OK 0x00UL
 #define CKR_HOST_MEMORY 0x02UL
@@ -170,7 +176,7 @@ static FunctionList *module;
 
 /* What a fault file says about one call. */
 typedef struct {
-  enum { FORWARD, RETURN, EMPTY, HANG, SEGV, ABORT } action;
+  enum { FORWARD, RETURN, EMPTY, HANG, SEGV, ABORT, LOGOUT, CLOSE_ALL } action;
   CK_RV rv;
   int after;
   long delayMs;
@@ -207,6 +213,8 @@ static void parseFault(char *words, Fault *fault, long *count, long *skip) {
       else if (!strcmp(value, "hang")) fault->action = HANG;
       else if (!strcmp(value, "segv")) fault->action = SEGV;
       else if (!strcmp(value, "abort")) fault->action = ABORT;
+      else if (!strcmp(value, "logout")) fault->action = LOGOUT;
+      else if (!strcmp(value, "close-all")) fault->action = CLOSE_ALL;
       else {
         fault->action = RETURN;
         fault->rv = strtoul(value, NULL, 0);
@@ -281,8 +289,11 @@ static Fault takeFault(const char *function) {
   return found;
 }
 
-/* What happens before a call is forwarded. Does not return from a hang or a crash. */
-static Fault before(const char *function) {
+/*
+ * What happens before a call is forwarded. Does not return from a hang or a crash. `first` is the call's first argument,
+ * a session where a fault asks for what only a session can do.
+ */
+static Fault before(const char *function, CK_ULONG first) {
   const char *latency = getenv("SHIM_LATENCY_US");
   if (latency) pauseFor(strtol(latency, NULL, 10));
   Fault fault = takeFault(function);
@@ -295,6 +306,11 @@ static Fault before(const char *function) {
     raise(SIGSEGV);
   }
   if (fault.action == ABORT) abort();
+  if (fault.action == LOGOUT) module->C_Logout(first);
+  if (fault.action == CLOSE_ALL) {
+    CK_SESSION_INFO info;
+    if (module->C_GetSessionInfo(first, &info) == CKR_OK) module->C_CloseAllSessions(info.slotID);
+  }
   return fault;
 }
 
@@ -321,7 +337,7 @@ static int isHidden(CK_ULONG mechanism) {
 }
 
 static CK_RV shim_C_GetMechanismList(CK_ULONG slot, CK_ULONG *list, CK_ULONG *count) {
-  Fault fault = before("C_GetMechanismList");
+  Fault fault = before("C_GetMechanismList", slot);
   if (isRefusedNow(&fault)) return fault.rv;
   if (!count) return CKR_ARGUMENTS_BAD;
 
@@ -343,7 +359,7 @@ static CK_RV shim_C_GetMechanismList(CK_ULONG slot, CK_ULONG *list, CK_ULONG *co
 }
 
 static CK_RV shim_C_GetMechanismInfo(CK_ULONG slot, CK_ULONG mechanism, void *info) {
-  Fault fault = before("C_GetMechanismInfo");
+  Fault fault = before("C_GetMechanismInfo", slot);
   if (isRefusedNow(&fault)) return fault.rv;
   if (isHidden(mechanism)) return CKR_MECHANISM_INVALID;
   return answer(&fault, module->C_GetMechanismInfo(slot, mechanism, info));
@@ -416,7 +432,7 @@ static CK_RV encryptInitWithOwnIv(const char *mode, CK_ULONG session, CK_MECHANI
 }
 
 static CK_RV shim_C_EncryptInit(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG key) {
-  Fault fault = before("C_EncryptInit");
+  Fault fault = before("C_EncryptInit", session);
   if (isRefusedNow(&fault)) return fault.rv;
   if (mechanism && isHidden(mechanism->mechanism)) return CKR_MECHANISM_INVALID;
   const char *mode = getenv("SHIM_GCM");
@@ -444,7 +460,7 @@ static CK_RV encryptWithTail(Encryption *own, CK_BYTE *data, CK_ULONG length, CK
 }
 
 static CK_RV shim_C_Encrypt(CK_ULONG session, CK_BYTE *data, CK_ULONG length, CK_BYTE *out, CK_ULONG *outLength) {
-  Fault fault = before("C_Encrypt");
+  Fault fault = before("C_Encrypt", session);
   if (isRefusedNow(&fault)) return fault.rv;
   Encryption *own = encryptionIn(session);
   if (own->kind == TAIL) return answer(&fault, encryptWithTail(own, data, length, out, outLength));
@@ -460,7 +476,7 @@ static CK_RV shim_C_Encrypt(CK_ULONG session, CK_BYTE *data, CK_ULONG length, CK
 
 /* The variants are for one-part encryption; in parts they would need a second copy of the logic that nobody uses. */
 static CK_RV shim_C_EncryptUpdate(CK_ULONG session, CK_BYTE *data, CK_ULONG length, CK_BYTE *out, CK_ULONG *outLength) {
-  Fault fault = before("C_EncryptUpdate");
+  Fault fault = before("C_EncryptUpdate", session);
   if (isRefusedNow(&fault)) return fault.rv;
   if (encryptionIn(session)->kind != PLAIN) return CKR_FUNCTION_NOT_SUPPORTED;
   return answer(&fault, module->C_EncryptUpdate(session, data, length, out, outLength));
@@ -469,7 +485,7 @@ static CK_RV shim_C_EncryptUpdate(CK_ULONG session, CK_BYTE *data, CK_ULONG leng
 /* ---- Objects ---- */
 
 static CK_RV shim_C_FindObjects(CK_ULONG session, CK_ULONG *objects, CK_ULONG room, CK_ULONG *count) {
-  Fault fault = before("C_FindObjects");
+  Fault fault = before("C_FindObjects", session);
   if (isRefusedNow(&fault)) return fault.rv;
   CK_RV rv = module->C_FindObjects(session, objects, room, count);
   if (rv == CKR_OK && fault.action == EMPTY) *count = 0;
@@ -477,7 +493,7 @@ static CK_RV shim_C_FindObjects(CK_ULONG session, CK_ULONG *objects, CK_ULONG ro
 }
 
 static CK_RV shim_C_GetAttributeValue(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG count) {
-  Fault fault = before("C_GetAttributeValue");
+  Fault fault = before("C_GetAttributeValue", session);
   if (isRefusedNow(&fault)) return fault.rv;
   CK_RV rv = module->C_GetAttributeValue(session, object, template, count);
   for (CK_ULONG i = 0; fault.overridesAttribute && rv == CKR_OK && i < count; i++) {
@@ -491,14 +507,14 @@ static CK_RV shim_C_GetAttributeValue(CK_ULONG session, CK_ULONG object, CK_ATTR
 
 #define FORWARDED(name, parameters, arguments)                                                                         \
   static CK_RV shim_##name parameters {                                                                                \
-    Fault fault = before(#name);                                                                                       \
+    Fault fault = before(#name, a);                                                                                       \
     if (isRefusedNow(&fault)) return fault.rv;                                                                         \
     return answer(&fault, module->name arguments);                                                                     \
   }
 
 #define WITH_MECHANISM(name, parameters, arguments)                                                                    \
   static CK_RV shim_##name parameters {                                                                                \
-    Fault fault = before(#name);                                                                                       \
+    Fault fault = before(#name, a);                                                                                       \
     if (isRefusedNow(&fault)) return fault.rv;                                                                         \
     if (b && isHidden(b->mechanism)) return CKR_MECHANISM_INVALID;                                                     \
     return answer(&fault, module->name arguments);                                                                     \
@@ -509,17 +525,17 @@ static CK_RV shim_C_GetAttributeValue(CK_ULONG session, CK_ULONG object, CK_ATTR
 FUNCTIONS(FORWARDED, WITH_MECHANISM, WRITTEN_ABOVE)
 
 static CK_RV shim_C_Initialize(void *arguments) {
-  Fault fault = before("C_Initialize");
+  Fault fault = before("C_Initialize", 0);
   return isRefusedNow(&fault) ? fault.rv : answer(&fault, module->C_Initialize(arguments));
 }
 
 static CK_RV shim_C_Finalize(void *reserved) {
-  Fault fault = before("C_Finalize");
+  Fault fault = before("C_Finalize", 0);
   return isRefusedNow(&fault) ? fault.rv : answer(&fault, module->C_Finalize(reserved));
 }
 
 static CK_RV shim_C_GetInfo(void *info) {
-  Fault fault = before("C_GetInfo");
+  Fault fault = before("C_GetInfo", 0);
   return isRefusedNow(&fault) ? fault.rv : answer(&fault, module->C_GetInfo(info));
 }
 
