@@ -132,10 +132,17 @@ function kmsKey(call: Call, found: FoundKey | undefined, members: Members, name:
   const key = found?.record
   const contextPrefix = 'encryptioncontext:'
   if (name.startsWith(contextPrefix)) {
-    // Condition key names ignore case, the names inside an encryption context do not: any that match count.
+    // Condition key names ignore case, the names inside an encryption context do not. A policy's question must have one answer: were
+    // two names to answer it, a caller could slip past a Deny by adding the second.
     const wanted = name.slice(contextPrefix.length)
-    const values = Object.entries(encryptionContext(call, members)).flatMap(([k, value]) => (k.toLowerCase() === wanted ? [value] : []))
-    return values.length > 0 ? values : undefined
+    const matching = Object.entries(encryptionContext(call, members)).filter(([key]) => key.toLowerCase() === wanted)
+    if (matching.length > 1) {
+      throw kmsError(
+        'ValidationException',
+        'The encryption context has names that differ only by case, and a policy depends on one of them.',
+      )
+    }
+    return matching[0]?.[1]
   }
   switch (name) {
     case 'calleraccount':
