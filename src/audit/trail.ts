@@ -1,6 +1,6 @@
 /**
  * The audit trail: one CloudTrail-shaped record per call, durable before the call's answer leaves, chained by hashes
- * and sealed at intervals by a signature made in the HSM. Format: docs/audit-format.md.
+ * and sealed at intervals by a signature made in the HSM. Opened by `openTrail` in `open.ts`. Format: docs/audit-format.md.
  */
 
 /** A record as CloudTrail shapes it; serialised once, hashed and stored as those bytes. */
@@ -43,5 +43,10 @@ export interface Trail {
   pending(): number
   /** Seals what is not sealed yet; called at intervals and on close. */
   seal(): Promise<void>
+  /**
+   * Retention: removes the records up to the newest seal made before `beforeMs`, leaving a signed statement that says so.
+   * Answers how many went, and up to which sequence number records are gone now.
+   */
+  prune(beforeMs: number): Promise<{ readonly records: number; readonly sequence: number }>
   close(): Promise<void>
 }
