@@ -73,22 +73,26 @@ function compileEntry(name: string, key: string, values: readonly string[], vers
   if (set === 'ForAllValues') {
     return (context) => {
       const value = context(lowerKey)
-      if (value === undefined) return true
-      return typeof value === 'string' ? matches(value, context) : value.every((item) => matches(item, context))
+      return isAbsent(value) || (typeof value === 'string' ? matches(value, context) : value.every((item) => matches(item, context)))
     }
   }
   if (set === 'ForAnyValue') {
     return (context) => {
       const value = context(lowerKey)
-      if (value === undefined) return false
+      if (isAbsent(value)) return false
       return typeof value === 'string' ? matches(value, context) : value.some((item) => matches(item, context))
     }
   }
   return (context) => {
     const value = context(lowerKey)
-    if (value === undefined) return negated || ifExists
+    if (isAbsent(value)) return negated || ifExists
     return typeof value === 'string' && matches(value, context)
   }
+}
+
+/** A multi-valued key without values is as absent as one that the request does not have. */
+function isAbsent(value: readonly string[] | string | undefined): value is undefined {
+  return value === undefined || (typeof value !== 'string' && value.length === 0)
 }
 
 interface FoundOperator {
@@ -114,10 +118,7 @@ function findOperator(name: string): FoundOperator {
 /** Null: "true" holds when the key is absent, "false" when it is there. */
 function compileNull(key: string, values: readonly string[]): Condition {
   const wanted = values.map((value) => readBoolean(value, 'Null'))
-  return (context) => {
-    const value = context(key)
-    return wanted.includes(value === undefined || (typeof value !== 'string' && value.length === 0))
-  }
+  return (context) => wanted.includes(isAbsent(context(key)))
 }
 
 function pair(name: string, negatedName: string, compile: Operator['compile']): readonly (readonly [string, Operator])[] {
