@@ -17,6 +17,11 @@ async function shimmed(settings: Omit<Parameters<typeof shimEnv>[0], 'module'>):
   return { ...lab, library: shim, env: { ...lab.env, ...shimEnv({ module: lab.library, ...settings }) } }
 }
 
+/** The token, or the end of the test: its maker has said loudly what is missing. */
+function here(lab: LabToken | undefined, skip: (note?: string) => never): LabToken {
+  return lab ?? skip('this machine lacks the module')
+}
+
 const gcmBytes = 1 + 12 + 32 + 16
 const noGcm = [CKM.CKM_AES_GCM]
 
@@ -101,7 +106,7 @@ describe.each(rows)('$scheme on $on', ({ scheme, make, base, wrap, bytes, change
   })
 
   test('is what the self-test found, and new keys are as protected as was asked', async ({ skip }) => {
-    if (lab === undefined) return skip()
+    here(lab, skip)
     expect(token.capabilities().wrapScheme).toBe(scheme)
     const objects = await token.objects(ckaId)
     const secret = objects.filter(({ objectClass }) => objectClass !== 'CKO_PUBLIC_KEY')
@@ -120,7 +125,7 @@ describe.each(rows)('$scheme on $on', ({ scheme, make, base, wrap, bytes, change
   })
 
   test('gives back what went in, for every length of plaintext and additional data', async ({ skip }) => {
-    if (lab === undefined) return skip()
+    here(lab, skip)
     for (const [plaintextBytes, aadBytes] of [
       [1, 0],
       [32, 100],
@@ -138,7 +143,7 @@ describe.each(rows)('$scheme on $on', ({ scheme, make, base, wrap, bytes, change
   })
 
   test('never makes the same body twice', async ({ skip }) => {
-    if (lab === undefined) return skip()
+    here(lab, skip)
     const made = await Promise.all(Array.from({ length: 50 }, () => token.wrap(ckaId, Buffer.alloc(0), Buffer.alloc(32))))
     expect(new Set(made.map(({ body }) => body.toString('hex'))).size).toBe(50)
     const ivs = made.map(({ body }) => body.subarray(0, 16).toString('hex'))
@@ -147,7 +152,7 @@ describe.each(rows)('$scheme on $on', ({ scheme, make, base, wrap, bytes, change
   })
 
   test('refuses every change of body, additional data, key and scheme, all alike', async ({ skip }) => {
-    if (lab === undefined) return skip()
+    here(lab, skip)
     const aad = randomBytes(40)
     const { body } = await token.wrap(ckaId, aad, randomBytes(32))
     const changed = (buffer: Buffer, bit: number): Buffer => {
@@ -171,7 +176,7 @@ describe.each(rows)('$scheme on $on', ({ scheme, make, base, wrap, bytes, change
   })
 
   test('refuses a body of another key', async ({ skip }) => {
-    if (lab === undefined) return skip()
+    here(lab, skip)
     const other = newCkaId()
     await token.generateKey({ kind: 'wrapping', ckaId: other, label: 'kms/test/2' })
     const { body } = await token.wrap(other, Buffer.alloc(0), Buffer.from('x'))
@@ -180,10 +185,10 @@ describe.each(rows)('$scheme on $on', ({ scheme, make, base, wrap, bytes, change
   })
 
   test('is read by another agent later', async ({ skip }) => {
-    if (lab === undefined) return skip()
+    const same = here(lab, skip)
     const { body } = await token.wrap(ckaId, Buffer.from('aad'), Buffer.from('kept'))
     await token.close()
-    token = await openLab(lab, { profile, provision: false })
+    token = await openLab(same, { profile, provision: false })
     expect((await token.unwrap(ckaId, scheme, Buffer.from('aad'), body)).toString()).toBe('kept')
   })
 })
@@ -212,8 +217,7 @@ describe('a body', () => {
   })
 
   test('stays readable when the profile or the firmware brings another scheme for new ones', async ({ skip }) => {
-    const lab = await shimmed({ hide: noGcm })
-    if (lab === undefined) return skip()
+    const lab = here(await shimmed({ hide: noGcm }), skip)
     const before = await openLab(lab)
     const ckaId = newCkaId()
     await before.generateKey({ kind: 'wrapping', ckaId, label: 'kms/test/1' })
@@ -237,8 +241,7 @@ describe('a body', () => {
 })
 
 test('a device that keeps the IV it chose is never given a plaintext to lose: the scheme is not used', async ({ skip }) => {
-  const lab = await shimmed({ gcm: 'back-never' })
-  if (lab === undefined) return skip()
+  const lab = here(await shimmed({ gcm: 'back-never' }), skip)
   const token = await openLab(lab, { profile: writeProfile(lab, 'softhsm2', { wrap: 'gcm-iv-back' }) })
   try {
     const { wrapScheme, wrapSchemes, probes } = token.capabilities()
