@@ -4,6 +4,7 @@ import { DoctorError, diagnose, inspectModule, renderDoctor, type ModuleReport, 
 import { readProfile } from '../../src/hsm/profile.ts'
 import type { TokenInfo } from '../../src/hsm/token.ts'
 import { makeSoftHsmToken, type LabToken } from './lab.ts'
+import { openLab } from './open.ts'
 import { FaultFile, buildShim, shimEnv } from './shim.ts'
 
 let token: LabToken
@@ -171,6 +172,23 @@ describe('the diagnosis', () => {
       healthy: false,
       findings: [{ text: 'No slot holds an initialized token.' }, {}],
     })
+  })
+
+  test('of a token that was really opened: SoftHSM2 can make every kind of key but ML-DSA and SM2', async () => {
+    const real = await openLab(token)
+    const info = real.info()
+    const capabilities = real.capabilities()
+    await real.close()
+    const report = diagnose(await inspectModule({ library: token.library, env: environment() }), {
+      info,
+      capabilities,
+      profile: readProfile(info.profile),
+    })
+    expect(report.healthy).toBe(true)
+    expect(told(report, 'key specs')).toBe('CreateKey answers UnsupportedOperationException for ML_DSA_44, ML_DSA_65, ML_DSA_87, SM2.')
+    expect(report.findings.map(({ subject }) => subject)).toEqual(['RSA-OAEP with SHA-256', 'key specs'])
+    expect(report.probes.filter(({ passed }) => !passed).map(({ name }) => name)).toEqual(['gcm-iv-back', 'gcm-iv-tail'])
+    expect(renderDoctor(report)).toContain('This token can be used.')
   })
 
   test('is a table to read, in lines that fit, and the same as JSON', () => {

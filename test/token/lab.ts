@@ -3,8 +3,8 @@
  * soft token, which has no AES-GCM; a software TPM, which cannot generate secret keys.
  *
  * On a machine without the packages a maker answers undefined and says so loudly; with HOLDFAST_REQUIRE_LAB=1 it throws.
- * What a maker started or changed on the machine, `remove()` ends and undoes. SIGKILL of the test run leaves daemons
- * behind: the makers clear away or reuse what they find of their own.
+ * What a maker started or changed on the machine, `remove()` ends and undoes. When a test run is killed the system ends
+ * its daemons, and the next run clears away the token.
  */
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
 import { randomInt } from 'node:crypto'
@@ -48,6 +48,14 @@ async function until(what: string, isSo: () => boolean | Promise<boolean>, withi
     if (performance.now() > deadline) throw new Error(`waited ${withinMs} ms in vain for ${what}`)
     await sleep(50)
   }
+}
+
+/** Starts a daemon that the system ends when this process dies, however it dies (prctl PR_SET_PDEATHSIG). */
+function startDaemon(program: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env): ChildProcess {
+  const setpriv = findProgram('setpriv')
+  const guarded = setpriv === undefined ? [program, ...args] : [setpriv, '--pdeathsig', 'TERM', program, ...args]
+  const [command = program, ...rest] = guarded
+  return spawn(command, rest, { env, stdio: 'ignore' })
 }
 
 /** Ends a daemon that a maker started, and waits until it is gone. */
@@ -110,8 +118,8 @@ export async function makeOpenCryptokiToken(): Promise<LabToken | undefined> {
   }
   const isOurs = (): boolean => tokenText().includes(openCryptokiLabel)
   const isInitialized = (): boolean => /Flags:.*\bTOKEN_INITIALIZED\b/.test(tokenText())
-  const startDaemon = async (): Promise<ChildProcess> => {
-    const started = spawn(daemonProgram, ['-f'], { stdio: 'ignore' })
+  const startSlotDaemon = async (): Promise<ChildProcess> => {
+    const started = startDaemon(daemonProgram, ['-f'])
     await until('pkcsslotd to answer', answers)
     return started
   }
@@ -129,7 +137,7 @@ export async function makeOpenCryptokiToken(): Promise<LabToken | undefined> {
     for (const path of [`${openCryptokiState}/TOK_OBJ`, '/run/lock/opencryptoki/swtok']) {
       execFileSync('install', ['-d', '-g', 'pkcs11', '-m', '0770', path])
     }
-    if (!answers()) daemon = await startDaemon()
+    if (!answers()) daemon = await startSlotDaemon()
     if (isInitialized()) {
       if (!isOurs()) {
         await undoDaemonOnly(daemon)
@@ -141,7 +149,7 @@ export async function makeOpenCryptokiToken(): Promise<LabToken | undefined> {
       if (daemon === undefined) throw new Error('pkcsslotd runs with a token of a killed test run; stop pkcsslotd and try again')
       await stop(daemon)
       wipeOpenCryptoki()
-      daemon = await startDaemon()
+      daemon = await startSlotDaemon()
     }
     // PINs have at most 8 characters here, and both must be changed once. They guard nothing but this test's token.
     const [soPin, firstPin, pin] = [digits(8), digits(8), digits(8)]
@@ -249,7 +257,7 @@ export async function makeTpm2Token(): Promise<LabToken | undefined> {
     }
     const whole = { ...process.env, ...env }
     const start = (program: string, args: readonly string[]): void => {
-      daemons.push(spawn(program, args, { env: whole, stdio: 'ignore' }))
+      daemons.push(startDaemon(program, args, whole))
     }
     const listen = (port: number): string => `type=tcp,port=${port},bindaddr=127.0.0.1`
     start(swtpm, [
