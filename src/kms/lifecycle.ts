@@ -1,11 +1,14 @@
 /**
  * What happens by itself: keys whose waiting period has ended are destroyed, what a dead process left half done is finished or undone, keys whose
  * objects are back become usable. One instance at a time does it, under a lease; each step may be stopped anywhere.
+ *
+ * Which instances are dead is a guess (a process may only have been asleep), so nothing rests on it: what is taken from one is
+ * taken in the store first, and a sleeper that wakes up finds that it no longer holds it.
  */
 
 import { randomUUID } from 'node:crypto'
-import type { KeyRecord } from '../store/store.ts'
-import { destroyKey, undoCreation, undoRotation } from './material.ts'
+import type { BackingKeyRecord, KeyRecord } from '../store/store.ts'
+import { abandonMaterial, destroyKey, isWhole } from './material.ts'
 import { eventTime } from './record.ts'
 import type { Service } from './service.ts'
 
@@ -13,41 +16,58 @@ const leaseName = 'lifecycle'
 const heartbeatMs = 5_000
 /** An instance that has not been heard of for so long is dead, wherever it ran. */
 const deadAfterMs = 30_000
+/** At least this long, so that a lease outlives a slow step; it is renewed before each. */
+const minLeaseMs = 60_000
 
 export interface Lifecycle {
-  /** One round now. Rounds never overlap. */
+  /** One round now: the same at start-up, on the timer and in tests. Rounds never overlap. */
   run(): Promise<void>
-  /** What must be done before the first call: finishing what was left, with or without the lease. */
-  recover(): Promise<void>
   stop(): Promise<void>
 }
 
 export function startLifecycle(service: Service): Lifecycle {
   const { store, clock, config, log, instance } = service
   let round: Promise<void> = Promise.resolve()
+  let waiting = 0
 
-  const oneRound = async (): Promise<void> => {
+  const holdLease = (): Promise<boolean> => {
     const now = clock.now()
-    if (!(await store.acquireLease(leaseName, instance.id, now + Math.max(60_000, 2 * config.lifecycleIntervalMs), now))) return
-    await recoverDead(service)
-    await destroyDue(service)
-    await reviveUnavailable(service)
+    return store.acquireLease(leaseName, instance.id, now + Math.max(minLeaseMs, 2 * config.lifecycleIntervalMs), now)
+  }
+  const oneRound = async (): Promise<void> => {
+    const dead = await deadInstances(service)
+    // On one host a death is known at once, long before the lease ends.
+    for (const id of dead.known) await store.releaseLease(leaseName, id)
+    if (!(await holdLease())) return
+    for (const step of [recoverDead(dead.isDead), destroyDue, reviveUnavailable]) {
+      for (const { arn } of store.view.allKeys()) {
+        // Read again: the steps before took their time.
+        const key = store.view.key(arn)
+        const work = key && step(service, key)
+        if (!work) continue
+        if (!(await holdLease())) return
+        await attempt(service, key, work)
+      }
+    }
+    for (const id of dead.known) await store.removeInstance(id)
   }
   const run = (): Promise<void> => {
+    waiting++
     // After the one before, whatever became of that one.
-    round = round.then(oneRound, oneRound)
+    round = round.then(oneRound, oneRound).finally(() => waiting--)
     return round
   }
   const guarded = (what: string, work: () => Promise<void>) => () => {
     work().catch((error: unknown) => log.error({ err: error }, `${what} failed; it is tried again`))
   }
   const beat = guarded('the heartbeat', () => store.heartbeat({ ...instance, heartbeatAt: clock.now() }))
-  const timers = [setInterval(guarded('the lifecycle round', run), config.lifecycleIntervalMs), setInterval(beat, heartbeatMs)]
+  // A round that takes longer than the interval is not followed by a queue of others.
+  const tick = guarded('the lifecycle round', () => (waiting > 0 ? Promise.resolve() : run()))
+  const timers = [setInterval(tick, config.lifecycleIntervalMs), setInterval(beat, heartbeatMs)]
   for (const timer of timers) timer.unref()
 
   return {
     run,
-    recover: () => recoverDead(service),
     async stop() {
       for (const timer of timers) clearInterval(timer)
       await round.catch(() => undefined)
@@ -56,16 +76,23 @@ export function startLifecycle(service: Service): Lifecycle {
   }
 }
 
-/** Ids of instances that are certainly or very probably gone. */
-async function deadInstances(service: Service): Promise<(id: string) => boolean> {
-  const instances = new Map((await service.store.instances()).map((record) => [record.id, record]))
-  const { instance, clock } = service
-  return (id) => {
-    if (id === instance.id) return false
-    const record = instances.get(id)
-    if (!record || clock.now() - record.heartbeatAt > deadAfterMs) return true
-    return record.host === instance.host && !isRunning(record.pid)
-  }
+interface Dead {
+  /** Those that the store still lists. */
+  readonly known: readonly string[]
+  /** One that the store does not list has ended, or was found dead before. */
+  readonly isDead: (id: string) => boolean
+}
+
+async function deadInstances({ store, instance, clock }: Service): Promise<Dead> {
+  const listed = await store.instances()
+  const known = listed
+    .filter(({ id, host, pid, heartbeatAt }) => {
+      if (id === instance.id) return false
+      return clock.now() - heartbeatAt > deadAfterMs || (host === instance.host && !isRunning(pid))
+    })
+    .map(({ id }) => id)
+  const alive = new Set(listed.map(({ id }) => id).filter((id) => !known.includes(id)))
+  return { known, isDead: (id) => id !== instance.id && !alive.has(id) }
 }
 
 function isRunning(pid: number): boolean {
@@ -77,37 +104,43 @@ function isRunning(pid: number): boolean {
   }
 }
 
-/** Finishes or undoes what instances that are no more had begun. Every key is its own attempt: one that fails does not hold up the rest. */
-async function recoverDead(service: Service): Promise<void> {
-  const { store } = service
-  const isDead = await deadInstances(service)
-  for (const key of store.view.allKeys()) {
-    await attempt(service, key, async () => {
-      if (key.state === 'Creating' && key.creator !== null && isDead(key.creator)) {
-        await undoCreation(service, key)
-        service.log.warn({ key: key.arn }, 'a key whose creation was interrupted before it was answered has been removed')
-        return
+/** What is to be done about a key, undefined for nothing. */
+type Step = (service: Service, key: KeyRecord) => (() => Promise<void>) | undefined
+
+/** Finishes or undoes what was begun and left: by instances that are no more, and by this one when the token or the store failed. */
+function recoverDead(isDead: (id: string) => boolean): Step {
+  return (service, key) => {
+    if (key.state === 'Destroying') return () => finishDestruction(service, key)
+    const isLeft = ({ state, creator, materialId }: BackingKeyRecord): boolean =>
+      state === 'creating' && (creator === service.instance.id ? !service.making.has(materialId) : creator === null || isDead(creator))
+    const left = service.store.view.backingKeys(key.arn).filter(isLeft)
+    if (left.length === 0) return undefined
+    return async () => {
+      for (const backing of left) {
+        if (await abandonMaterial(service, backing)) {
+          service.log.warn({ key: key.arn, state: key.state }, 'key material whose making was interrupted has been removed')
+        }
       }
-      if (key.state === 'Creating') return
-      if (key.state === 'Destroying') return finishDestruction(service, key)
-      for (const backing of store.view.backingKeys(key.arn)) {
-        if (backing.state === 'creating' && backing.creator !== null && isDead(backing.creator)) await undoRotation(service, backing)
-      }
-    })
+    }
   }
 }
 
-async function destroyDue(service: Service): Promise<void> {
-  const now = service.clock.now()
-  for (const key of service.store.view.allKeys()) {
-    if (key.state !== 'PendingDeletion' || key.deletionAt === null || key.deletionAt > now) continue
-    await attempt(service, key, async () => {
-      // From here on it cannot be cancelled; a cancellation that came first is seen by the callback and wins.
-      const doomed = await service.store.updateKey(key.arn, (current) =>
-        current.state === 'PendingDeletion' && current.deletionAt !== null && current.deletionAt <= now ? { state: 'Destroying' } : {},
+const destroyDue: Step = (service, key) => {
+  const isDue = ({ state, deletionAt }: KeyRecord): boolean =>
+    state === 'PendingDeletion' && deletionAt !== null && deletionAt <= service.clock.now()
+  if (!isDue(key)) return undefined
+  return async () => {
+    // What the token does not show now could not be destroyed, and might come back after its key was forgotten.
+    if (!(await isWhole(service, key))) {
+      service.log.error(
+        { key: key.arn },
+        'the waiting period has ended, but the token does not show the objects of this key: nothing is destroyed',
       )
-      if (doomed.state === 'Destroying') await finishDestruction(service, doomed)
-    })
+      return
+    }
+    // From here on it cannot be cancelled; a cancellation that came first is seen by the callback and wins.
+    const doomed = await service.store.updateKey(key.arn, (current) => (isDue(current) ? { state: 'Destroying' } : {}))
+    if (doomed.state === 'Destroying') await finishDestruction(service, doomed)
   }
 }
 
@@ -141,20 +174,16 @@ async function recordDestruction(service: Service, key: KeyRecord, destroyed: nu
   })
 }
 
-async function reviveUnavailable(service: Service): Promise<void> {
-  const { store, token } = service
-  for (const key of store.view.allKeys()) {
-    if (key.state !== 'Unavailable') continue
-    await attempt(service, key, async () => {
-      for (const backing of store.view.backingKeys(key.arn)) {
-        if (backing.state === 'ready' && (await token.objects(backing.ckaId)).length === 0) return
-      }
-      await store.updateKey(key.arn, (current) => (current.state === 'Unavailable' ? { state: 'Enabled' } : {}))
-      service.log.info({ key: key.arn }, 'the objects of this key are back: it is Enabled again')
-    })
+const reviveUnavailable: Step = (service, key) => {
+  if (key.state !== 'Unavailable') return undefined
+  return async () => {
+    if (!(await isWhole(service, key))) return
+    await service.store.updateKey(key.arn, (current) => (current.state === 'Unavailable' ? { state: 'Enabled' } : {}))
+    service.log.info({ key: key.arn }, 'the objects of this key are back: it is Enabled again')
   }
 }
 
+/** Every key is its own attempt: one that fails does not hold up the rest. */
 async function attempt(service: Service, key: KeyRecord, work: () => Promise<void>): Promise<void> {
   try {
     await work()

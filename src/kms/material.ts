@@ -3,12 +3,13 @@
  *
  * The order of writes is what makes a stop at any point harmless. Making: the row that names the CKA_ID is durable before the object
  * exists, and turns `ready` after it was checked. Destroying: the state `Destroying` is durable before the first object goes, and the
- * row goes last. `recover` runs the same functions over whatever a dead process left.
+ * row goes last. Whoever gives up unfinished material first takes it over in the store (`claimBackingKey`), so that nobody, not even a
+ * process that was only thought dead, can finish it after its object was destroyed.
  */
 
 import { randomBytes } from 'node:crypto'
-import { TokenError } from '../hsm/token.ts'
-import type { BackingKeyRecord, KeyRecord } from '../store/store.ts'
+import { TokenError, type TokenObject } from '../hsm/token.ts'
+import { StoreConflict, type BackingKeyRecord, type KeyChange, type KeyRecord } from '../store/store.ts'
 import { additionalData, encodeHeader, type Ciphertext } from './ciphertext.ts'
 import { kmsError } from './errors.ts'
 import type { Service } from './service.ts'
@@ -59,7 +60,9 @@ async function onToken<T>(service: Service, key: KeyRecord, work: () => Promise<
   }
 }
 
-export async function markUnavailable(service: Service, arn: string): Promise<void> {
+async function markUnavailable(service: Service, arn: string): Promise<void> {
+  // Of the calls that meet this together the first one says it; only then does a failure to write it matter.
+  if (service.store.view.key(arn)?.state !== 'Enabled') return
   await service.store.updateKey(arn, (current) => (current.state === 'Enabled' ? { state: 'Unavailable' } : {}))
   service.log.error({ key: arn }, 'the token does not show the objects of this key: it is Unavailable until they are back')
 }
@@ -83,50 +86,88 @@ function newBacking(service: Service, key: Pick<KeyRecord, 'arn' | 'keyId'>, ord
 }
 
 /** Makes a key and its first material. `key` comes in state Creating and goes Enabled. */
-export async function createKey(service: Service, key: KeyRecord): Promise<KeyRecord> {
+export function createKey(service: Service, key: KeyRecord): Promise<KeyRecord> {
   const backing = newBacking(service, key, 1)
-  await service.store.insertKey(key, backing)
-  try {
-    await service.token.generateKey({ kind: 'wrapping', ckaId: backing.ckaId, label: backing.label })
-  } catch (error) {
-    await undoLoudly(service, key.arn, () => undoCreation(service, key))
-    throw error
-  }
-  return service.store.promoteBackingKey(backing.materialId, () => ({ state: 'Enabled', creator: null }))
+  return make(
+    service,
+    backing,
+    () => service.store.insertKey(key, backing),
+    () => ({ state: 'Enabled', creator: null }),
+  )
 }
 
 /** Gives a key new material; what the old material encrypted stays readable. */
-export async function rotateMaterial(service: Service, key: KeyRecord): Promise<KeyRecord> {
+export function rotateMaterial(service: Service, key: KeyRecord): Promise<KeyRecord> {
   const ordinal = (service.store.view.backingKeys(key.arn).at(-1)?.ordinal ?? 0) + 1
   const backing = newBacking(service, key, ordinal)
-  await service.store.insertBackingKey(backing)
+  return make(
+    service,
+    backing,
+    () => service.store.insertBackingKey(backing),
+    (current) => {
+      if (current.state === 'Destroying') throw new StoreConflict(`rotate ${key.arn}: it is being destroyed`)
+      return {}
+    },
+  )
+}
+
+async function make(
+  service: Service,
+  backing: BackingKeyRecord,
+  insert: () => Promise<void>,
+  change: (current: KeyRecord) => KeyChange,
+): Promise<KeyRecord> {
+  service.making.add(backing.materialId)
   try {
-    await service.token.generateKey({ kind: 'wrapping', ckaId: backing.ckaId, label: backing.label })
-  } catch (error) {
-    await undoLoudly(service, key.arn, () => undoRotation(service, backing))
-    throw error
+    await insert()
+    try {
+      await service.token.generateKey({ kind: 'wrapping', ckaId: backing.ckaId, label: backing.label })
+      return await service.store.promoteBackingKey(backing.materialId, backing.creator, change)
+    } catch (error) {
+      await abandonLoudly(service, backing)
+      throw error
+    }
+  } finally {
+    service.making.delete(backing.materialId)
   }
-  return service.store.promoteBackingKey(backing.materialId, () => ({}))
 }
 
-/** The caller is told why the token failed, not why cleaning up did: start-up and the job try that again. */
-async function undoLoudly(service: Service, arn: string, undo: () => Promise<void>): Promise<void> {
+/** The caller is told why making the key failed, not why cleaning up did: the lifecycle job tries that again. */
+async function abandonLoudly(service: Service, backing: BackingKeyRecord): Promise<void> {
   try {
-    await undo()
+    await abandonMaterial(service, backing)
   } catch (error) {
-    service.log.warn({ key: arn, err: error }, 'what a failed key generation left could not be removed yet')
+    service.log.warn({ key: backing.keyArn, err: error }, 'what a failed key generation left could not be removed yet')
   }
 }
 
-/** For a key that nobody was told of. */
-export async function undoCreation(service: Service, key: KeyRecord): Promise<void> {
-  for (const backing of service.store.view.backingKeys(key.arn)) await service.token.destroyKey(backing.ckaId, backing.label)
-  await service.store.deleteKey(key.arn)
+/**
+ * Removes material that was begun and not finished, and its key if that was never answered for. Leaves alone what turns out to be finished.
+ * @returns whether there was anything to remove.
+ */
+export async function abandonMaterial(service: Service, backing: BackingKeyRecord): Promise<boolean> {
+  const { store, token } = service
+  const { materialId, keyArn, ckaId, label } = backing
+  const ours = await store.claimBackingKey(materialId, backing.creator, service.instance.id)
+  if (!ours && store.view.backingKey(materialId)?.state === 'ready') return false
+  // Where another has taken it over, that one may have looked before the object was there.
+  await token.destroyKey(ckaId, label)
+  if (!ours) return false
+  if (store.view.key(keyArn)?.state === 'Creating') await store.deleteKey(keyArn)
+  else await store.deleteBackingKey(materialId)
+  return true
 }
 
-export async function undoRotation(service: Service, backing: BackingKeyRecord): Promise<void> {
-  await service.token.destroyKey(backing.ckaId, backing.label)
-  await service.store.deleteBackingKey(backing.materialId)
+/** Whether the token shows, now, objects for everything that the key ever encrypted with. */
+export async function isWhole(service: Service, key: KeyRecord): Promise<boolean> {
+  for (const backing of service.store.view.backingKeys(key.arn)) {
+    if (backing.state === 'ready' && (await objectsOf(service, backing)).length === 0) return false
+  }
+  return true
+}
+
+async function objectsOf(service: Service, { ckaId, label }: BackingKeyRecord): Promise<readonly TokenObject[]> {
+  return (await service.token.objects(ckaId)).filter((object) => object.label === label)
 }
 
 /**
@@ -137,7 +178,7 @@ export async function destroyKey(service: Service, key: KeyRecord, record: (dest
   let destroyed = 0
   for (const backing of service.store.view.backingKeys(key.arn)) {
     destroyed += await service.token.destroyKey(backing.ckaId, backing.label)
-    const left = (await service.token.objects(backing.ckaId)).filter((object) => object.label === backing.label)
+    const left = await objectsOf(service, backing)
     if (left.length > 0) throw new Error(`${left.length} objects of ${key.arn} are still in the token after their destruction`)
   }
   await record(destroyed)

@@ -31,6 +31,8 @@ export interface Service {
   readonly log: Log
   readonly metrics: Metrics
   readonly instance: Omit<InstanceRecord, 'heartbeatAt'>
+  /** Material ids that this process is making right now; what is unfinished and not in here is a leftover. */
+  readonly making: Set<string>
   readonly budget: Budget
   readonly identities: Identities
   /** Encrypts access key secrets and session tokens. */
@@ -62,13 +64,14 @@ export interface Foundations {
 export async function openService(foundations: Foundations): Promise<Service> {
   const { store, clock } = foundations
   const instance = { id: randomUUID(), host: hostname(), pid: process.pid }
-  await store.heartbeat({ ...instance, heartbeatAt: clock.now() })
   const serviceKey = await ensureSystemKey(foundations, 'service', 'wrapping')
+  await store.heartbeat({ ...instance, heartbeatAt: clock.now() })
 
   const service: Service = {
     ...foundations,
     instance,
     serviceKey,
+    making: new Set(),
     budget: openBudget(() => service, foundations.config.budget),
     identities: openIdentities(() => service),
     runLifecycle: () => lifecycle.run(),
@@ -78,7 +81,12 @@ export async function openService(foundations: Foundations): Promise<Service> {
     },
   }
   const lifecycle = startLifecycle(service)
-  await lifecycle.recover()
+  try {
+    await lifecycle.run()
+  } catch (error) {
+    await service.close().catch(() => undefined)
+    throw error
+  }
   foundations.metrics.gauge('holdfast_keys', 'Keys in the store.', () => store.view.keyCount())
   return service
 }

@@ -1,7 +1,10 @@
 /**
  * Keys that the service needs for itself, one object set in the token each: `service` (access key secrets, session tokens) and `audit`
- * (seals of the audit trail). Their CKA_IDs are settings in the store, written before the objects are made, so that a stop at any
- * moment leaves either nothing or something that the next start finds and finishes.
+ * (seals of the audit trail). Which CKA_ID is the key is a setting in the store.
+ *
+ * Any number of processes may start together on an empty store. Each names its candidate in the setting before it makes the object, and
+ * the first that can write its own as the key has made the key; a candidate is never touched while it could still become the key. What
+ * a stopped start left is in the list of candidates, and the next start removes it.
  */
 
 import { randomBytes } from 'node:crypto'
@@ -14,38 +17,60 @@ export interface SystemKey {
   readonly label: string
 }
 
-interface Setting extends SystemKey {
-  /** The objects were made and checked. From then on their absence is an alarm, never a reason to make new ones. */
-  readonly ready: boolean
+interface Setting {
+  /** Made and checked. From then on its absence is an alarm, never a reason to make another one. */
+  readonly key?: SystemKey
+  /** Objects that may exist and are not the key, or not yet. */
+  readonly candidates: readonly SystemKey[]
 }
 
-export async function ensureSystemKey(
-  { token, store }: { readonly token: Token; readonly store: Store },
-  name: 'service' | 'audit',
-  kind: TokenKeyKind,
-): Promise<SystemKey> {
+interface Rooms {
+  readonly token: Token
+  readonly store: Store
+}
+
+export async function ensureSystemKey({ token, store }: Rooms, name: 'service' | 'audit', kind: TokenKeyKind): Promise<SystemKey> {
   const setting = `system-key/${name}`
-  for (;;) {
-    const text = store.view.setting(setting)
-    if (text === undefined) {
-      const intent: Setting = { ckaId: newCkaId(token), label: `holdfast/${name}`, ready: false }
-      await store.compareAndSetSetting(setting, undefined, JSON.stringify(intent))
-      continue
+  const read = (): Setting => JSON.parse(store.view.setting(setting) ?? '{"candidates":[]}') as Setting
+  /** Changes the setting under its newest value; `change` answers undefined to leave it. */
+  const update = async (change: (current: Setting) => Setting | undefined): Promise<Setting> => {
+    for (;;) {
+      const text = store.view.setting(setting)
+      const current = read()
+      const next = change(current)
+      if (!next) return current
+      if (await store.compareAndSetSetting(setting, text, JSON.stringify(next))) return next
     }
-    const known = JSON.parse(text) as Setting
-    const objects = await token.objects(known.ckaId)
-    if (known.ready) {
-      if (objects.length > 0) return { ckaId: known.ckaId, label: known.label }
-      throw new Error(
-        `The token ${JSON.stringify(token.info().label)} (serial ${token.info().serial}) does not show the key ${known.label} (CKA_ID ${known.ckaId}) that this data directory was set up with. ` +
-          'It is another token, or has lost its objects. Configure the right token, or restore its backup; nothing was changed.',
-      )
-    }
-    // What an interrupted start left is removed first: it may be half of a key.
-    if (objects.length > 0) await token.destroyKey(known.ckaId, known.label)
-    await token.generateKey({ kind, ckaId: known.ckaId, label: known.label })
-    await store.compareAndSetSetting(setting, text, JSON.stringify({ ...known, ready: true }))
   }
+  const without = (all: readonly SystemKey[], one: SystemKey): readonly SystemKey[] => all.filter(({ ckaId }) => ckaId !== one.ckaId)
+
+  let mine: SystemKey | undefined
+  if (!read().key) {
+    const candidate: SystemKey = { ckaId: newCkaId(token), label: `holdfast/${name}` }
+    const { candidates } = await update((now) => (now.key ? undefined : { candidates: [...now.candidates, candidate] }))
+    if (candidates.includes(candidate)) {
+      mine = candidate
+      await token.generateKey({ kind, ckaId: mine.ckaId, label: mine.label })
+      await update((now) => (now.key ? undefined : { key: candidate, candidates: without(now.candidates, candidate) }))
+    }
+  }
+  const { key } = read()
+  if (mine && key?.ckaId !== mine.ckaId) {
+    // Another was first, and may have looked for leftovers before this one was there.
+    await token.destroyKey(mine.ckaId, mine.label)
+  }
+  if (!key) throw new Error(`the store lost its setting ${setting}`)
+  if ((await token.objects(key.ckaId)).length === 0) {
+    throw new Error(
+      `The token ${JSON.stringify(token.info().label)} (serial ${token.info().serial}) does not show the key ${key.label} (CKA_ID ${key.ckaId}) that this data directory was set up with. ` +
+        'It is another token, or has lost its objects. Configure the right token, or restore its backup; nothing was changed.',
+    )
+  }
+  for (const left of read().candidates) {
+    await token.destroyKey(left.ckaId, left.label)
+    await update((current) => ({ ...current, candidates: without(current.candidates, left) }))
+  }
+  return key
 }
 
 /** A CKA_ID as long as this token wants it. */

@@ -7,7 +7,7 @@
  * theirs cannot be applied differently or out of order.
  */
 
-import type { CompiledQuery, Insertable } from 'kysely'
+import type { CompiledQuery, ExpressionBuilder, Insertable } from 'kysely'
 import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { Backend, Step } from './backend.ts'
@@ -224,6 +224,13 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
     changed('backing', row.material_id),
   ]
 
+  /** A compare-and-swap whose answer is whether it went through. Whoever lost is to see what won. */
+  const attempted = async (what: string, steps: readonly Step[]): Promise<boolean> => {
+    const done = await swapped(write(what, steps))
+    if (!done) await follow()
+    return done
+  }
+
   // First the watch, then the load: nothing can be committed between them unseen.
   await backend.watch(() => {
     follow().catch((error: unknown) => log?.warn({ err: error }, 'changes of other processes not read; the next one brings them'))
@@ -277,25 +284,39 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
     async insertBackingKey(backing) {
       await write(`insert backing key ${backing.materialId}`, backingSteps(backingKeyRow(backing)))
     },
-    promoteBackingKey: (materialId, change) => {
+    promoteBackingKey: (materialId, creator, change) => {
       const keyArn = view.backingKey(materialId)?.keyArn ?? ''
       return untilSwapped(`key ${keyArn}`, async () => {
         const backing = view.backingKey(materialId)
         if (!backing || backing.state === 'destroyed')
           throw new StoreConflict(`promote backing key ${materialId}: it is ${backing?.state ?? 'gone'}`)
+        if (backing.state === 'creating' && backing.creator !== creator)
+          throw new StoreConflict(`promote backing key ${materialId}: another has taken it over`)
         const current = getKey(backing.keyArn)
         const { after, steps } = keyUpdate(current, { ...change(current), materialId })
         const ready = sql
           .updateTable('backing_keys')
           .set({ state: 'ready', creator: null })
           .where('material_id', '=', materialId)
-          .where('state', '!=', 'destroyed')
+          .where((eb) => eb.or([eb('state', '=', 'ready'), heldBy(eb, creator)]))
         const done = await swapped(
           write(`promote backing key ${materialId}`, [...steps, one(ready.compile()), changed('backing', materialId)]),
         )
         return done ? keyInView(after) : undefined
       })
     },
+    claimBackingKey: (materialId, from, to) =>
+      attempted(`claim backing key ${materialId}`, [
+        one(
+          sql
+            .updateTable('backing_keys')
+            .set({ creator: to })
+            .where('material_id', '=', materialId)
+            .where((eb) => heldBy(eb, from))
+            .compile(),
+        ),
+        changed('backing', materialId),
+      ]),
     async deleteBackingKey(materialId) {
       await write(`delete backing key ${materialId}`, [
         one(sql.deleteFrom('backing_keys').where('material_id', '=', materialId).where('state', '=', 'creating').compile()),
@@ -395,7 +416,7 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
         expected === undefined
           ? sql.insertInto('settings').values({ name, value }).compile()
           : sql.updateTable('settings').set({ value }).where('name', '=', name).where('value', '=', expected).compile()
-      return swapped(write(`set ${name}`, [one(query), changed('setting', name)]))
+      return attempted(`set ${name}`, [one(query), changed('setting', name)])
     },
 
     acquireLease(name, holder, untilMs, nowMs) {
@@ -442,6 +463,10 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
     close: () => backend.close(),
   }
 }
+
+/** An unfinished backing key of this creator. */
+const heldBy = (eb: ExpressionBuilder<Tables, 'backing_keys'>, creator: string | null) =>
+  eb.and([eb('state', '=', 'creating'), eb('creator', 'is not distinct from', creator)])
 
 /** Whether a compare-and-swap went through; a conflict is its answer, not an error. */
 async function swapped(write: Promise<unknown>): Promise<boolean> {

@@ -196,8 +196,16 @@ export interface Store {
   deleteKey(arn: string): Promise<void>
 
   insertBackingKey(backing: BackingKeyRecord): Promise<void>
-  /** In one transaction: marks the backing key ready and makes it the key's current one, and applies `change`. May be repeated. */
-  promoteBackingKey(materialId: string, change: (current: KeyRecord) => KeyChange): Promise<KeyRecord>
+  /**
+   * In one transaction: marks the backing key ready and makes it the key's current one, and applies `change`. May be repeated.
+   * @throws StoreConflict when it is unfinished and no longer `creator`'s: see `claimBackingKey`.
+   */
+  promoteBackingKey(materialId: string, creator: string | null, change: (current: KeyRecord) => KeyChange): Promise<KeyRecord>
+  /**
+   * Takes an unfinished backing key over from a creator that is thought dead. From then on that one, should it live after all, can no longer
+   * promote it. Answers false when it is finished, gone, or another's by now; `view` is up to date then.
+   */
+  claimBackingKey(materialId: string, from: string | null, to: string): Promise<boolean>
   /** Removes a backing key that never became ready. */
   deleteBackingKey(materialId: string): Promise<void>
   /** Adds `count` durably and answers the new total; throws StoreConflict when it would pass `ceiling`. */
@@ -219,7 +227,7 @@ export interface Store {
   setAccessKeyActive(accessKeyId: string, active: boolean): Promise<void>
   deleteAccessKey(accessKeyId: string): Promise<void>
 
-  /** Writes only if the present value is `expected` (undefined: absent); answers whether it did. */
+  /** Writes only if the present value is `expected` (undefined: absent); answers whether it did. Either way `view` has the newest. */
   compareAndSetSetting(name: string, expected: string | undefined, value: string): Promise<boolean>
 
   /** Takes or renews a lease; false while another holder's runs. Times in ms since the epoch. */

@@ -150,14 +150,31 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     const key = sampleKey({ state: 'Creating', creator: 'me' })
     const backing = sampleBackingKey(key, { creator: 'me' })
     await store.insertKey(key, backing)
-    const after = await store.promoteBackingKey(backing.materialId, () => ({ state: 'Enabled', creator: null }))
+    const after = await store.promoteBackingKey(backing.materialId, 'me', () => ({ state: 'Enabled', creator: null }))
     expect(after).toEqual({ ...key, state: 'Enabled', creator: null, materialId: backing.materialId, version: 2 })
-    await store.promoteBackingKey(backing.materialId, () => ({}))
+    await store.promoteBackingKey(backing.materialId, 'anyone', () => ({}))
     for (const view of [store.view, await reopened()]) {
       expect(view.key(key.arn)).toMatchObject({ state: 'Enabled', materialId: backing.materialId, version: 3 })
       expect(view.backingKey(backing.materialId)).toEqual({ ...backing, state: 'ready', creator: null })
     }
-    await expect(store.promoteBackingKey('00', () => ({}))).rejects.toThrow(StoreConflict)
+    await expect(store.promoteBackingKey('00', null, () => ({}))).rejects.toThrow(StoreConflict)
+  })
+
+  test('an unfinished backing key has one holder: whoever lost it can no longer finish it', async () => {
+    const key = sampleKey({ state: 'Creating', creator: 'slow' })
+    const backing = sampleBackingKey(key, { creator: 'slow' })
+    await store.insertKey(key, backing)
+    const other = await database.open()
+    expect(await store.claimBackingKey(backing.materialId, 'somebody else', 'me')).toBe(false)
+    expect(await store.claimBackingKey(backing.materialId, 'slow', 'me')).toBe(true)
+    // The other process has not been told yet; the claim holds against it all the same.
+    await expect(other.promoteBackingKey(backing.materialId, 'slow', () => ({ state: 'Enabled' }))).rejects.toThrow(StoreConflict)
+    expect(await other.claimBackingKey(backing.materialId, 'slow', 'too late')).toBe(false)
+    expect(other.view.backingKey(backing.materialId)?.creator).toBe('me')
+    expect(store.view.key(key.arn)).toEqual(key)
+    await store.promoteBackingKey(backing.materialId, 'me', () => ({ state: 'Enabled' }))
+    expect(await store.claimBackingKey(backing.materialId, 'me', 'me')).toBe(false)
+    expect(await store.claimBackingKey('00', null, 'me')).toBe(false)
   })
 
   test('only a backing key that never became ready can be deleted', async () => {
@@ -166,7 +183,7 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     const creating = sampleBackingKey(key, { ordinal: 2 })
     await store.insertKey(key, ready)
     await store.insertBackingKey(creating)
-    await store.promoteBackingKey(ready.materialId, () => ({}))
+    await store.promoteBackingKey(ready.materialId, null, () => ({}))
     await store.deleteBackingKey(creating.materialId)
     await expect(store.deleteBackingKey(ready.materialId)).rejects.toThrow(StoreConflict)
     expect(store.view.backingKeys(key.arn).map(({ materialId }) => materialId)).toEqual([ready.materialId])
