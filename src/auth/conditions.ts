@@ -239,7 +239,10 @@ function readNumber(text: string): number | undefined {
 /** W3C date-time (the ISO 8601 forms of IAM, a date alone included) or seconds since the epoch. In ms. */
 function readDate(text: string): number | undefined {
   if (/^\d{5,}$/.test(text)) return Number(text) * 1000
-  if (!/^\d{4}(?:-\d{2}(?:-\d{2}(?:T\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?(?:Z|[+-]\d{2}:\d{2}))?)?)?$/.test(text)) return undefined
+  if (!/^\d{4}(?:-\d{2}(?:-\d{2}(?:T\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?(?:Z|[+-]\d{2}:\d{2})?)?)?)?$/.test(text)) return undefined
+  const day = text.slice(0, 10)
+  // The 30th of February would roll over to March.
+  if (day.length === 10 && (Number.isNaN(Date.parse(day)) || !new Date(day).toISOString().startsWith(day))) return undefined
   // Without a zone it is UTC, wherever the service runs.
   const time = Date.parse(text.includes('T') && !/(?:Z|[+-]\d{2}:\d{2})$/.test(text) ? `${text}Z` : text)
   return Number.isNaN(time) ? undefined : time
