@@ -10,8 +10,8 @@ import { page, pageOf } from '../../src/kms/page.ts'
 describe('ARNs', () => {
   test('of keys and aliases read back as they were made', () => {
     const region = fc.constantFrom('us-east-1', 'eu-west-1', 'ap-southeast-2')
-    const account = fc.string({ unit: fc.constantFrom(...'0123456789'), minLength: 12, maxLength: 12 })
-    const name = fc.string({ unit: fc.constantFrom(...'abcXYZ019/_-'), minLength: 1, maxLength: 40 })
+    const account = fc.string({ unit: fc.constantFrom(...'0123456789'.split('')), minLength: 12, maxLength: 12 })
+    const name = fc.string({ unit: fc.constantFrom(...'abcXYZ019/_-'.split('')), minLength: 1, maxLength: 40 })
     fc.assert(
       fc.property(region, account, fc.uuid(), name, (in_, accountId, id, alias) => {
         expect(parseKmsArn(keyArn(in_, accountId, id))).toEqual({ region: in_, accountId, kind: 'key', name: id })
@@ -91,7 +91,7 @@ const same = (name: string): string => name
 describe('a listing', () => {
   const sortedNames = fc
     .uniqueArray(
-      fc.string({ unit: 'binary', minLength: 1, maxLength: 20 }).filter((name) => name.isWellFormed()),
+      fc.string({ unit: 'binary', minLength: 1, maxLength: 20 }).filter((name) => !/\p{Surrogate}/u.test(name)),
       { maxLength: 40 },
     )
     .map((names) => names.sort())
@@ -130,31 +130,33 @@ describe('a marker', () => {
   const names = ['alpha', 'beta', 'gamma']
   const { NextMarker: marker = '' } = page(listing({ Limit: 1 }), 50, everything(names), same).rest
 
-  function invalid(text: unknown, listed: Parameters<typeof listing>[1] = {}): void {
+  /** What becomes of a listing that is continued with it. */
+  function outcome(text: unknown, listed: Parameters<typeof listing>[1] = {}): string {
     try {
       page(listing({ Limit: 1, Marker: text }, listed), 50, everything(names), same)
+      return 'taken'
     } catch (error) {
-      expect(error).toBeInstanceOf(KmsError)
-      expect(error).toMatchObject({ code: 'InvalidMarkerException' })
-      return
+      return error instanceof KmsError ? error.code : String(error)
     }
-    throw new Error(`${String(text)} was taken for a marker`)
   }
+  const invalid = 'InvalidMarkerException'
+
+  test('is good for the listing that gave it', () => expect(outcome(marker)).toBe('taken'))
 
   test('of another operation, account or region is invalid', () => {
-    invalid(marker, { name: 'ListAliases' })
-    invalid(marker, { accountId: '444455556666' })
-    invalid(marker, { region: 'eu-west-1' })
+    expect(outcome(marker, { name: 'ListAliases' })).toBe(invalid)
+    expect(outcome(marker, { accountId: '444455556666' })).toBe(invalid)
+    expect(outcome(marker, { region: 'eu-west-1' })).toBe(invalid)
   })
 
   test('that was changed anywhere, cut or lengthened is invalid', () => {
     for (let at = 0; at < marker.length; at++) {
-      invalid(marker.slice(0, at) + (marker[at] === 'A' ? 'B' : 'A') + marker.slice(at + 1))
-      invalid(marker.slice(0, at))
-      invalid(`${marker.slice(0, at)} ${marker.slice(at)}`)
+      expect(outcome(marker.slice(0, at) + (marker[at] === 'A' ? 'B' : 'A') + marker.slice(at + 1))).toBe(invalid)
+      expect(outcome(marker.slice(0, at))).toBe(invalid)
+      expect(outcome(`${marker.slice(0, at)} ${marker.slice(at)}`)).toBe(invalid)
     }
-    invalid(`${marker}AAAA`)
-    invalid(`${marker}=`)
+    expect(outcome(`${marker}AAAA`)).toBe(invalid)
+    expect(outcome(`${marker}=`)).toBe(invalid)
   })
 
   test('that nobody gave is invalid, whatever it is', () => {
@@ -165,7 +167,9 @@ describe('a marker', () => {
           fc.base64String(),
           fc.jsonValue().map((value) => Buffer.from(JSON.stringify(value)).toString('base64')),
         ),
-        (text) => invalid(text),
+        (text) => {
+          expect(outcome(text)).toBe(invalid)
+        },
       ),
     )
   })

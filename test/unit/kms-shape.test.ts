@@ -209,6 +209,15 @@ test('names like __proto__ and constructor are data in a map and harmless outsid
   expect(refusalOf({ toString: string() }, {}).message).toContain("Value null at 'toString'")
 })
 
+function outcome(body: Readonly<Record<string, unknown>>): string {
+  try {
+    readInput(all, body)
+    return 'read'
+  } catch (error) {
+    return error instanceof KmsError ? error.code : String(error)
+  }
+}
+
 test('whatever the body, the answer is a reading of it or one KmsError', () => {
   const guided = fc.record(
     Object.fromEntries(
@@ -218,13 +227,7 @@ test('whatever the body, the answer is a reading of it or one KmsError', () => {
   )
   fc.assert(
     fc.property(fc.oneof(guided, fc.dictionary(fc.string(), fc.jsonValue())), (body) => {
-      try {
-        const input = readInput(all, body) as Record<string, unknown>
-        for (const name of Object.keys(input)) expect(body[name], name).not.toBeNull()
-      } catch (error) {
-        expect(error).toBeInstanceOf(KmsError)
-        expect(['ValidationException', 'SerializationException']).toContain((error as KmsError).code)
-      }
+      expect(['read', 'ValidationException', 'SerializationException']).toContain(outcome(body))
     }),
     { numRuns: 2000 },
   )
