@@ -20,6 +20,8 @@ export const standardBudget: BudgetLimits = { block: 65_536, rotateAt: 2 ** 31, 
 export interface Budget {
   /** The backing key to encrypt with, one encryption taken from its budget. Synchronous but once in a block. */
   draw(key: KeyRecord): BackingKeyRecord | Promise<BackingKeyRecord>
+  /** Waits for rotations under way. */
+  close(): Promise<void>
 }
 
 interface Account {
@@ -30,46 +32,13 @@ interface Account {
 
 export function openBudget(service: () => Service, limits: BudgetLimits): Budget {
   const accounts = new Map<string, Account>()
-  const rotations = new Map<string, Promise<KeyRecord>>()
+  const rotations = new Map<string, Promise<void>>()
 
-  /** One rotation of a key at a time. */
-  const rotate = (key: KeyRecord): Promise<KeyRecord> => {
-    let running = rotations.get(key.arn)
-    if (!running) {
-      running = rotateMaterial(service(), key).finally(() => rotations.delete(key.arn))
-      rotations.set(key.arn, running)
-    }
-    return running
-  }
-
-  const reserve = async (key: KeyRecord, materialId: string, account: Account): Promise<void> => {
-    const total = await service().store.reserveEncryptions(materialId, limits.block, limits.ceiling)
-    account.left += limits.block
-    if (total < limits.rotateAt) return
-    // The key goes on working meanwhile: between rotateAt and the ceiling lies as much again.
-    rotate(key).then(
-      () => accounts.delete(materialId),
-      (error: unknown) =>
-        service().log.error(
-          { key: key.arn, err: error },
-          'rotating a key whose GCM budget is half used failed; the next block tries again',
-        ),
-    )
-  }
-
-  const drawSlowly = async (key: KeyRecord, materialId: string, account: Account): Promise<BackingKeyRecord> => {
-    while (account.left === 0) {
-      account.reserving ??= reserve(key, materialId, account).finally(() => (account.reserving = undefined))
-      try {
-        await account.reserving
-      } catch (error) {
-        if (!(error instanceof StoreConflict)) throw error
-        // The ceiling: nothing more may be encrypted with this one, so the caller waits for the next.
-        return draw(await rotate(key))
-      }
-    }
-    account.left -= 1
-    return backing(materialId)
+  const current = (arn: string): { readonly key: KeyRecord; readonly materialId: string } => {
+    const key = service().store.view.key(arn)
+    if (!key) throw kmsError('NotFoundException', `Key '${arn}' does not exist`)
+    if (key.materialId === null) throw kmsError('KMSInvalidStateException', `${arn} is unavailable.`)
+    return { key, materialId: key.materialId }
   }
 
   const backing = (materialId: string): BackingKeyRecord => {
@@ -78,16 +47,71 @@ export function openBudget(service: () => Service, limits: BudgetLimits): Budget
     return record
   }
 
-  const draw = (key: KeyRecord): BackingKeyRecord | Promise<BackingKeyRecord> => {
-    // Rotated since the caller looked: the newest decides.
-    const materialId = service().store.view.key(key.arn)?.materialId ?? key.materialId
-    if (materialId === null) throw kmsError('KMSInvalidStateException', `${key.arn} is unavailable.`)
-    let account = accounts.get(materialId)
-    if (!account) accounts.set(materialId, (account = { left: 0, reserving: undefined }))
-    if (account.left === 0) return drawSlowly(key, materialId, account)
+  /** Away from `materialId`, unless that has happened already. One rotation of a key at a time. */
+  const rotateFrom = async (arn: string, materialId: string): Promise<void> => {
+    let running = rotations.get(arn)
+    if (!running) {
+      const now = current(arn)
+      if (now.materialId !== materialId) return
+      running = rotateMaterial(service(), now.key)
+        .then(() => undefined)
+        .finally(() => rotations.delete(arn))
+      rotations.set(arn, running)
+    }
+    await running
+    accounts.delete(materialId)
+  }
+
+  const reserve = async (arn: string, materialId: string, account: Account): Promise<void> => {
+    const total = await service().store.reserveEncryptions(materialId, limits.block, limits.ceiling)
+    account.left += limits.block
+    if (total < limits.rotateAt) return
+    // The key goes on working meanwhile: between rotateAt and the ceiling lies as much again.
+    rotateFrom(arn, materialId).catch((error: unknown) =>
+      service().log.error({ key: arn, err: error }, 'rotating a key whose GCM budget is half used failed; the next block tries again'),
+    )
+  }
+
+  const drawSlowly = async (arn: string, materialId: string, account: Account): Promise<BackingKeyRecord> => {
+    while (account.left === 0) {
+      account.reserving ??= reserve(arn, materialId, account).finally(() => (account.reserving = undefined))
+      try {
+        await account.reserving
+      } catch (error) {
+        if (!(error instanceof StoreConflict)) throw error
+        // The ceiling: nothing more may be encrypted with this one, so the caller waits for the next.
+        return drawAfterRotation(arn, materialId)
+      }
+    }
     account.left -= 1
     return backing(materialId)
   }
 
-  return { draw }
+  const drawAfterRotation = async (arn: string, materialId: string): Promise<BackingKeyRecord> => {
+    try {
+      await rotateFrom(arn, materialId)
+    } catch (error) {
+      // Another process is at it.
+      if (error instanceof StoreConflict) throw kmsError('ThrottlingException', 'Rate exceeded', { cause: error })
+      throw error
+    }
+    return drawFrom(arn)
+  }
+
+  const drawFrom = (arn: string): BackingKeyRecord | Promise<BackingKeyRecord> => {
+    const { materialId } = current(arn)
+    let account = accounts.get(materialId)
+    if (!account) accounts.set(materialId, (account = { left: 0, reserving: undefined }))
+    if (account.left === 0) return drawSlowly(arn, materialId, account)
+    account.left -= 1
+    return backing(materialId)
+  }
+
+  return {
+    // What the store has now decides, not what the caller saw.
+    draw: (key) => drawFrom(key.arn),
+    async close() {
+      await Promise.allSettled(rotations.values())
+    },
+  }
 }

@@ -77,6 +77,7 @@ export async function openService(foundations: Foundations): Promise<Service> {
     runLifecycle: () => lifecycle.run(),
     async close() {
       await lifecycle.stop()
+      await service.budget.close()
       await store.removeInstance(instance.id)
     },
   }
