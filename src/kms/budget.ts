@@ -6,6 +6,7 @@
 
 import { type BackingKeyRecord, type KeyRecord, StoreConflict } from '../store/store.ts'
 import { kmsError } from './errors.ts'
+import { keyMissing } from './keys.ts'
 import { rotateMaterial } from './material.ts'
 import type { Service } from './service.ts'
 
@@ -36,7 +37,7 @@ export function openBudget(service: () => Service, limits: BudgetLimits): Budget
 
   const current = (arn: string): { readonly key: KeyRecord; readonly materialId: string } => {
     const key = service().store.view.key(arn)
-    if (!key) throw kmsError('NotFoundException', `Key '${arn}' does not exist`)
+    if (!key) throw keyMissing(arn)
     if (key.materialId === null) throw kmsError('KMSInvalidStateException', `${arn} is unavailable.`)
     return { key, materialId: key.materialId }
   }

@@ -6,13 +6,15 @@
  */
 
 import { createHash } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { compilePolicy, type CompiledPolicy } from '../auth/policy.ts'
 import type { Principal } from '../auth/principal.ts'
 import { readAuthorization, SigningKeyCache, verifySignature, type ReceivedSignature, type SignedRequest } from '../auth/sigv4.ts'
 import { wrapSchemes, type WrapScheme } from '../hsm/token.ts'
-import type { AccessKeyRecord, PrincipalRecord } from '../store/store.ts'
+import { StoreConflict, type AccessKeyRecord, type PrincipalRecord } from '../store/store.ts'
 import { rootArn } from './arn.ts'
 import { kmsError, type KmsError } from './errors.ts'
+import { deadInstances } from './lifecycle.ts'
 import type { Authenticated } from './operation.ts'
 import type { Service } from './service.ts'
 
@@ -267,13 +269,53 @@ async function unseal({ token, serviceKey }: Service, sealed: Uint8Array, purpos
 
 /**
  * The account of the configuration, with an access key of its root, made once. The key is published (written to the credentials
- * file) before it is stored, and the account is stored last: a stop anywhere leads to the same end at the next start.
+ * file) before it is stored, and the account is stored last: a stop anywhere leads to the same end at the next start. Of several
+ * processes that start together one does it, and the others wait: the file can hold only one key.
  */
 export async function bootstrapAccount(service: Service, publish: (credential: Credential) => Promise<void>): Promise<boolean> {
+  const { store, instance } = service
   const { accountId } = service.config
-  if (service.store.view.account(accountId)) return false
-  for (const leftover of service.store.view.accessKeysOf(rootArn(accountId))) await service.store.deleteAccessKey(leftover.accessKeyId)
+  const claim = `bootstrap/${accountId}`
+  for (;;) {
+    if (store.view.account(accountId)) return false
+    const holder = store.view.setting(claim)
+    const isFree = holder === undefined || holder === instance.id || (await deadInstances(service)).isDead(holder)
+    if (isFree && (await store.compareAndSetSetting(claim, holder, instance.id))) break
+    await sleep(100)
+  }
+  // The claim brought the view up to date: another may have finished and ended meanwhile.
+  if (store.view.account(accountId)) return false
+  for (const leftover of store.view.accessKeysOf(rootArn(accountId))) await store.deleteAccessKey(leftover.accessKeyId)
   await service.identities.createAccessKey({ accountId, principalArn: rootArn(accountId) }, publish)
-  await service.store.insertAccount({ accountId, createdAt: service.clock.now() })
+  await store.insertAccount({ accountId, createdAt: service.clock.now() })
   return true
+}
+
+/**
+ * A further account with an access key of its root; undefined when it exists. The key comes first, so that no stop leaves an account that
+ * nobody can enter; the row of the account decides between two callers, and the winner removes what others left.
+ */
+export async function createAccount(service: Service, accountId: string, createdAt: number): Promise<Credential | undefined> {
+  const { store, identities } = service
+  if (store.view.account(accountId)) return undefined
+  const credential = await identities.createAccessKey({ accountId, principalArn: rootArn(accountId) })
+  const remove = async (accessKeyId: string): Promise<void> => {
+    try {
+      await store.deleteAccessKey(accessKeyId)
+    } catch (error) {
+      // The other caller was quicker.
+      if (!(error instanceof StoreConflict)) throw error
+    }
+  }
+  try {
+    await store.insertAccount({ accountId, createdAt })
+  } catch (error) {
+    await remove(credential.accessKeyId)
+    if (error instanceof StoreConflict) return undefined
+    throw error
+  }
+  for (const { accessKeyId } of store.view.accessKeysOf(rootArn(accountId))) {
+    if (accessKeyId !== credential.accessKeyId) await remove(accessKeyId)
+  }
+  return credential
 }

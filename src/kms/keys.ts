@@ -3,11 +3,13 @@
 import type { KeyRecord } from '../store/store.ts'
 import { foreignKeyUnseen } from './access.ts'
 import { aliasArn, isKeyId, keyArn, parseKmsArn } from './arn.ts'
-import { kmsError } from './errors.ts'
+import { kmsError, type KmsError } from './errors.ts'
 import type { Call, FoundKey, KeyUse } from './operation.ts'
 
 /** A key that is being created was never answered for, so to a caller it is not there. */
 const visible = (key: KeyRecord | undefined): KeyRecord | undefined => (key?.state === 'Creating' ? undefined : key)
+
+export const keyMissing = (arn: string): KmsError => kmsError('NotFoundException', `Key '${arn}' does not exist`)
 
 /**
  * @throws KmsError NotFoundException with AWS's wording; for a key of another account the denial that does not say whether it exists.
@@ -34,7 +36,7 @@ export function findKey(call: Call, reference: string, accepts: 'key' | 'key or 
   const record = visible(view.key(wanted))
   if (record) return { record, alias: undefined }
   if (accountId !== call.principal.accountId) throw foreignKeyUnseen(call)
-  throw kmsError('NotFoundException', `Key '${wanted}' does not exist`)
+  throw keyMissing(wanted)
 }
 
 /** The common case of a row's `keys`: the key is what a member names, if it is there. */

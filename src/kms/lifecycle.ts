@@ -83,7 +83,7 @@ interface Dead {
   readonly isDead: (id: string) => boolean
 }
 
-async function deadInstances({ store, instance, clock }: Service): Promise<Dead> {
+export async function deadInstances({ store, instance, clock }: Service): Promise<Dead> {
   const listed = await store.instances()
   const known = listed
     .filter(({ id, host, pid, heartbeatAt }) => {

@@ -9,7 +9,7 @@ import { StoreConflict, type AccessKeyRecord, type PrincipalRecord } from '../..
 import { permitResource } from '../access.ts'
 import { rootArn } from '../arn.ts'
 import { kmsError, type KmsError } from '../errors.ts'
-import { uniqueName } from '../identity.ts'
+import { createAccount, uniqueName } from '../identity.ts'
 import { keyFrom } from '../keys.ts'
 import { operation, type Call, type Unnamed } from '../operation.ts'
 import { page, pageOf } from '../page.ts'
@@ -396,18 +396,20 @@ function admitAccessKey(call: Call, input: { readonly AccessKeyId: string; reado
   const own = key?.accountId === call.principal.accountId ? key : undefined
   permitResource(call, call.operation.action, own?.principalArn ?? ownerResource(call, input.UserName))
   if (!own || (input.UserName !== undefined && own.principalArn !== getPrincipal(call, 'user', input.UserName).arn)) {
-    throw kmsError('NotFoundException', `The Access Key with id ${input.AccessKeyId} cannot be found.`)
+    throw missingAccessKey(input.AccessKeyId)
   }
   return own
 }
+
+const missingAccessKey = (id: string): KmsError => kmsError('NotFoundException', `The Access Key with id ${id} cannot be found.`)
 
 export const UpdateAccessKey = operation({
   input: { AccessKeyId: accessKeyId, Status: oneOf('Active', 'Inactive'), UserName: optional(name) },
   output: [],
   readOnly: false,
   async run(call, input) {
-    const key = admitAccessKey(call, input)
-    await call.service.store.setAccessKeyActive(key.accessKeyId, input.Status === 'Active')
+    const { accessKeyId: id } = admitAccessKey(call, input)
+    await orConflict(call.service.store.setAccessKeyActive(id, input.Status === 'Active'), () => missingAccessKey(id))
     return {}
   },
 })
@@ -417,7 +419,8 @@ export const DeleteAccessKey = operation({
   output: [],
   readOnly: false,
   async run(call, input) {
-    await call.service.store.deleteAccessKey(admitAccessKey(call, input).accessKeyId)
+    const { accessKeyId: id } = admitAccessKey(call, input)
+    await orConflict(call.service.store.deleteAccessKey(id), () => missingAccessKey(id))
     return {}
   },
 })
@@ -439,11 +442,8 @@ export const CreateAccount = operation({
   responseElements: ({ Account }) => ({ account: Account }),
   async run(call, { AccountId: accountId }) {
     requireHomeAccount(call)
-    const { store, identities } = call.service
-    const exists = () => kmsError('AlreadyExistsException', `Account ${accountId} already exists.`)
-    if (store.view.account(accountId)) throw exists()
-    await orConflict(store.insertAccount({ accountId, createdAt: call.nowMs }), exists)
-    const made = await identities.createAccessKey({ accountId, principalArn: rootArn(accountId) })
+    const made = await createAccount(call.service, accountId, call.nowMs)
+    if (!made) throw kmsError('AlreadyExistsException', `Account ${accountId} already exists.`)
     return {
       Account: { AccountId: accountId, Arn: rootArn(accountId), CreateDate: seconds(call.nowMs) },
       AccessKey: {

@@ -3,7 +3,7 @@
 import { StoreConflict, type AliasRecord } from '../../store/store.ts'
 import { aliasArn } from '../arn.ts'
 import { kmsError, type KmsError } from '../errors.ts'
-import { findKey } from '../keys.ts'
+import { findKey, keyMissing } from '../keys.ts'
 import { operation, type Call } from '../operation.ts'
 import { page } from '../page.ts'
 import { integer, keyId, optional, string } from '../shape.ts'
@@ -80,9 +80,10 @@ export const CreateAlias = operation({
         updatedAt: now,
       })
     } catch (error) {
-      if (error instanceof StoreConflict)
-        throw kmsError('AlreadyExistsException', `An alias with the name ${arn} already exists`, { cause: error })
-      throw error
+      if (!(error instanceof StoreConflict)) throw error
+      // The name exists, or the key was destroyed meanwhile.
+      if (!call.service.store.view.key(target.arn)) throw keyMissing(target.arn)
+      throw kmsError('AlreadyExistsException', `An alias with the name ${arn} already exists`, { cause: error })
     }
     return {}
   },

@@ -3,17 +3,17 @@
 import { randomUUID } from 'node:crypto'
 import { compilePolicy } from '../../auth/policy.ts'
 import { wouldLockOut } from '../../auth/authorize.ts'
-import type { KeyChange, KeyRecord } from '../../store/store.ts'
+import { StoreConflict, type KeyChange, type KeyRecord } from '../../store/store.ts'
 import { permitResource, requestContext } from '../access.ts'
 import { keyArn } from '../arn.ts'
 import { kmsError } from '../errors.ts'
-import { keyFrom } from '../keys.ts'
+import { keyFrom, keyMissing } from '../keys.ts'
 import { createKey } from '../material.ts'
 import { operation, type Call } from '../operation.ts'
 import { page } from '../page.ts'
 import { boolean, integer, keyId, oneOf, optional, string } from '../shape.ts'
 import { allowedStates, refusal, type KeyOperationName } from '../states.ts'
-import { customerMasterKeySpecs, grantTokens, keySpecs, marker, policyText, tagList } from './members.ts'
+import { customerMasterKeySpecs, grantTokens, keySpecs, keyUsages, marker, policyText, tagList, usagesBySpec } from './members.ts'
 import { readTags } from './tags.ts'
 
 const dayMs = 86_400_000
@@ -45,13 +45,19 @@ function keyMetadata(key: KeyRecord): Readonly<Record<string, unknown>> {
 }
 
 /** Changes a key under its newest record: the state is checked again there, since another call may have come between. */
-export function changeKey(call: Call, key: KeyRecord, change: (current: KeyRecord) => KeyChange): Promise<KeyRecord> {
+export async function changeKey(call: Call, key: KeyRecord, change: (current: KeyRecord) => KeyChange): Promise<KeyRecord> {
   const { name } = call.operation
   const states: readonly string[] = allowedStates[name as KeyOperationName]
-  return call.service.store.updateKey(key.arn, (current) => {
-    if (!states.includes(current.state)) throw refusal(current.arn, current.state, name)
-    return change(current)
-  })
+  try {
+    return await call.service.store.updateKey(key.arn, (current) => {
+      if (!states.includes(current.state)) throw refusal(current.arn, current.state, name)
+      return change(current)
+    })
+  } catch (error) {
+    // Its destruction was finished meanwhile.
+    if (error instanceof StoreConflict && !call.service.store.view.key(key.arn)) throw keyMissing(key.arn)
+    throw error
+  }
 }
 
 /** What AWS gives a key whose creator names no policy: the account decides, through its identity policies. */
@@ -87,7 +93,7 @@ export const CreateKey = operation({
   input: {
     Policy: optional(policyText),
     Description: optional(string({ max: 8192 })),
-    KeyUsage: optional(oneOf('SIGN_VERIFY', 'ENCRYPT_DECRYPT', 'GENERATE_VERIFY_MAC', 'KEY_AGREEMENT', 'ENCAPSULATE_DECAPSULATE')),
+    KeyUsage: optional(oneOf(...keyUsages)),
     CustomerMasterKeySpec: optional(oneOf(...customerMasterKeySpecs)),
     KeySpec: optional(oneOf(...keySpecs)),
     Origin: optional(oneOf('AWS_KMS', 'EXTERNAL', 'AWS_CLOUDHSM', 'EXTERNAL_KEY_STORE')),
@@ -113,7 +119,7 @@ export const CreateKey = operation({
       throw kmsError('ValidationException', 'You must specify a KeyUsage value for all KMS keys except for symmetric encryption keys.')
     }
     const usage = input.KeyUsage ?? 'ENCRYPT_DECRYPT'
-    if (spec === 'SYMMETRIC_DEFAULT' && usage !== 'ENCRYPT_DECRYPT') {
+    if (!usagesBySpec[spec].includes(usage)) {
       throw kmsError('ValidationException', `KeyUsage ${usage} is not compatible with KeySpec ${spec}`)
     }
     const origin = input.Origin ?? 'AWS_KMS'
