@@ -78,7 +78,7 @@ function* bitsOf(token: string, bits: number): Generator<number> {
   for (let i = 0; i < probes; i++) yield ((first + i * second) % 2 ** 32) % bits
 }
 
-export function encodeFilter(tokens: ReadonlySet<string>): Buffer {
+function encodeFilter(tokens: ReadonlySet<string>): Buffer {
   const filter = Buffer.alloc(Math.max(8, Math.ceil((tokens.size * bitsPerValue) / 8)))
   for (const token of tokens) {
     for (const bit of bitsOf(token, filter.length * 8)) filter[bit >>> 3] = (filter[bit >>> 3] ?? 0) | (1 << (bit & 7))
@@ -86,17 +86,23 @@ export function encodeFilter(tokens: ReadonlySet<string>): Buffer {
   return filter
 }
 
-export function mayHold(filter: Uint8Array, token: string): boolean {
+function mayHold(filter: Uint8Array, token: string): boolean {
   for (const bit of bitsOf(token, filter.length * 8)) if (!((filter[bit >>> 3] ?? 0) & (1 << (bit & 7)))) return false
   return true
 }
 
-/** The filter and the times of the records from `from` to `to` that are there. */
-export function summarise(log: AuditLogReader, number: number, from = number * recordsPerBlock): StoredBlock {
+/** Whether lookups find the record in a block that is summed up like this. */
+export function holds(block: StoredBlock, record: AuditRecord): boolean {
+  const timeMs = Date.parse(record.eventTime)
+  return !(timeMs < block.minMs || timeMs > block.maxMs) && tokensOf(record).every((token) => mayHold(block.filter, token))
+}
+
+/** The filter and the times of a block's records. */
+function summarise(log: AuditLogReader, number: number): StoredBlock {
   const tokens = new Set<string>()
   let minMs = Number.MAX_SAFE_INTEGER
   let maxMs = 0
-  for (const { text } of log.recordsDown(from, (number + 1) * recordsPerBlock - 1)) {
+  for (const { text } of log.recordsDown(number * recordsPerBlock, (number + 1) * recordsPerBlock - 1)) {
     const record = JSON.parse(text) as AuditRecord
     const timeMs = Date.parse(record.eventTime)
     // A time that cannot be read must not hide its block.

@@ -56,8 +56,8 @@ export interface AuditLogReader {
   /** Undefined while no record was ever appended. After pruning everything: where the chain goes on. */
   head(): Head | undefined
   firstSequence(): number | undefined
-  /** From low to high. */
-  records(from: number, to: number): IterableIterator<StoredRecord>
+  /** From low to high, at most `limit`. */
+  records(from: number, to: number, limit?: number): IterableIterator<StoredRecord>
   /** From high to low; without hashes, for lookups. */
   recordsDown(from: number, to: number): IterableIterator<{ readonly sequence: number; readonly text: string }>
   /** By number. */
@@ -122,10 +122,11 @@ export function openAuditLog(file: string, fresh: { readonly trailId: string; re
   }
 }
 
-/** Opens an existing trail for reading only, also while a service appends to it. */
+/** Opens an existing trail for reading only, also while a service appends to it: all reads until `close` are of one moment. */
 export function openAuditLogReadOnly(file: string): AuditLogReader {
   const database = openSqliteFileReadOnly(file)
   try {
+    database.exec('BEGIN')
     return reader(database)
   } catch (error) {
     database.close()
@@ -149,7 +150,7 @@ function reader(database: Database): AuditLogReader {
     // What was pruned to the last record goes on from the statement that says so.
     pruned: database.prepare("SELECT sequence, hash FROM seals WHERE kind = 'prune' ORDER BY sequence DESC LIMIT 1"),
     first: database.prepare('SELECT min(sequence) FROM records').pluck(),
-    up: database.prepare('SELECT sequence, hash, record AS text FROM records WHERE sequence BETWEEN ? AND ? ORDER BY sequence'),
+    up: database.prepare('SELECT sequence, hash, record AS text FROM records WHERE sequence BETWEEN ? AND ? ORDER BY sequence LIMIT ?'),
     down: database.prepare('SELECT sequence, record AS text FROM records WHERE sequence BETWEEN ? AND ? ORDER BY sequence DESC'),
     seals: database.prepare(`SELECT ${sealColumns} FROM seals ORDER BY number`),
     lastSeal: database.prepare(`SELECT ${sealColumns} FROM seals WHERE kind = 'seal' ORDER BY number DESC LIMIT 1`),
@@ -163,7 +164,7 @@ function reader(database: Database): AuditLogReader {
     snapshot: (read) => database.transaction(read).deferred(),
     head: () => (statements.head.get() ?? statements.pruned.get()) as Head | undefined,
     firstSequence: () => (statements.first.get() as number | null) ?? undefined,
-    records: (from, to) => statements.up.iterate(from, to) as IterableIterator<StoredRecord>,
+    records: (from, to, limit = -1) => statements.up.iterate(from, to, limit) as IterableIterator<StoredRecord>,
     recordsDown: (from, to) => statements.down.iterate(from, to) as IterableIterator<StoredRecord>,
     seals: () => statements.seals.all() as StoredSeal[],
     lastSeal: () => statements.lastSeal.get() as StoredSeal | undefined,

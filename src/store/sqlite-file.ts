@@ -10,7 +10,7 @@ import { dirname } from 'node:path'
 import Database from 'better-sqlite3'
 
 /** How long a statement waits for another process's write transaction before it fails with SQLITE_BUSY. */
-const busyTimeoutMs = 10_000
+const busyTimeoutMs = 5_000
 
 /**
  * Opens `file` for reading and writing, creating it (0600) and its directory (0700) if missing.
