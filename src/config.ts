@@ -237,6 +237,12 @@ export const settings = {
       60_000,
       'How often new audit records are sealed by a signature made in the HSM.',
     ),
+    retentionDays: setting(
+      'AUDIT_RETENTION_DAYS',
+      orAbsent(integer(1, 36_500, 'days')),
+      undefined,
+      'How long audit records are kept. Absent: for ever.',
+    ),
   },
   lifecycle: {
     intervalMs: setting(
@@ -370,9 +376,7 @@ function checkTogether(config: Config, where: (name: string) => string, problems
   } else {
     if (pkcs11.pinFile === undefined)
       problems.push(`${where('pkcs11.pinFile')} is missing: put the token's user PIN into a file of mode 0600 and name it here.`)
-    if (pkcs11.tokenLabel === undefined && pkcs11.tokenSerial === undefined) {
-      problems.push(`${where('pkcs11.tokenLabel')} is missing: say which token by its label, or by HOLDFAST_PKCS11_TOKEN_SERIAL.`)
-    }
+    if (pkcs11.tokenLabel === undefined) problems.push(`${where('pkcs11.tokenLabel')} is missing: say which token, by its label.`)
   }
 }
 
@@ -410,7 +414,7 @@ function readConfigFile(
 function unknownVariables(environment: Environment): readonly string[] {
   const known = ['HOLDFAST_CONFIG', ...rows.map((row) => row.setting.env)]
   return Object.keys(environment)
-    .filter((name) => name.startsWith('HOLDFAST_') && !name.startsWith('HOLDFAST_TEST_') && !known.includes(name))
+    .filter((name) => name.startsWith('HOLDFAST_') && !/^HOLDFAST_(?:TEST|REQUIRE)_/.test(name) && !known.includes(name))
     .map((name) => `${name} is not a setting and is ignored.${hint(name, known)}`)
 }
 
@@ -452,6 +456,18 @@ export function settingsTable(): string {
     ),
     '',
   ].join('\n')
+}
+
+/** Where things are in the data directory. */
+export function placesIn(dataDir: string) {
+  return {
+    database: join(dataDir, 'holdfast.db'),
+    auditTrail: join(dataDir, 'audit.db'),
+    credentials: join(dataDir, 'credentials'),
+    softhsm: join(dataDir, 'softhsm'),
+    /** Where the running service listens: `{ url, opsUrl, pid }`. */
+    endpoint: join(dataDir, 'endpoint.json'),
+  }
 }
 
 /** What a client of a running service may take from the environment, under the names the AWS tools use. */

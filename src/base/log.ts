@@ -47,7 +47,7 @@ export function openLog(options: { readonly level: LogLevel; readonly destinatio
   const logger = pino(
     {
       level: options.level,
-      base: { pid: process.pid },
+      base: null,
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label }) },
       serializers: { err: pino.stdSerializers.err },

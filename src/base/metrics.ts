@@ -15,7 +15,7 @@ export interface Sample {
   readonly value: number
 }
 
-type Reading = () => number | readonly Sample[] | undefined
+type Reading = () => number | readonly Sample[] | undefined | Promise<number>
 
 export interface Metrics {
   /** Counts a finished call and how long it took. `code` is an error's fixed code, `ok` for success. */
@@ -58,8 +58,8 @@ export function openMetrics(): Metrics {
 
   /** A metric whose value is read at each scrape. Both kinds of reading are gauges inside; only the declared type differs. */
   const read = (type: 'gauge' | 'counter', name: string, help: string, reading: Reading): void => {
-    const fill = (set: (labels: Record<string, string>, value: number) => void): void => {
-      const value = reading()
+    const fill = async (set: (labels: Record<string, string>, value: number) => void): Promise<void> => {
+      const value = await reading()
       if (value === undefined) return
       if (typeof value === 'number') return set({}, value)
       for (const sample of value) set(sample.labels, sample.value)
@@ -72,9 +72,9 @@ export function openMetrics(): Metrics {
         help,
         labelNames,
         registers: [registry],
-        collect() {
+        async collect() {
           gauge.reset()
-          fill((labels, v) => gauge.set(labels, v))
+          await fill((labels, v) => gauge.set(labels, v))
         },
       })
     } else {
@@ -83,9 +83,9 @@ export function openMetrics(): Metrics {
         help,
         labelNames,
         registers: [registry],
-        collect() {
+        async collect() {
           counter.reset()
-          fill((labels, v) => counter.inc(labels, v))
+          await fill((labels, v) => counter.inc(labels, v))
         },
       })
     }

@@ -257,7 +257,7 @@ async function saveAccessKey(answer: Answer, words: Words, wiring: Wiring): Prom
   if (typeof accessKeyId !== 'string' || typeof secretAccessKey !== 'string') return
   const { credentialsFile } = wiring.clientSettings()
   await saveProfile(credentialsFile, profile, { accessKeyId, secretAccessKey })
-  wiring.printError(`Saved as profile [${profile}] in ${credentialsFile}.\n`)
+  await wiring.printError(`Saved as profile [${profile}] in ${credentialsFile}.\n`)
 }
 
 export const adminCommands: readonly Command[] = rows.map((row) => ({
@@ -275,7 +275,7 @@ export const adminCommands: readonly Command[] = rows.map((row) => ({
     const input = (await row.input?.(words)) ?? {}
     const answer = row.items === undefined ? await call(wiring, operation, input) : await callAllPages(wiring, operation, input, row.items)
     // The secret of a new key is in nobody's hands yet: print first, whatever becomes of the rest.
-    wiring.print(args.flags['json'] ? `${JSON.stringify(answer, undefined, 2)}\n` : showAnswer(answer))
+    await wiring.print(args.flags['json'] ? `${JSON.stringify(answer, undefined, 2)}\n` : showAnswer(answer))
     await row.afterwards?.(answer, words, wiring)
     return exitCodes.done
   },

@@ -2,8 +2,8 @@
 
 import { closest } from '../base/closest.ts'
 import { adminCommands } from './admin.ts'
+import { auditCommands } from './audit.ts'
 import { CommandFailure, describeCommand, exitCodes, parseArguments, UsageError, type Command } from './command.ts'
-import { showTable } from './show.ts'
 import type { Wiring } from './wiring.ts'
 
 const json = { about: 'Prints JSON.' }
@@ -22,13 +22,9 @@ const doctor: Command = {
   summary: 'Examines configuration, token and database, and says what this token can do. Exit code 1 if something is wrong.',
   flags: { json },
   async run({ flags }, wiring) {
-    const findings = await wiring.doctor()
-    wiring.print(
-      flags['json']
-        ? `${JSON.stringify(findings, undefined, 2)}\n`
-        : `${showTable(findings.map((finding) => ({ ...finding }))).join('\n')}\n`,
-    )
-    return findings.some(({ outcome }) => outcome === 'problem') ? exitCodes.failed : exitCodes.done
+    const { text, report, healthy } = await wiring.doctor()
+    await wiring.print(flags['json'] ? `${JSON.stringify(report, undefined, 2)}\n` : text)
+    return healthy ? exitCodes.done : exitCodes.failed
   },
 }
 
@@ -37,75 +33,13 @@ const config: Command = {
   summary: 'Shows the configuration in force, or with --markdown every setting there is.',
   flags: { markdown: { about: "The README's table of settings." } },
   async run({ flags }, wiring) {
-    wiring.print(flags['markdown'] ? wiring.settingsTable() : `${JSON.stringify(wiring.effectiveConfig(), undefined, 2)}\n`)
-    return exitCodes.done
-  },
-}
-
-const auditVerify: Command = {
-  name: 'audit verify',
-  summary: 'Checks the whole audit trail: the chain of hashes and the seals made in the HSM. Exit code 1 if it is not intact.',
-  detail:
-    'Reads the database itself; the service may be running. Says the first place where a record was changed, removed, added or moved.',
-  flags: { json },
-  async run({ flags }, wiring) {
-    const verdict = await wiring.auditVerify()
-    const lines = [
-      verdict.intact ? `The audit trail is intact: ${verdict.records} records.` : 'THE AUDIT TRAIL IS NOT INTACT.',
-      ...verdict.detail,
-    ]
-    wiring.print(flags['json'] ? `${JSON.stringify(verdict, undefined, 2)}\n` : `${lines.join('\n')}\n`)
-    return verdict.intact ? exitCodes.done : exitCodes.failed
-  },
-}
-
-const auditExport: Command = {
-  name: 'audit export',
-  summary: 'Prints audit records, oldest first, one JSON object a line.',
-  flags: {
-    from: { value: 'TIME', about: 'Only records at or after this time (ISO 8601).' },
-    to: { value: 'TIME', about: 'Only records before this time.' },
-  },
-  async run({ flags }, wiring) {
-    const time = (name: string): number | undefined => {
-      const text = flags[name]?.[0]
-      if (text === undefined) return undefined
-      const ms = Date.parse(text)
-      if (Number.isNaN(ms)) throw new UsageError(`--${name} must be a time such as 2031-05-01T12:00:00Z; it is ${JSON.stringify(text)}.`)
-      return ms
-    }
-    const [fromMs, toMs] = [time('from'), time('to')]
-    const records = await wiring.auditExport(
-      { ...(fromMs !== undefined && { fromMs }), ...(toMs !== undefined && { toMs }) },
-      async (record) => wiring.print(`${record}\n`),
-    )
-    wiring.printError(`${records} records.\n`)
-    return exitCodes.done
-  },
-}
-
-const bench: Command = {
-  name: 'bench',
-  summary: 'Measures signed, authorized, audited Encrypt calls beside a bare HTTP server and the bare token, on this machine.',
-  flags: {
-    seconds: { value: 'N', about: 'How long each part is measured; 5 unless given.' },
-    connections: { value: 'N', about: 'Connections at once; 64 unless given.' },
-  },
-  async run({ flags }, wiring) {
-    const number = (name: string, fallback: number): number => {
-      const text = flags[name]?.[0] ?? String(fallback)
-      if (!/^[1-9]\d{0,3}$/.test(text)) throw new UsageError(`--${name} must be a whole number from 1 to 9999.`)
-      return Number(text)
-    }
-    wiring.print(
-      `${JSON.stringify(await wiring.bench({ seconds: number('seconds', 5), connections: number('connections', 64) }), undefined, 2)}\n`,
-    )
+    await wiring.print(flags['markdown'] ? wiring.settingsTable() : `${JSON.stringify(wiring.effectiveConfig(), undefined, 2)}\n`)
     return exitCodes.done
   },
 }
 
 /** The table. */
-export const commands: readonly Command[] = [serve, doctor, config, ...adminCommands, auditVerify, auditExport, bench]
+export const commands: readonly Command[] = [serve, doctor, config, ...adminCommands, ...auditCommands]
 
 const exitCodesHelp = 'Exit codes: 0 done, 1 it did not work or is not well, 2 the command line is wrong.'
 
@@ -147,27 +81,27 @@ function findCommand(words: readonly string[]): { command: Command; rest: readon
 export async function runCommandLine(words: readonly string[], wiring: Wiring): Promise<number> {
   try {
     if (words.length === 0) {
-      wiring.printError(overview())
+      await wiring.printError(overview())
       return exitCodes.usage
     }
     if (['help', '--help', '-h'].includes(words[0] ?? '')) {
-      wiring.print(words.length === 1 ? overview() : describeCommand(findCommand(words.slice(1)).command))
+      await wiring.print(words.length === 1 ? overview() : describeCommand(findCommand(words.slice(1)).command))
       return exitCodes.done
     }
     const { command, rest } = findCommand(words)
     const args = parseArguments(command, rest)
     if (args.flags['help']) {
-      wiring.print(describeCommand(command))
+      await wiring.print(describeCommand(command))
       return exitCodes.done
     }
     return await command.run(args, wiring)
   } catch (error) {
     if (error instanceof UsageError) {
-      wiring.printError(`${error.message}\n`)
+      await wiring.printError(`${error.message}\n`)
       return exitCodes.usage
     }
     if (error instanceof CommandFailure) {
-      wiring.printError(`${error.message}\n`)
+      await wiring.printError(`${error.message}\n`)
       return exitCodes.failed
     }
     throw error

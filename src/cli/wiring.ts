@@ -15,29 +15,19 @@ export interface ClientSettings {
   readonly trust: string | undefined
 }
 
-/** One line of `holdfast doctor`. */
-export interface Finding {
-  readonly area: string
-  readonly name: string
-  readonly outcome: 'ok' | 'missing' | 'problem'
-  readonly detail: string
-}
-
-/** A defect of the audit trail, or none. */
-export interface AuditVerdict {
-  readonly intact: boolean
-  readonly records: number
-  readonly detail: readonly string[]
-}
-
-export interface ExportFilter {
-  readonly fromMs?: number
-  readonly toMs?: number
+/** What `holdfast doctor` found. */
+export interface Examination {
+  /** For a person. */
+  readonly text: string
+  /** For a script. */
+  readonly report: unknown
+  readonly healthy: boolean
 }
 
 export interface Wiring {
-  print(text: string): void
-  printError(text: string): void
+  /** Resolves when whoever reads has room for more. */
+  print(text: string): Promise<void>
+  printError(text: string): Promise<void>
   /** All of standard input. */
   readInput(): Promise<string>
   nowMs(): number
@@ -45,16 +35,12 @@ export interface Wiring {
   /** Runs the service until it is told to stop; answers the exit code. */
   serve(): Promise<number>
   /** Examines configuration, token and store. */
-  doctor(): Promise<readonly Finding[]>
+  doctor(): Promise<Examination>
   clientSettings(): ClientSettings
   /** The configuration in force, as JSON. */
   effectiveConfig(): unknown
   /** The table of all settings, in Markdown. */
   settingsTable(): string
-  /** Reads the whole trail of the database, with the service running or not. */
-  auditVerify(): Promise<AuditVerdict>
-  /** Hands over records oldest first, one JSON object each. */
-  auditExport(filter: ExportFilter, write: (record: string) => Promise<void>): Promise<number>
-  /** Measures this machine; arguments as given. */
-  bench(options: { readonly seconds: number; readonly connections: number }): Promise<unknown>
+  /** The file of the audit trail. */
+  readonly auditTrail: () => string
 }

@@ -1,0 +1,87 @@
+/**
+ * The program: finds the command and gives it what it needs. The files of this folder alone wire the rooms together:
+ * `serve.ts` the service, `doctor.ts` the examination, and this one the commands. Rooms are loaded when a command wants
+ * them. `scripts/holdfast.mjs` and `scripts/start.mjs` call `run`.
+ */
+
+import { existsSync, readFileSync } from 'node:fs'
+import { text as readStream } from 'node:stream/consumers'
+import { ProvisionError } from '../softhsm/provision.mjs'
+import { systemClock } from './base/clock.ts'
+import { CommandFailure, exitCodes } from './cli/command.ts'
+import { runCommandLine } from './cli/commands.ts'
+import type { ClientSettings, Wiring } from './cli/wiring.ts'
+import { ConfigError, placesIn, readClientEnvironment, readConfig, settingsTable } from './config.ts'
+import { TokenError } from './hsm/token.ts'
+
+/** Runs a command line and answers the exit code. */
+export async function run(words: readonly string[]): Promise<number> {
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined)
+  try {
+    return await runCommandLine(words, wiring)
+  } catch (error) {
+    // What an operator can mend comes as words; a defect comes with its stack.
+    if (!isForOperator(error)) throw error
+    process.stderr.write(`${error.message}\n`)
+    return exitCodes.failed
+  }
+}
+
+const isForOperator = (error: unknown): error is Error =>
+  error instanceof ConfigError || error instanceof ProvisionError || error instanceof TokenError
+
+function clientSettings(): ClientSettings {
+  const { config } = readConfig()
+  const from = readClientEnvironment()
+  const places = placesIn(config.dataDir)
+  const { accessKeyId, secretAccessKey, sessionToken } = from
+  const scheme = config.tls.certFile === undefined ? 'http' : 'https'
+  return {
+    endpoint: from.endpoint ?? announcedUrl(places.endpoint) ?? `${scheme}://${config.host}:${config.port}`,
+    region: config.regions[0] ?? '',
+    credentials:
+      accessKeyId !== undefined && secretAccessKey !== undefined
+        ? { accessKeyId, secretAccessKey, ...(sessionToken !== undefined && { sessionToken }) }
+        : undefined,
+    credentialsFile: from.credentialsFile ?? places.credentials,
+    profile: from.profile ?? 'default',
+    trust: config.tls.certFile === undefined ? undefined : readFileSync(config.tls.certFile, 'utf8'),
+  }
+}
+
+function announcedUrl(file: string): string | undefined {
+  try {
+    const { url } = JSON.parse(readFileSync(file, 'utf8')) as { readonly url?: unknown }
+    return typeof url === 'string' ? url : undefined
+  } catch {
+    return undefined
+  }
+}
+
+/** A reader that has gone (`holdfast audit export | head`) is no defect: what is written then goes nowhere. */
+function write(stream: NodeJS.WriteStream, text: string): Promise<void> {
+  return new Promise((resolve) => stream.write(text, () => resolve()))
+}
+
+const wiring: Wiring = {
+  print: (text) => write(process.stdout, text),
+  printError: (text) => write(process.stderr, text),
+  readInput: () => readStream(process.stdin),
+  nowMs: () => systemClock.now(),
+  serve: async () => (await import('./serve.ts')).serve(),
+  async doctor() {
+    const { config } = readConfig()
+    const places = placesIn(config.dataDir)
+    if (config.pkcs11.library === undefined && !existsSync(places.softhsm)) {
+      throw new CommandFailure(
+        `No PKCS#11 module is configured and there is no SoftHSM2 token in ${places.softhsm} yet: holdfast serve makes one, or set HOLDFAST_PKCS11_LIBRARY.`,
+      )
+    }
+    const [{ tokenConfig }, { examine }] = await Promise.all([import('./serve.ts'), import('./doctor.ts')])
+    return examine({ tokenConfig: await tokenConfig(config), database: places.database })
+  },
+  clientSettings,
+  auditTrail: () => placesIn(readConfig().config.dataDir).auditTrail,
+  effectiveConfig: () => readConfig().config,
+  settingsTable,
+}

@@ -1,0 +1,403 @@
+/**
+ * The service: opens each room with what it needs, tells where it listens, and closes everything in the other order when
+ * a signal says so. SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads the TLS certificate again.
+ */
+
+import { existsSync, readFileSync } from 'node:fs'
+import { mkdir, rename, rm, writeFile } from 'node:fs/promises'
+import { relative } from 'node:path'
+import { findSoftHsm } from '../softhsm/find.mjs'
+import { provisionSoftHsm, ProvisionError } from '../softhsm/provision.mjs'
+import { openTrail } from './audit/open.ts'
+import { systemClock } from './base/clock.ts'
+import { openLog, type Log, type OpenLog } from './base/log.ts'
+import { openMetrics, type Metrics } from './base/metrics.ts'
+import { exitCodes } from './cli/command.ts'
+import { saveProfile } from './cli/credentials-file.ts'
+import { childEnvironment, placesIn, readConfig, type Config } from './config.ts'
+import { openToken, type TokenConfig } from './hsm/client.ts'
+import type { Token } from './hsm/token.ts'
+import { openApp } from './http/app.ts'
+import { openDoor } from './http/door.ts'
+import { openOps } from './http/ops.ts'
+import { listen, type Listener } from './http/server.ts'
+import { standardBudget } from './kms/budget.ts'
+import { bootstrapAccount } from './kms/identity.ts'
+import { apis } from './kms/operations/index.ts'
+import { openService, type Service } from './kms/service.ts'
+import { ensureSystemKey } from './kms/system-keys.ts'
+import { openStore } from './store/open.ts'
+import type { Store } from './store/store.ts'
+
+/** Runs the service until a signal ends it; answers the exit code. */
+export async function serve(): Promise<number> {
+  const { config, warnings } = readConfig()
+  const log = openLog({ level: config.logLevel })
+  for (const warning of warnings) log.warn({}, warning)
+  const signals = listenForSignals(log)
+  const endOnDefect = (error: unknown): void => {
+    log.error({ err: error }, 'a defect: the service ends')
+    log.flush()
+    process.exit(exitCodes.failed)
+  }
+  process.on('uncaughtException', endOnDefect)
+  process.on('unhandledRejection', endOnDefect)
+  try {
+    const house = await openHouse(config, log)
+    if (house.reload) signals.onReload(house.reload)
+    process.stderr.write(house.greeting)
+    const reason = await signals.stop
+    log.info({ reason }, 'stopping: calls under way are finished')
+    await house.close()
+    log.info({}, 'stopped')
+    return exitCodes.done
+  } catch (error) {
+    log.error({ err: error }, 'the service could not start')
+    throw error
+  } finally {
+    log.flush()
+    signals.close()
+    process.off('uncaughtException', endOnDefect)
+    process.off('unhandledRejection', endOnDefect)
+  }
+}
+
+/** What is open, in the order of opening. Closed from the end; a failure to close one does not keep the others open. */
+class Opened {
+  readonly #closers: { readonly name: string; readonly close: () => Promise<void> }[] = []
+  add<T extends { close(): Promise<void> }>(name: string, room: T): T {
+    this.#closers.push({ name, close: () => room.close() })
+    return room
+  }
+  async close(log: Log): Promise<void> {
+    for (const { name, close } of this.#closers.splice(0).reverse()) {
+      log.debug({ room: name }, 'closing')
+      try {
+        await withinMs(close(), closeTimeoutMs)
+      } catch (error) {
+        log.error({ room: name, err: error }, 'could not be closed cleanly')
+      }
+    }
+  }
+}
+
+/** No room needs longer; the ports have the drain time besides, which ends before this. */
+const closeTimeoutMs = 60_000
+
+async function withinMs<T>(work: Promise<T>, timeoutMs: number): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new Error(`not done within ${timeoutMs} ms`)), timeoutMs)
+  })
+  try {
+    return await Promise.race([work, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** Everything, open and answering. */
+export interface House {
+  readonly url: string
+  readonly opsUrl: string
+  /** For whoever started it in a terminal. */
+  readonly greeting: string
+  /** Reads the certificate again; undefined without TLS. */
+  readonly reload: (() => void) | undefined
+  /** Turns callers away, finishes calls under way, seals the audit trail, closes everything. */
+  close(): Promise<void>
+}
+
+/** Opens the house; what was opened is closed again when a later room cannot be. */
+export async function openHouse(config: Config, log: Log): Promise<House> {
+  const opened = new Opened()
+  try {
+    return await openRooms(config, log, opened)
+  } catch (error) {
+    await opened.close(log)
+    throw error
+  }
+}
+
+async function openRooms(config: Config, log: Log, opened: Opened): Promise<House> {
+  const places = placesIn(config.dataDir)
+  const metrics = openMetrics()
+  const clock = systemClock
+  await mkdir(config.dataDir, { recursive: true, mode: 0o700 })
+
+  // The operations port first: a start that waits for the device shows as not ready, not as dead.
+  let token: Token | undefined
+  let store: Store | undefined
+  let service: Service | undefined
+  let draining = false
+  const notYet = (): Promise<never> => Promise.reject(new Error('starting'))
+  const tls =
+    config.tls.certFile !== undefined && config.tls.keyFile !== undefined
+      ? { certFile: config.tls.certFile, keyFile: config.tls.keyFile }
+      : undefined
+  const limits = { tls, log, ...config.http }
+  const ops = await listen({
+    ...limits,
+    name: 'ops',
+    host: config.opsHost ?? config.host,
+    port: config.opsPort,
+    handle: openOps({
+      metrics,
+      checks: {
+        token: () => token?.check() ?? notYet(),
+        store: () => store?.ping() ?? notYet(),
+        service: () => (service ? Promise.resolve() : notYet()),
+      },
+      draining: () => draining,
+    }),
+  })
+  opened.add('operations port', ops)
+
+  token = opened.add('token', await openToken({ ...(await tokenConfig(config)), provision: true }, { log }))
+  store = opened.add('store', await openStore({ file: places.database, clock, log }))
+  const auditKey = await ensureSystemKey({ token, store }, 'audit', 'signing')
+  const observeCommit = metrics.seconds('holdfast_audit_commit_seconds', 'How long audit records took to become durable.')
+  const trail = await openTrail({
+    file: places.auditTrail,
+    clock,
+    log,
+    sign: (digest) => getOpen(token).sign(auditKey.ckaId, digest),
+    publicKey: () => getOpen(token).publicKey(auditKey.ckaId),
+    sealEveryMs: config.audit.sealIntervalMs,
+    onCommit: (_records, seconds) => observeCommit(seconds),
+  })
+  opened.add('audit trail', trail)
+  opened.add('retention', pruneDaily(trail, config.audit.retentionDays, log))
+  service = opened.add(
+    'service',
+    await openService({
+      config: {
+        regions: config.regions,
+        accountId: config.accountId,
+        lifecycleIntervalMs: config.lifecycle.intervalMs,
+        budget: standardBudget,
+      },
+      token,
+      store,
+      trail,
+      auditKey,
+      clock,
+      log,
+      metrics,
+    }),
+  )
+  // The file comes before the row: a key that only the database knew could never be used.
+  const isNew = await bootstrapAccount(service, (credential) => saveProfile(places.credentials, 'default', credential))
+  if (isNew)
+    log.info(
+      { accountId: config.accountId, credentials: places.credentials },
+      'the account was made; its root access key is in the credentials file',
+    )
+
+  const door = openDoor({ service, apis, clock, log, metrics, ...config.http, otherwise: openApp() })
+  const main = opened.add(
+    'main port',
+    await listen({
+      ...limits,
+      name: 'kms',
+      host: config.host,
+      port: config.port,
+      handle: (request, response) => door.handle(request, response),
+    }),
+  )
+  watchRooms(metrics, { token, store, trail, main, calls: () => door.calls() })
+  opened.add('endpoint file', await announce(places.endpoint, main, ops))
+  log.info(
+    { url: main.url, opsUrl: ops.url, regions: config.regions, token: token.info(), wrapScheme: token.capabilities().wrapScheme },
+    'ready',
+  )
+  return {
+    url: main.url,
+    opsUrl: ops.url,
+    greeting: greet(config, places.credentials, main, ops),
+    reload: tls && (() => [main, ops].forEach((listener) => listener.reloadCertificate())),
+    close() {
+      draining = true
+      return opened.close(log)
+    },
+  }
+}
+
+function getOpen(token: Token | undefined): Token {
+  if (!token) throw new Error('the token is not open yet')
+  return token
+}
+
+/** How to reach the token: the configured module, or SoftHSM2 with a token of our own, made if need be. */
+export async function tokenConfig(config: Config): Promise<Omit<TokenConfig, 'provision'>> {
+  const { library, tokenLabel = 'holdfast', tokenSerial, pinFile, profile, sessions, queueLength, deadlineMs } = config.pkcs11
+  const common = {
+    queueLimit: queueLength,
+    deadlineMs,
+    ...(profile !== undefined && { profile }),
+    ...(sessions !== undefined && { sessions }),
+  }
+  if (library !== undefined && pinFile !== undefined) {
+    return { ...common, library, tokenLabel, pinFile, env: childEnvironment(), ...(tokenSerial !== undefined && { tokenSerial }) }
+  }
+  const softhsm = findSoftHsm()
+  if (softhsm === undefined) {
+    throw new ProvisionError(
+      'No PKCS#11 module is configured and SoftHSM2 is not installed: set HOLDFAST_PKCS11_LIBRARY, or run: apt-get install softhsm2',
+    )
+  }
+  const provisioned = await provisionSoftHsm({ dir: placesIn(config.dataDir).softhsm, label: tokenLabel, library: softhsm })
+  return {
+    ...common,
+    library: provisioned.library,
+    tokenLabel: provisioned.label,
+    pinFile: provisioned.pinFile,
+    env: { ...childEnvironment(), ...provisioned.env },
+  }
+}
+
+/** Once a day, and at the start, removes audit records older than the retention. Without one, never. */
+function pruneDaily(
+  trail: { prune(beforeMs: number): Promise<{ readonly records: number }> },
+  retentionDays: number | undefined,
+  log: Log,
+): { close(): Promise<void> } {
+  if (retentionDays === undefined) return { close: async () => undefined }
+  const dayMs = 86_400_000
+  let round = Promise.resolve()
+  const removeOld = async (): Promise<void> => {
+    try {
+      const { records } = await trail.prune(systemClock.now() - retentionDays * dayMs)
+      if (records > 0) log.info({ records, retentionDays }, 'audit records past their retention were removed')
+    } catch (error) {
+      log.error({ err: error }, 'audit records past their retention could not be removed; it is tried again tomorrow')
+    }
+  }
+  const prune = (): void => {
+    round = removeOld()
+  }
+  prune()
+  const timer = setInterval(prune, dayMs)
+  timer.unref()
+  return {
+    async close() {
+      clearInterval(timer)
+      await round
+    },
+  }
+}
+
+/** Metrics of what is, read at each scrape. */
+function watchRooms(
+  metrics: Metrics,
+  rooms: {
+    readonly token: Token
+    readonly store: Store
+    readonly trail: { pending(): number }
+    readonly main: Listener
+    readonly calls: () => number
+  },
+): void {
+  const { token, store, trail, main, calls } = rooms
+  metrics.gauge('holdfast_calls_under_way', 'Calls between their first byte and their answer.', calls)
+  metrics.gauge('holdfast_connections', 'Open connections on the main port.', () => main.connections())
+  metrics.gauge('holdfast_token_up', '1 while the token answers, by its last call.', () => (token.health().state === 'up' ? 1 : 0))
+  metrics.gauge('holdfast_token_queue', 'Calls that wait for the device or are under way in it.', () => token.health().queued)
+  metrics.gauge('holdfast_token_sessions', 'Sessions at work on the device.', () => token.health().sessions)
+  metrics.total(
+    'holdfast_token_respawns_total',
+    'How often the process that talks to the device was replaced.',
+    () => token.health().respawns,
+  )
+  metrics.gauge('holdfast_audit_pending', 'Audit records that are not durable yet.', () => trail.pending())
+  metrics.gauge(
+    'holdfast_gcm_encryptions_reserved',
+    'Encryptions reserved under the current backing key, for the ten keys with the most.',
+    () => mostUsed(store, 10).map(({ keyArn, encryptionsReserved }) => ({ labels: { key: keyArn }, value: encryptionsReserved })),
+  )
+}
+
+function mostUsed(store: Store, limit: number): readonly { readonly keyArn: string; readonly encryptionsReserved: number }[] {
+  const used: { readonly keyArn: string; readonly encryptionsReserved: number }[] = []
+  for (const { materialId } of store.view.allKeys()) {
+    const backing = materialId === null ? undefined : store.view.backingKey(materialId)
+    if (!backing || (backing.encryptionsReserved <= (used.at(-1)?.encryptionsReserved ?? -1) && used.length === limit)) continue
+    used.push(backing)
+    used.sort((a, b) => b.encryptionsReserved - a.encryptionsReserved)
+    used.length = Math.min(used.length, limit)
+  }
+  return used
+}
+
+/** Says in the data directory where this process listens, for as long as it does. */
+async function announce(file: string, main: Listener, ops: Listener): Promise<{ close(): Promise<void> }> {
+  const text = `${JSON.stringify({ url: main.url, opsUrl: ops.url, pid: process.pid })}\n`
+  const beside = `${file}.${process.pid}`
+  await writeFile(beside, text)
+  await rename(beside, file)
+  return {
+    async close() {
+      // Another instance may have announced itself since.
+      if (existsSync(file) && readFileSync(file, 'utf8') === text) await rm(file, { force: true })
+    },
+  }
+}
+
+function greet(config: Config, credentials: string, main: Listener, ops: Listener): string {
+  const quoted = (path: string): string => (/^[\w./-]+$/.test(path) ? path : `'${path.replaceAll("'", String.raw`'\''`)}'`)
+  const near = relative(process.cwd(), credentials)
+  const file = quoted(near.startsWith('..') ? credentials : near)
+  const trust = config.tls.certFile === undefined ? '' : `AWS_CA_BUNDLE=${quoted(config.tls.certFile)} `
+  const url = main.url.replace('://0.0.0.0:', '://127.0.0.1:').replace('://[::]:', '://[::1]:')
+  return [
+    '',
+    `Holdfast answers at ${main.url} for ${config.regions.join(', ')}; readiness and metrics at ${ops.url}. Try:`,
+    '',
+    `  ${trust}AWS_SHARED_CREDENTIALS_FILE=${file} aws --endpoint-url ${url} --region ${config.regions[0]} kms create-key`,
+    '',
+    '',
+  ].join('\n')
+}
+
+interface Signals {
+  /** Resolves with the signal's name at the first SIGTERM or SIGINT. The second one ends the process at once. */
+  readonly stop: Promise<string>
+  /** What SIGHUP does. */
+  onReload(reload: () => void): void
+  close(): void
+}
+
+function listenForSignals(log: OpenLog): Signals {
+  let reload: (() => void) | undefined
+  let asked = false
+  let stopped = (_reason: string): void => undefined
+  const stop = new Promise<string>((resolve) => (stopped = resolve))
+  const onStop = (signal: NodeJS.Signals): void => {
+    if (asked) {
+      log.warn({ signal }, 'told again: ending at once')
+      log.flush()
+      process.exit(exitCodes.failed)
+    }
+    asked = true
+    stopped(signal)
+  }
+  const onHangup = (): void => {
+    // A terminal that closes sends it too; a service that was started in one goes with it.
+    if (reload) reload()
+    else if (process.stdout.isTTY) onStop('SIGHUP')
+  }
+  process.on('SIGTERM', onStop)
+  process.on('SIGINT', onStop)
+  process.on('SIGHUP', onHangup)
+  return {
+    stop,
+    onReload(next) {
+      reload = next
+    },
+    close() {
+      process.off('SIGTERM', onStop)
+      process.off('SIGINT', onStop)
+      process.off('SIGHUP', onHangup)
+    },
+  }
+}
