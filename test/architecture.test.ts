@@ -1,0 +1,113 @@
+/**
+ * The house's rules on who may import whom, read from the imports themselves. A new arrow is an edit of this table, in
+ * plain sight.
+ */
+
+import { readFileSync, readdirSync } from 'node:fs'
+import { dirname, join, relative } from 'node:path'
+import { describe, expect, test } from 'vitest'
+
+/** Folder by folder: which others it may import. The files of src/ itself wire, and may import everything. */
+const mayImport: Readonly<Record<string, readonly string[]>> = {
+  base: [],
+  hsm: ['base'],
+  store: ['base'],
+  auth: ['base'],
+  audit: ['base', 'store'],
+  bulk: ['base'],
+  kms: ['base', 'hsm', 'store', 'auth', 'audit'],
+  http: ['base', 'auth', 'kms', 'bulk'],
+  cli: ['base', 'auth', 'bulk', 'audit'],
+  bench: ['base', 'auth'],
+}
+
+/** What a folder may import besides, if only for its types. */
+const mayImportTypes: Readonly<Record<string, readonly string[]>> = { cli: ['kms'] }
+
+/** Each package lives in one folder. */
+const onlyIn: Readonly<Record<string, string>> = {
+  pkcs11js: 'hsm',
+  'graphene-pk11': 'hsm',
+  // Bundles the workers of the agent.
+  esbuild: 'hsm',
+  'better-sqlite3': 'store',
+  kysely: 'store',
+  pg: 'store',
+  express: 'http',
+  piscina: 'bulk',
+  pino: 'base',
+  'prom-client': 'base',
+}
+
+/** Expressions that live in one place. */
+const onlyWhere: readonly { readonly what: RegExp; readonly where: RegExp; readonly instead: string }[] = [
+  { what: /\bDate\.now\(|\bnew Date\(\)/, where: /^base\//, instead: 'a Clock that is handed in' },
+  { what: /\bprocess\.env\b/, where: /^config\.ts$/, instead: 'the configuration' },
+  { what: /\bconsole\.\w+\(/, where: /^$/, instead: 'the log, or the print function of the commands' },
+]
+
+const src = new URL('../src', import.meta.url).pathname
+const files = readdirSync(src, { recursive: true, encoding: 'utf8' })
+  .filter((file) => file.endsWith('.ts'))
+  .sort()
+const folderOf = (file: string): string => (file.includes('/') ? file.slice(0, file.indexOf('/')) : 'main')
+
+interface Import {
+  readonly from: string
+  readonly typeOnly: boolean
+}
+
+/** Static, dynamic and re-exporting imports alike. */
+function importsOf(text: string): readonly Import[] {
+  const statements = [...text.matchAll(/^\s*(?:import|export)\b([^'";]*?\bfrom\s*)?\s*'([^']+)'/gm)].map(([whole, , from]): Import => ({
+    from: from ?? '',
+    typeOnly: /^\s*(?:import|export)\s+type\b/.test(whole),
+  }))
+  const calls = [...text.matchAll(/\bimport\(\s*'([^']+)'\s*\)/g)].map(([, from]): Import => ({ from: from ?? '', typeOnly: false }))
+  return [...statements, ...calls]
+}
+
+/** `// …` and block comments do not count. */
+const withoutComments = (text: string): string => text.replace(/\/\*[\s\S]*?\*\//g, '').replace(/(^|[^:'"`])\/\/.*$/gm, '$1')
+
+test('every folder has its row', () => {
+  expect([...new Set(files.map(folderOf))].filter((folder) => folder !== 'main' && !(folder in mayImport))).toEqual([])
+})
+
+describe.each(files)('%s', (file) => {
+  const text = withoutComments(readFileSync(join(src, file), 'utf8'))
+  const imports = importsOf(text)
+  const folder = folderOf(file)
+
+  test('imports only what its folder may', () => {
+    const allowed = [folder, ...(mayImport[folder] ?? [])]
+    const allowedTypes = [...allowed, ...(mayImportTypes[folder] ?? [])]
+    const wrong = imports.filter(({ from, typeOnly }) => {
+      if (!from.startsWith('.') || folder === 'main') return false
+      const target = relative(src, join(src, dirname(file), from))
+      const targetFolder = target.startsWith('..') ? target : folderOf(target)
+      return !(typeOnly ? allowedTypes : allowed).includes(targetFolder)
+    })
+    expect(wrong).toEqual([])
+  })
+
+  test('names its imports with their suffix', () => {
+    expect(imports.filter(({ from }) => from.startsWith('.') && !/\.(?:ts|mjs)$/.test(from))).toEqual([])
+  })
+
+  test('uses no package that lives elsewhere', () => {
+    const packages = imports.map(({ from }) => from).filter((from) => !from.startsWith('.') && !from.startsWith('node:'))
+    const names = packages.map((from) =>
+      from
+        .split('/')
+        .slice(0, from.startsWith('@') ? 2 : 1)
+        .join('/'),
+    )
+    expect(names.filter((name) => onlyIn[name] !== folder)).toEqual([])
+  })
+
+  test.each(onlyWhere)('has no $what: $instead', ({ what, where }) => {
+    if (where.test(file)) return
+    expect(text.split('\n').filter((line) => what.test(line))).toEqual([])
+  })
+})
