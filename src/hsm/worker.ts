@@ -324,6 +324,10 @@ class Server {
       case 'missing':
         return confirmed(() => ({ failure: 'missing', message }))
       case 'caller': {
+        // "Your ciphertext is bad" is for ever: it is said only of what was refused twice. Not logged, since anyone can cause it.
+        if (first && unwraps) return undefined
+        // Nothing else has an input that could be at fault.
+        if (first) return confirmed(again)
         const refusal: Refusal = { failure: 'rejected', message, code }
         // Anyone can send a bad ciphertext, so the confirmation must be cheap: a search comes only after it failed.
         return !verdict.confirm || this.#canaryWorks() ? refusal : confirmed(() => refusal)
@@ -349,6 +353,8 @@ class Server {
         return { failure: 'busy', message, code }
       case 'unsupported': {
         this.#renewSession()
+        // It did work when it was proved: what is the device's answer the second time?
+        if (first) return unwraps ? undefined : again()
         // A scheme that is known to work here refuses this body, not the mechanism.
         const scheme = unwraps ? findScheme(request.scheme) : undefined
         const works = scheme !== undefined && this.#task.proof.capabilities.wrapSchemes.includes(scheme)

@@ -230,12 +230,22 @@ describe.skipIf(shim === undefined)('trouble with the device', () => {
       await heals()
     })
 
-    test.each(errorClasses.caller)('code %i while it decrypts is a refusal and needs no new session or agent', async (rv) => {
-      const { respawns } = token.health()
-      faults.set({ function: 'C_Decrypt', rv })
-      expect(await outcome(unwrap())).toBe('rejected')
-      expect(await unwrap()).toBe('kept')
-      expect(token.health().respawns).toBe(respawns)
+    test.each([...errorClasses.caller, ...errorClasses.unsupported])(
+      'code %i while it decrypts is a refusal only when it comes twice, and needs no new agent',
+      async (rv) => {
+        const { respawns } = token.health()
+        faults.set({ function: 'C_Decrypt', rv, count: 2 })
+        expect(await outcome(unwrap())).toBe('rejected')
+        faults.set({ function: 'C_DecryptInit', rv })
+        expect(await unwrap()).toBe('kept')
+        expect(token.health().respawns).toBe(respawns)
+      },
+    )
+
+    test.each([...errorClasses.caller, ...errorClasses.unsupported])('code %i once while it encrypts is nobody’s fault', async (rv) => {
+      faults.set({ function: 'C_Encrypt', rv })
+      expect(await outcome(wrap())).toBe('done')
+      expect(faults.left()).toEqual([0])
     })
   })
 
