@@ -30,10 +30,10 @@ export const keySpecs = [
   'ML_KEM_1024',
 ] as const
 
-export type KeySpec = (typeof keySpecs)[number]
+type KeySpec = (typeof keySpecs)[number]
 
 export const keyUsages = ['SIGN_VERIFY', 'ENCRYPT_DECRYPT', 'GENERATE_VERIFY_MAC', 'KEY_AGREEMENT', 'ENCAPSULATE_DECAPSULATE'] as const
-export type KeyUsage = (typeof keyUsages)[number]
+type KeyUsage = (typeof keyUsages)[number]
 
 /** What a key of a spec can be made for: AWS's table "Key spec reference". */
 export const usagesBySpec: Readonly<Record<KeySpec, readonly KeyUsage[]>> = {
