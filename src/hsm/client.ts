@@ -72,7 +72,11 @@ export interface TokenConfig {
 
 export type TokenLog = Pick<Log, 'info' | 'warn' | 'error'>
 
-const backOffMs = { first: 250, longest: 30_000, forgottenAfter: 10_000 }
+/**
+ * An agent that served for `forgottenAfterMs` was sound, and the next failure is a first one. One that at least became
+ * ready proves that the token is there: its successors do not wait longer than 250 ms twice doubled.
+ */
+const backOff = { firstMs: 250, longestMs: 30_000, forgottenAfterMs: 10_000, doublingsWhenReady: 2 }
 
 /** Calls that take less than this are not worth waking another thread for while one is awake. */
 const cheapCallUs = 100
@@ -706,6 +710,7 @@ class TokenClient implements Token {
     this.#successor = undefined
     this.#agent = agent
     agent.state = 'ready'
+    this.#failures = Math.min(this.#failures, backOff.doublingsWhenReady)
     if (former !== undefined) {
       former.state = 'draining'
       this.#draining.add(former)
@@ -764,7 +769,7 @@ class TokenClient implements Token {
     if (wasCurrent) {
       for (const call of this.#queue) this.#abandon(call, 'unavailable', reason)
       this.#queue.length = 0
-      if (performance.now() - agent.startedAt > backOffMs.forgottenAfter) this.#failures = 0
+      if (performance.now() - agent.startedAt > backOff.forgottenAfterMs) this.#failures = 0
     }
     if (this.#closing || this.#stopped !== undefined) return
     if (env !== undefined && Object.keys(env).some((name) => !(name in this.#env))) {
@@ -786,7 +791,7 @@ class TokenClient implements Token {
 
   #planRespawn(): void {
     if (this.#restart !== undefined || this.#successor !== undefined || this.#closing || this.#stopped !== undefined) return
-    const delayMs = Math.min(backOffMs.longest, backOffMs.first * 2 ** this.#failures)
+    const delayMs = Math.min(backOff.longestMs, backOff.firstMs * 2 ** this.#failures)
     this.#failures += 1
     this.#restart = setTimeout(() => {
       this.#restart = undefined
