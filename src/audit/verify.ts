@@ -133,12 +133,10 @@ async function verify(
 
   const given = options.publicKeyPem === undefined ? undefined : readPublicKeys(options.publicKeyPem)
   const keys = new Map([...source.keys, ...(given ?? [])])
-  const good = checkSeals(source, keys, given, report)
-  const { expectedSeal } = options
-  if (expectedSeal) {
-    const expected = checkExpected(expectedSeal, source.trailId, keys, given, report)
-    if (expected) good.push(expected)
-  }
+  const own = checkSeals(source, keys, given, report)
+  const kept = options.expectedSeal && checkExpected(options.expectedSeal, source.trailId, keys, given, report)
+  const known = own.some(({ number, hash }) => number === kept?.number && Buffer.compare(hash, kept.hash) === 0)
+  const good = kept && !known ? [...own, kept] : own
 
   // Where the chain begins: at its start, or after what was removed on purpose.
   const pruned = good.filter(({ kind }) => kind === 'prune').toSorted((a, b) => b.sequence - a.sequence)[0]
@@ -218,14 +216,15 @@ async function verify(
     report(expected, `records ${expected} to ${covering.sequence} are missing: seal ${covering.number} covers them`, covering.number)
   if (unlisted > 0) problems.push({ sequence: problems.at(-1)?.sequence ?? 0, what: `${unlisted} more problems are not listed` })
 
-  const newest = good.filter(({ kind }) => kind === 'seal').at(-1)
+  const seals = own.filter(({ kind }) => kind === 'seal')
+  const newest = seals.at(-1)
   return {
     trailId: source.trailId,
     records: count,
     firstSequence,
     lastSequence,
     prunedSequence,
-    seals: good.filter(({ kind }) => kind === 'seal').length,
+    seals: seals.length,
     sealedSequence,
     lastSeal: newest && { ...newest, trailId: source.trailId },
     keys: [...keys].map(([keyId, spki]) => ({ keyId, pem: encodePem(spki), given: given?.has(keyId) ?? false })),

@@ -130,9 +130,9 @@ describe('processes', () => {
     const child = startProgram('audit-appender.ts', at.file, 'child', '300', '3')
     const done = linesUntilKilled(child, () => false)
     let own = 0
-    let running = true
-    void done.then(() => (running = false))
-    while (running) {
+    const ended = new AbortController()
+    void done.then(() => ended.abort())
+    while (!ended.signal.aborted) {
       await trail.append(sampleRecord({ eventID: `own-${own++}` }))
       await trail.seal()
     }
