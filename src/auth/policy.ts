@@ -225,7 +225,7 @@ function compileStatement(statement: PolicyStatement, index: number, version: Po
   try {
     return {
       effect: statement.effect,
-      matchesAction: compileActions(statement),
+      matchesAction: isWhole(statement, kind) ? compileActions(statement) : () => false,
       compiled: {
         index,
         sid: statement.sid,
@@ -238,6 +238,17 @@ function compileStatement(statement: PolicyStatement, index: number, version: Po
     if (error instanceof ConditionError || error instanceof PatternError) throw new PolicyError(error.message)
     throw error
   }
+}
+
+/**
+ * A statement of a key policy without actions or resources is kept and has no effect: "the PutKeyPolicy API request succeeds, even though the
+ * policy statement is ineffective" (KMS API reference). Other policies are refused before they come here.
+ */
+function isWhole(statement: PolicyStatement, kind: PolicyKind): boolean {
+  return (
+    kind !== 'key' ||
+    ((statement.action ?? statement.notAction) !== undefined && (statement.resource ?? statement.notResource) !== undefined)
+  )
 }
 
 function compileActions({ action, notAction }: PolicyStatement): (lowerCaseAction: string) => boolean {
@@ -380,7 +391,10 @@ function parseSid(sid: unknown, kind: PolicyKind): Pick<PolicyStatement, 'sid'> 
 
 function parseActionElement(action: unknown, notAction: unknown, kind: PolicyKind): Pick<PolicyStatement, 'action' | 'notAction'> {
   if (action !== undefined && notAction !== undefined) throw new PolicyError(syntaxError)
-  if (action === undefined && notAction === undefined) throw new PolicyError('Policy statement must contain actions.')
+  if (action === undefined && notAction === undefined) {
+    if (kind === 'key') return {}
+    throw new PolicyError('Policy statement must contain actions.')
+  }
   const list = strings(action ?? notAction)
   if (list.length === 0) throw new PolicyError('Policy statement must contain actions.')
   for (const item of list) checkAction(item, kind)
@@ -407,7 +421,10 @@ function parseResourceElement(
     if (resource !== undefined || notResource !== undefined) throw new PolicyError('Has prohibited field Resource')
     return {}
   }
-  if (resource === undefined && notResource === undefined) throw new PolicyError('Policy statement must contain resources.')
+  if (resource === undefined && notResource === undefined) {
+    if (kind === 'key') return {}
+    throw new PolicyError('Policy statement must contain resources.')
+  }
   const list = strings(resource ?? notResource)
   if (list.length === 0) throw new PolicyError('Policy statement must contain resources.')
   for (const item of list) checkResource(item, kind)

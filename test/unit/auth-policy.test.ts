@@ -206,7 +206,16 @@ describe('a policy that is refused', () => {
       )
     }
     expect(refusal(document({ ...keyStatement, NotPrincipal: '*' }), 'key')).toBe(syntax)
-    expect(refusal(document({ ...keyStatement, Resource: undefined }), 'key')).toBe('Policy statement must contain resources.')
+  })
+
+  it('no statement of a key policy for want of actions or resources: it has no effect, whatever it says', () => {
+    for (const effect of ['Allow', 'Deny']) {
+      for (const lacking of ['Action', 'Resource']) {
+        const text = document({ ...keyStatement, Effect: effect, [lacking]: undefined })
+        expect(refusal(text, 'key')).toBe('accepted')
+        expect(compilePolicy(text, 'key').applicable('kms:encrypt')).toEqual({ allow: [], deny: [] })
+      }
+    }
   })
 
   it('a trust policy with resources, without principal, or about anything but STS', () => {

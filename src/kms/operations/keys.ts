@@ -1,7 +1,7 @@
 /** KMS keys: made, shown, listed, enabled, disabled, scheduled for deletion. */
 
 import { randomUUID } from 'node:crypto'
-import { compilePolicy } from '../../auth/policy.ts'
+import { compilePolicy, type CompiledPolicy } from '../../auth/policy.ts'
 import { wouldLockOut } from '../../auth/authorize.ts'
 import { StoreConflict, type KeyChange, type KeyRecord } from '../../store/store.ts'
 import { permitResource, requestContext } from '../access.ts'
@@ -84,8 +84,26 @@ export function checkKeyPolicy(call: Call, text: string, key: Pick<KeyRecord, 'a
     throw kmsError('LimitExceededException', `The key policy is longer than the limit of ${maxPolicyBytes} bytes.`)
   }
   const compiled = compilePolicy(text, 'key')
+  checkPrincipalsExist(call, compiled)
   if (!bypassLockoutCheck && wouldLockOut(compiled, call.principal, key, requestContext(call, undefined))) {
     throw kmsError('MalformedPolicyDocumentException', 'The new key policy will not allow you to update the key policy in the future.')
+  }
+}
+
+/**
+ * Users and roles that a policy names must exist (KMS API reference, PutKeyPolicy): a name misspelt today could be somebody's tomorrow. Accounts
+ * are taken as they are: who makes them is the operator.
+ */
+function checkPrincipalsExist(call: Call, policy: CompiledPolicy): void {
+  const { view } = call.service.store
+  const exists = (principal: string): boolean => {
+    const session = /^arn:aws:sts::(\d{12}):assumed-role\/([^/]+)\//.exec(principal)
+    if (session) return view.principalByName(session[1] ?? '', 'role', session[2] ?? '') !== undefined
+    return !/^arn:aws:iam::\d{12}:(?:user|role)\//.test(principal) || view.principal(principal) !== undefined
+  }
+  const named = policy.document.statements.flatMap(({ principal, notPrincipal }) => (principal ?? notPrincipal)?.aws ?? [])
+  if (!named.every(exists)) {
+    throw kmsError('MalformedPolicyDocumentException', 'Policy contains a statement with one or more invalid principals.')
   }
 }
 

@@ -215,7 +215,7 @@ describe('EnableKey and DisableKey', () => {
       { command: new EnableKeyCommand({ KeyId }), Enabled: true, KeyState: 'Enabled' },
       { command: new EnableKeyCommand({ KeyId }), Enabled: true, KeyState: 'Enabled' },
     ]) {
-      expect(withoutMetadata(await contract.kms.send(command as EnableKeyCommand))).toEqual({})
+      expect(withoutMetadata(await contract.kms.send(command))).toEqual({})
       expect(await metadataOf(KeyId)).toMatchObject({ Enabled, KeyState })
     }
   })
