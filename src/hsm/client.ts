@@ -217,7 +217,7 @@ class TokenClient implements Token {
 
   /** Who waits for the next agent to become ready, or for the news that it does not. */
   #waiting: { resolve: () => void; reject: (error: TokenError) => void }[] = []
-  /** When a key was found missing by an agent that was started to look for it. */
+  /** When a key was destroyed here, or found missing by an agent that was started to look for it. */
   readonly #missing = new Map<string, number>()
 
   readonly #random: { bytes: Buffer; used: number; ready: Buffer[]; readyBytes: number; fetching: Promise<void> | undefined } = {
@@ -276,7 +276,10 @@ class TokenClient implements Token {
 
   async destroyKey(ckaId: string, label: string): Promise<number> {
     try {
-      return await this.#json<number>('destroyKey', ckaId, label)
+      const destroyed = await this.#json<number>('destroyKey', ckaId, label)
+      // Not seeing it from now on is what was asked for, no reason to try another agent.
+      if (destroyed > 0) this.#rememberMissing(ckaId)
+      return destroyed
     } catch (error) {
       if (error instanceof TokenError && error.failure === 'missing') return 0
       throw error
@@ -429,12 +432,14 @@ class TokenClient implements Token {
       this.#missing.delete(ckaId)
       return answer
     } catch (error) {
-      if (error instanceof TokenError && error.failure === 'missing') {
-        if (this.#missing.size >= maxMissingRemembered) this.#missing.clear()
-        this.#missing.set(ckaId, performance.now())
-      }
+      if (error instanceof TokenError && error.failure === 'missing') this.#rememberMissing(ckaId)
       throw error
     }
+  }
+
+  #rememberMissing(ckaId: string): void {
+    if (this.#missing.size >= maxMissingRemembered) this.#missing.clear()
+    this.#missing.set(ckaId, performance.now())
   }
 
   // oxlint-disable-next-line typescript/promise-function-async -- an async function would add a promise to every call
