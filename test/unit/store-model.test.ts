@@ -1,0 +1,166 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { StoreConflict } from '../../src/store/store.ts'
+import type { Store, View } from '../../src/store/store.ts'
+import { accountId, backEnds, clock, sampleAccessKey, sampleAlias, sampleBackingKey, sampleKey, samplePrincipal } from './store-suite.ts'
+
+/** Few names, so that commands meet. */
+const ids = ['k0', 'k1', 'k2', 'k3']
+const regions = ['us-east-1', 'eu-west-1']
+const keyArn = (i: number, region = 0) => `arn:aws:kms:${regions[region]}:${accountId}:key/${ids[i]}`
+const material = (i: number) => `${i}`.repeat(64)
+const small = fc.nat(3)
+
+/** One write; each may be refused as a conflict, which the property is indifferent to. */
+const commands = fc.oneof(
+  fc.record({ do: fc.constant('insertKey' as const), key: small, region: fc.nat(1), material: small, with: fc.boolean() }),
+  fc.record({ do: fc.constant('updateKey' as const), key: small, text: fc.string() }),
+  fc.record({ do: fc.constant('deleteKey' as const), key: small }),
+  fc.record({ do: fc.constant('insertBackingKey' as const), key: small, material: small, ordinal: small }),
+  fc.record({ do: fc.constant('promoteBackingKey' as const), material: small, creator: fc.constantFrom(null, 'me') }),
+  fc.record({
+    do: fc.constant('claimBackingKey' as const),
+    material: small,
+    from: fc.constantFrom(null, 'me'),
+    to: fc.constantFrom('me', 'you'),
+  }),
+  fc.record({ do: fc.constant('deleteBackingKey' as const), material: small }),
+  fc.record({ do: fc.constant('reserveEncryptions' as const), material: small, count: fc.integer({ min: 1, max: 60 }) }),
+  fc.record({ do: fc.constant('insertAlias' as const), key: small, name: small }),
+  fc.record({ do: fc.constant('updateAlias' as const), key: small, name: small }),
+  fc.record({ do: fc.constant('deleteAlias' as const), name: small }),
+  fc.record({ do: fc.constant('insertPrincipal' as const), name: small, path: fc.constantFrom('/', '/a/') }),
+  fc.record({ do: fc.constant('updatePrincipal' as const), name: small, text: fc.string() }),
+  fc.record({ do: fc.constant('deletePrincipal' as const), name: small }),
+  fc.record({ do: fc.constant('insertAccessKey' as const), name: small, id: small }),
+  fc.record({ do: fc.constant('setAccessKeyActive' as const), id: small, active: fc.boolean() }),
+  fc.record({ do: fc.constant('deleteAccessKey' as const), id: small }),
+  fc.record({ do: fc.constant('compareAndSetSetting' as const), name: small, value: fc.string() }),
+  fc.record({ do: fc.constant('insertAccount' as const), id: small }),
+)
+type Command = typeof commands extends fc.Arbitrary<infer C> ? C : never
+
+const aliasArn = (name: number) => `arn:aws:kms:${regions[0]}:${accountId}:alias/n${name}`
+const user = (name: number) => `arn:aws:iam::${accountId}:user/u${name}`
+
+async function run(store: Store, command: Command): Promise<void> {
+  switch (command.do) {
+    case 'insertKey': {
+      const key = sampleKey({ keyId: ids[command.key] ?? '', region: regions[command.region] ?? '' })
+      return store.insertKey(key, command.with ? sampleBackingKey(key, { materialId: material(command.material), ordinal: 0 }) : undefined)
+    }
+    case 'updateKey':
+      await store.updateKey(keyArn(command.key), () => ({ description: command.text, tags: [{ key: 'k', value: command.text }] }))
+      return undefined
+    case 'deleteKey':
+      return store.deleteKey(keyArn(command.key))
+    case 'insertBackingKey': {
+      const key = sampleKey({ keyId: ids[command.key] ?? '' })
+      return store.insertBackingKey(sampleBackingKey(key, { materialId: material(command.material), ordinal: command.ordinal }))
+    }
+    case 'promoteBackingKey':
+      await store.promoteBackingKey(material(command.material), command.creator, () => ({ state: 'Enabled' }))
+      return undefined
+    case 'claimBackingKey':
+      await store.claimBackingKey(material(command.material), command.from, command.to)
+      return undefined
+    case 'deleteBackingKey':
+      return store.deleteBackingKey(material(command.material))
+    case 'reserveEncryptions':
+      await store.reserveEncryptions(material(command.material), command.count, 100)
+      return undefined
+    case 'insertAlias':
+      return store.insertAlias({ ...sampleAlias(sampleKey({ keyId: ids[command.key] ?? '' }), `n${command.name}`) })
+    case 'updateAlias':
+      return store.updateAlias(aliasArn(command.name), keyArn(command.key), clock.now())
+    case 'deleteAlias':
+      return store.deleteAlias(aliasArn(command.name))
+    case 'insertPrincipal':
+      return store.insertPrincipal(samplePrincipal(`u${command.name}`, { path: command.path }))
+    case 'updatePrincipal':
+      await store.updatePrincipal(user(command.name), ({ policies }) => ({ policies: { ...policies, [command.text]: '{}' } }))
+      return undefined
+    case 'deletePrincipal':
+      return store.deletePrincipal(user(command.name))
+    case 'insertAccessKey':
+      return store.insertAccessKey(
+        sampleAccessKey(command.name === 3 ? `arn:aws:iam::${accountId}:root` : user(command.name), `AKIA${command.id}`),
+      )
+    case 'setAccessKeyActive':
+      return store.setAccessKeyActive(`AKIA${command.id}`, command.active)
+    case 'deleteAccessKey':
+      return store.deleteAccessKey(`AKIA${command.id}`)
+    case 'compareAndSetSetting':
+      await store.compareAndSetSetting(`s${command.name}`, store.view.setting(`s${command.name}`), command.value)
+      return undefined
+    case 'insertAccount':
+      break
+  }
+  return store.insertAccount({ accountId: `${command.id}`.repeat(12), createdAt: clock.now() })
+}
+
+/** Everything that a view can be asked about the names above. */
+function everything(view: View): unknown {
+  const numbers = [0, 1, 2, 3]
+  const arns = regions.flatMap((_, region) => numbers.map((i) => keyArn(i, region)))
+  const principals = ['/', '/a/'].flatMap((path) => numbers.map((i) => `arn:aws:iam::${accountId}:user${path}u${i}`))
+  const owners = [...principals, `arn:aws:iam::${accountId}:root`]
+  return {
+    accounts: view.listAccounts(undefined, 10),
+    account: numbers.map((i) => view.account(`${i}`.repeat(12))),
+    keys: arns.map((arn) => view.key(arn)),
+    byId: regions.map((region) => ids.map((id) => view.keyById(region, id))),
+    lists: regions.map((region) => [
+      view.listKeys(accountId, region, undefined, 2),
+      view.listKeys(accountId, region, 'k1', 10),
+      view.listAliases(accountId, region, undefined, undefined, 2),
+      view.listAliases(accountId, region, undefined, 'alias/n1', 10),
+      arns.map((arn) => view.listAliases(accountId, region, arn, undefined, 1)),
+    ]),
+    all: [...view.allKeys()].toSorted((a, b) => (a.arn < b.arn ? -1 : 1)),
+    count: view.keyCount(),
+    material: numbers.map((i) => view.backingKey(material(i))),
+    backing: arns.map((arn) => view.backingKeys(arn)),
+    alias: numbers.map((i) => view.alias(aliasArn(i))),
+    aliasesOf: arns.map((arn) => view.aliasesOf(arn)),
+    principals: principals.map((arn) => view.principal(arn)),
+    byName: numbers.map((i) => view.principalByName(accountId, 'user', `u${i}`)),
+    listed: [view.listPrincipals(accountId, 'user', undefined, 2), view.listPrincipals(accountId, 'user', 'u1', 10)],
+    accessKeys: numbers.map((i) => view.accessKey(`AKIA${i}`)),
+    accessKeysOf: owners.map((arn) => view.accessKeysOf(arn)),
+    settings: numbers.map((i) => view.setting(`s${i}`)),
+  }
+}
+
+describe.each(backEnds)('on $name', ({ make }) => {
+  test('whatever two processes write, both end with the view that a fresh start has', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.tuple(fc.boolean(), commands), { minLength: 20, maxLength: 100 }),
+        fc.nat(40),
+        async (writes, keptChanges) => {
+          const database = make()
+          try {
+            const stores = [await database.open({ keptChanges: keptChanges + 1 }), await database.open()] as const
+            for (let i = 0; i < writes.length; i += 4) {
+              // Some of them at the same time.
+              const outcomes = await Promise.allSettled(
+                writes.slice(i, i + 4).map(([which, command]) => run(stores[which ? 1 : 0], command)),
+              )
+              for (const outcome of outcomes)
+                if (outcome.status === 'rejected' && !(outcome.reason instanceof StoreConflict)) throw outcome.reason
+            }
+            // A write of each brings each to the newest state, the first one again behind the second.
+            for (const store of [...stores, stores[0]])
+              await store.compareAndSetSetting('last', store.view.setting('last'), `${Math.random()}`)
+            const fresh = everything((await database.open()).view)
+            for (const { view } of stores) expect(everything(view)).toEqual(fresh)
+          } finally {
+            await database.drop()
+          }
+        },
+      ),
+      { numRuns: 6 },
+    )
+  }, 120_000)
+})
