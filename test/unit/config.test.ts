@@ -1,0 +1,162 @@
+/** The configuration: read whole, judged whole. */
+
+import { chmodSync, existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, onTestFinished, test } from 'vitest'
+import { childEnvironment, ConfigError, readClientEnvironment, readConfig, settingsTable, type Environment } from '../../src/config.ts'
+import { scratch } from './http-fixture.ts'
+
+const read = (environment: Environment, workingDir = '/somewhere') => readConfig(environment, workingDir)
+
+/** The problems of a configuration, one line each. */
+function problemsOf(environment: Environment, workingDir?: string): readonly string[] {
+  try {
+    read(environment, workingDir)
+  } catch (error) {
+    if (error instanceof ConfigError) return error.problems
+    throw error
+  }
+  return []
+}
+
+test('no setting at all is a service on this machine', () => {
+  const { config, warnings } = read({})
+  expect(config).toMatchObject({
+    dataDir: '/somewhere/data',
+    host: '127.0.0.1',
+    port: 8480,
+    opsPort: 8481,
+    accountId: '111122223333',
+    regions: ['us-east-1', 'eu-west-1'],
+  })
+  expect(config.pkcs11.library).toBeUndefined()
+  expect(warnings).toEqual([])
+})
+
+test('all problems are told at once, each with the setting and what it accepts', () => {
+  const problems = problemsOf({
+    HOLDFAST_PORT: 'tcp://10.0.0.1:80',
+    HOLDFAST_OPS_PORT: '65536',
+    HOLDFAST_HOST: '0.0.0.0',
+    HOLDFAST_ACCOUNT_ID: '123',
+    HOLDFAST_REGIONS: 'us-east-1,us-east-1',
+    HOLDFAST_LOG_LEVEL: 'loud',
+    HOLDFAST_ALLOW_PLAIN_HTTP: 'yes',
+    HOLDFAST_TLS_CERT: 'missing.pem',
+    HOLDFAST_PKCS11_PIN_FILE: 'pin',
+    HOLDFAST_PKCS11_SESSIONS: '0',
+  })
+  const expected = [
+    /^HOLDFAST_PORT must be a whole number from 0 to 65535; it is "tcp/,
+    /^HOLDFAST_OPS_PORT must be a whole number from 0 to 65535/,
+    /^HOLDFAST_ACCOUNT_ID must be 12 digits; it is "123"/,
+    /^HOLDFAST_REGIONS must be .* each once/,
+    /^HOLDFAST_LOG_LEVEL must be one of trace, debug/,
+    /^HOLDFAST_ALLOW_PLAIN_HTTP must be true or false/,
+    /^HOLDFAST_PKCS11_SESSIONS must be a whole number from 1 to 256/,
+    /^HOLDFAST_TLS_KEY is missing: TLS needs/,
+    /^HOLDFAST_TLS_CERT names \/somewhere\/missing\.pem, which is not a file/,
+    /^HOLDFAST_PKCS11_PIN_FILE names \/somewhere\/pin/,
+    /^HOLDFAST_PKCS11_PIN_FILE is set but no module is/,
+  ]
+  for (const pattern of expected)
+    expect(
+      problems.filter((problem) => pattern.test(problem)),
+      String(pattern),
+    ).toHaveLength(1)
+  expect(problems).toHaveLength(expected.length)
+})
+
+test('plain HTTP is for loopback, unless it is allowed or there is TLS', () => {
+  const files = scratch()
+  onTestFinished(() => files.remove())
+  const tls = { HOLDFAST_TLS_CERT: files.write('cert', 'x'), HOLDFAST_TLS_KEY: files.write('key', 'x') }
+  for (const host of ['127.0.0.1', '127.8.9.10', '::1', '[::1]', 'localhost']) expect(problemsOf({ HOLDFAST_HOST: host })).toEqual([])
+  for (const host of ['0.0.0.0', '::', '192.0.2.1', 'hsm.example.org', '127.0.0.1.example.org']) {
+    expect(problemsOf({ HOLDFAST_HOST: host }).join()).toMatch(/plain HTTP is for loopback only\. Set HOLDFAST_TLS_CERT/)
+    expect(problemsOf({ HOLDFAST_HOST: host, HOLDFAST_ALLOW_PLAIN_HTTP: 'true' })).toEqual([])
+    expect(problemsOf({ HOLDFAST_HOST: host, ...tls })).toEqual([])
+  }
+  expect(problemsOf({ HOLDFAST_OPS_HOST: '0.0.0.0' }).join()).toContain('HOLDFAST_OPS_HOST is 0.0.0.0')
+})
+
+test('a module needs a token and a PIN file that others cannot open', () => {
+  const files = scratch()
+  onTestFinished(() => files.remove())
+  const library = files.write('module.so', '')
+  const pin = files.write('pin', '1234')
+  const set = { HOLDFAST_PKCS11_LIBRARY: library, HOLDFAST_PKCS11_TOKEN_LABEL: 'kms', HOLDFAST_PKCS11_PIN_FILE: pin }
+  expect(read(set).config.pkcs11).toMatchObject({ library, tokenLabel: 'kms', pinFile: pin })
+  expect(problemsOf({ HOLDFAST_PKCS11_LIBRARY: library })).toHaveLength(2)
+  chmodSync(pin, 0o604)
+  expect(problemsOf(set)).toEqual([expect.stringMatching(/everybody on this machine may open: chmod 600/)])
+})
+
+test('the environment goes before the file, the file before the default; paths in the file are relative to it', () => {
+  const files = scratch()
+  onTestFinished(() => files.remove())
+  const file = files.write(
+    'config.json',
+    JSON.stringify({ port: 9000, opsPort: 9001, dataDir: 'state', regions: ['eu-west-1'], http: { maxBodyBytes: 100_000 } }),
+  )
+  const { config } = read({ HOLDFAST_CONFIG: file, HOLDFAST_PORT: '9100', HOLDFAST_OPS_PORT: '' })
+  expect(config).toMatchObject({ port: 9100, opsPort: 9001, dataDir: join(files.dir, 'state'), regions: ['eu-west-1'] })
+  expect(config.http).toMatchObject({ maxBodyBytes: 100_000, maxConnections: 10_000 })
+})
+
+test('a name in the file that is no setting is a problem, with the nearest one', () => {
+  const files = scratch()
+  onTestFinished(() => files.remove())
+  const file = files.write(
+    'config.json',
+    JSON.stringify({ prot: 1, pkcs11: { libary: 'x' }, tls: 'on', port: '80x', __proto__x: 1, constructor: 2 }),
+  )
+  const problems = problemsOf({ HOLDFAST_CONFIG: file }).join('\n')
+  expect(problems).toContain(`"prot" in ${file} is not a setting. Did you mean port?`)
+  expect(problems).toContain(`"pkcs11.libary" in ${file} is not a setting. Did you mean library?`)
+  expect(problems).toContain(`"tls" in ${file} must be an object with any of certFile, keyFile, allowPlainHttp.`)
+  expect(problems).toContain(`"port" in ${file} must be a whole number`)
+  expect(problems).toContain('"constructor"')
+})
+
+test.each(['{', '[]', 'null', '"x"'])('the file %s is a problem, not a crash', (text) => {
+  const files = scratch()
+  onTestFinished(() => files.remove())
+  expect(problemsOf({ HOLDFAST_CONFIG: files.write('config.json', text) })).toEqual([
+    expect.stringMatching(/^HOLDFAST_CONFIG names .*cannot be read/),
+  ])
+})
+
+test('a file that is not there is a problem', () => {
+  expect(problemsOf({ HOLDFAST_CONFIG: 'nowhere.json' })).toEqual([expect.stringContaining('/somewhere/nowhere.json')])
+})
+
+test('a misspelt variable is warned of; what an orchestrator adds does not stop the start', () => {
+  const { warnings } = read({ HOLDFAST_PROT: '1', HOLDFAST_SERVICE_HOST: '10.0.0.1', HOLDFAST_TEST_X: '', HOLDFAST_REQUIRE_LAB: '1' })
+  expect(warnings).toEqual([
+    'HOLDFAST_PROT is not a setting and is ignored. Did you mean HOLDFAST_PORT?',
+    'HOLDFAST_SERVICE_HOST is not a setting and is ignored.',
+  ])
+})
+
+test('both ports may be 0, but not the same one', () => {
+  expect(problemsOf({ HOLDFAST_PORT: '0', HOLDFAST_OPS_PORT: '0' })).toEqual([])
+  expect(problemsOf({ HOLDFAST_OPS_PORT: '8480' })).toEqual([expect.stringMatching(/is the main port/)])
+})
+
+test('a child process gets the environment without credentials', () => {
+  expect(
+    childEnvironment({ PATH: '/bin', AWS_SECRET_ACCESS_KEY: 's', AWS_SESSION_TOKEN: 't', SOFTHSM2_CONF: 'c', UNSET: undefined }),
+  ).toEqual({ PATH: '/bin', SOFTHSM2_CONF: 'c' })
+})
+
+test('a client takes the names that the AWS tools use', () => {
+  expect(
+    readClientEnvironment({ AWS_ENDPOINT_URL: 'http://a', AWS_ENDPOINT_URL_KMS: 'http://b', AWS_DEFAULT_REGION: 'r', AWS_PROFILE: '' }),
+  ).toMatchObject({ endpoint: 'http://b', region: 'r', profile: undefined })
+})
+
+const readme = new URL('../../README.md', import.meta.url).pathname
+test.skipIf(!existsSync(readme))("the README's table of settings is the one that the code makes", () => {
+  expect(readFileSync(readme, 'utf8'), 'put what "npx holdfast config --markdown" prints into README.md').toContain(settingsTable())
+})
