@@ -339,6 +339,9 @@ class Agent {
       case 'login-lost':
         this.#loginAgain(message.epoch)
         return
+      case 'broken-promise':
+        log('error', 'the device did what it must not', { operation: message.operation, reason: message.message })
+        return
       case 'bug':
         log('error', 'a worker failed inside', { operation: message.operation, error: message.error })
         return

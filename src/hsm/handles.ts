@@ -61,13 +61,6 @@ export class HandleCache {
     return this.#map.get(ckaId)
   }
 
-  /** Something newer than `stale`, if another thread has found it meanwhile. */
-  findNewer(ckaId: string, stale: KeyObjects): KeyObjects | undefined {
-    this.#readOn()
-    const known = this.#map.get(ckaId)
-    return known === stale ? undefined : known
-  }
-
   /** Makes the objects known to all threads. */
   put(ckaId: string, objects: KeyObjects): void {
     const id = Buffer.from(ckaId, 'hex')

@@ -52,6 +52,8 @@ export type FromWorker =
   /** The token has no session left for this worker. */
   | { readonly type: 'no-session'; readonly code: string }
   | { readonly type: 'login-lost'; readonly epoch: number }
+  /** The device did what it must not. */
+  | { readonly type: 'broken-promise'; readonly operation: string; readonly message: string }
   | { readonly type: 'bug'; readonly operation: string; readonly error: string }
   | { readonly type: 'trouble'; readonly operation: string; readonly class: string; readonly code: string; readonly outcome: string }
 
@@ -276,7 +278,10 @@ class Server {
   #recover(request: Request, error: unknown, tried: Set<ErrorClass | 'missing'>): Refusal | undefined {
     if (error instanceof Rejected) return { failure: 'rejected', message: error.message }
     if (error instanceof BadRequest) return { failure: 'rejected', message: error.message }
-    if (error instanceof Untrustworthy || error instanceof Unprotected) return { failure: 'unsupported', message: error.message }
+    if (error instanceof Untrustworthy || error instanceof Unprotected) {
+      tell({ type: 'broken-promise', operation: request.operation, message: error.message })
+      return { failure: 'unsupported', message: error.message }
+    }
 
     const { operation } = request
     const device = findDeviceError(error)
@@ -463,10 +468,11 @@ class Outbox {
 /** Reads, serves and answers until the service ends the socket. */
 function run(server: Server, socket: number): void {
   const outbox = new Outbox(socket)
-  let bytes = Buffer.allocUnsafeSlow(256 * 1024)
+  // Room for many requests; the service makes none that does not fit (see the limits in wrap.ts).
+  const bytes = Buffer.allocUnsafeSlow(256 * 1024)
   let used = 0
   for (;;) {
-    if (used === bytes.length) bytes = Buffer.concat([bytes, Buffer.alloc(bytes.length)])
+    if (used === bytes.length) throw new RangeError('a request that is longer than any can be')
     const read = readSync(socket, bytes, used, bytes.length - used, null)
     if (read === 0) return
     used += read

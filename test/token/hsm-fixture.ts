@@ -1,12 +1,11 @@
 /**
- * What the tests of the device layer share: a token opened through the real agent, profiles that differ in one value,
- * and waiting for what happens in another process.
+ * What the tests of the device layer share: a token opened through the real agent, and waiting for what happens in
+ * another process.
  */
 import { randomBytes } from 'node:crypto'
-import { readFileSync, writeFileSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
+import { readFileSync } from 'node:fs'
 import { openToken, type TokenConfig } from '../../src/hsm/client.ts'
-import { TokenError, type Token, type WrapScheme } from '../../src/hsm/token.ts'
+import { TokenError, type Token } from '../../src/hsm/token.ts'
 import type { LabToken } from './lab.ts'
 
 export interface LogLine {
@@ -41,17 +40,6 @@ export async function open(lab: LabToken, overrides: Partial<TokenConfig> = {}):
   return { token, log: lines, pids, pid: () => pids().at(-1) ?? 0 }
 }
 
-/** A copy of a profile with another wrap scheme; answers its path. */
-export function profileWith(lab: LabToken, name: string, wrap: WrapScheme | 'probe'): string {
-  const profile = JSON.parse(readFileSync(fileURLToPath(new URL(`../../native-config/${name}.json`, import.meta.url)), 'utf8')) as {
-    wrap: { value: string }
-  }
-  profile.wrap.value = wrap
-  const path = `${lab.dir}/profile-${wrap}.json`
-  writeFileSync(path, JSON.stringify(profile))
-  return path
-}
-
 export const freshId = (bytes = 16): string => randomBytes(bytes).toString('hex')
 
 export async function makeWrappingKey(token: Token): Promise<string> {
@@ -79,11 +67,10 @@ export async function until(what: string, isSo: () => boolean | Promise<boolean>
   }
 }
 
-/** Whether a process exists. */
+/** Whether a process runs. One that ended and that nobody has asked for its exit code does not, though it has a number still. */
 export function lives(pid: number): boolean {
   try {
-    process.kill(pid, 0)
-    return true
+    return readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)?.startsWith('Z') === false
   } catch {
     return false
   }

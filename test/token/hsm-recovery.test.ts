@@ -114,33 +114,21 @@ describe.skipIf(library === undefined)('a device that fails', () => {
     expect(await under({ function: 'C_Encrypt', rv })).toEqual(healed)
   })
 
-  test.each([
-    ['CKR_DEVICE_ERROR', 0x30],
-    ['CKR_TOKEN_NOT_PRESENT', 0xe0],
-    ['a code of the vendor', 0x8000_0384],
-  ])('a device that is gone (%s): refused at once while it lasts, back by itself afterwards', async (_name, rv) => {
-    faults.set({ function: 'C_EncryptInit', rv, count: 'always' })
-    expect(await use()).toBe('unavailable')
-    await until('the token to be down', () => token.health().state === 'down')
-    const begun = performance.now()
-    for (let index = 0; index < 100; index += 1) expect(await use()).toBe('unavailable')
-    // Not timed for speed: what is waited for anywhere would take a second at least.
-    expect(performance.now() - begun).toBeLessThan(1000)
-    faults.set()
-    await up()
-    expect(await use()).toBe('none')
-  })
-
-  test('a bad ciphertext is told from a dead device though SoftHSM has one code for both', async () => {
-    const { body, scheme } = await token.wrap(key, none, plaintext)
-    const { respawns } = token.health()
-    body[30] = (body[30] ?? 0) ^ 1
-    expect(await failureOf(token.unwrap(key, scheme, none, body))).toBe('rejected')
-    expect(token.health().respawns).toBe(respawns)
-    body[30] ^= 1
-    faults.set({ function: 'C_Decrypt', rv: 0x05, count: 'always' }, { function: 'C_EncryptInit', rv: 0x05, count: 'always' })
-    expect(await failureOf(token.unwrap(key, scheme, none, body))).toBe('unavailable')
-  })
+  test.each([['CKR_TOKEN_NOT_PRESENT', 0xe0]])(
+    'a device that is gone (%s): refused at once while it lasts, back by itself afterwards',
+    async (_name, rv) => {
+      faults.set({ function: 'C_EncryptInit', rv, count: 'always' })
+      expect(await use()).toBe('unavailable')
+      await until('the token to be down', () => token.health().state === 'down')
+      const begun = performance.now()
+      for (let index = 0; index < 100; index += 1) expect(await use()).toBe('unavailable')
+      // Not timed for speed: what is waited for anywhere would take a second at least.
+      expect(performance.now() - begun).toBeLessThan(1000)
+      faults.set()
+      await up()
+      expect(await use()).toBe('none')
+    },
+  )
 
   test('a call that never returns ends at its deadline, and a new agent serves', async () => {
     const [pid, { respawns }] = [opened.pid(), token.health()]
@@ -249,13 +237,6 @@ describe.skipIf(library === undefined)('a device that fails', () => {
     })
   })
 
-  test('a token that shows nothing is not taken for one whose keys are gone', async () => {
-    const ckaId = freshId()
-    faults.set({ function: 'C_FindObjects', rv: 'empty', count: 'always' })
-    expect(await use(ckaId)).toBe('unavailable')
-    expect(await failureOf(token.objects(key))).toBe('unavailable')
-  })
-
   test('a key that one agent does not show is used through another, while calls on other keys go on', async () => {
     const ckaId = await makeWrappingKey(token)
     const pid = opened.pid()
@@ -302,18 +283,6 @@ describe.skipIf(library === undefined)('a PIN that is refused', () => {
   })
   afterAll(() => lab.remove())
 
-  test('at the start is tried exactly once, and the message says what to do', async () => {
-    const pinFile = `${lab.dir}/wrong-pin`
-    writeFileSync(pinFile, '000000wrong', { mode: 0o600 })
-    const logins = countLogins()
-    const error = await open(lab, { ...shimmed(), pinFile }).catch((failure: unknown) => failure)
-    expect(error).toBeInstanceOf(TokenError)
-    expect(error).toMatchObject({ failure: 'unavailable', code: 'CKR_PIN_INCORRECT' })
-    expect(String(error)).toContain('correct it, then restart')
-    expect(String(error)).not.toContain('000000wrong')
-    expect(logins()).toBe(1)
-  })
-
   test('after a respawn stops the token for good: no further login, every call refused at once', async () => {
     const pinFile = `${lab.dir}/changing-pin`
     writeFileSync(pinFile, readFileSync(lab.pinFile, 'utf8'), { mode: 0o600 })
@@ -333,24 +302,6 @@ describe.skipIf(library === undefined)('a PIN that is refused', () => {
       expect(token.health()).toMatchObject({ state: 'stopped-pin', sessions: 0 })
       expect(logins()).toBe(1)
     } finally {
-      await token.close()
-    }
-  })
-
-  test.each([
-    ['CKR_PIN_LOCKED', 0xa4],
-    ['CKR_PIN_EXPIRED', 0xa3],
-  ])('when the login is lost (%s) stops the token as well', async (code, rv) => {
-    const { token } = await open(lab, shimmed())
-    try {
-      const key = await makeWrappingKey(token)
-      faults.set({ function: 'C_EncryptInit', rv: 'logout' }, { function: 'C_Login', rv, count: 'always' })
-      expect(await failureOf(token.wrap(key, none, plaintext))).toBe('unavailable')
-      await until('the stop', () => token.health().state === 'stopped-pin')
-      const refusal = await token.check().catch((error: unknown) => error)
-      expect(refusal).toMatchObject({ failure: 'unavailable', code })
-    } finally {
-      faults.set()
       await token.close()
     }
   })

@@ -1,10 +1,14 @@
+/**
+ * The device layer on a real SoftHSM token: keys, limits, several processes, opening and closing. The wrap schemes are in
+ * `wrap-schemes.test.ts`, trouble in `recovery.test.ts` and `hsm-recovery.test.ts`.
+ */
 import { createHash, createPublicKey, createVerify, randomBytes } from 'node:crypto'
 import { chmodSync, copyFileSync, readFileSync } from 'node:fs'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { TokenError, wrapSchemes, type Token, type WrapScheme } from '../../src/hsm/token.ts'
-import { failureOf, freshId, lives, makeWrappingKey, open, profileWith, until, type OpenedToken } from './hsm-fixture.ts'
-import { makeOpenCryptokiToken, makeSoftHsmToken, makeTpm2Token, type LabToken } from './lab.ts'
-import { buildShim, FaultFile, shimEnv, type ShimGcm } from './shim.ts'
+import { TokenError, type Token } from '../../src/hsm/token.ts'
+import { failureOf, freshId, lives, makeWrappingKey, open, until, type OpenedToken } from './hsm-fixture.ts'
+import { makeSoftHsmToken, type LabToken } from './lab.ts'
+import { buildShim, FaultFile, shimEnv } from './shim.ts'
 
 let lab: LabToken
 let opened: OpenedToken
@@ -117,136 +121,7 @@ describe('keys', () => {
   })
 })
 
-/** Every scheme is proved the same way, on whatever module has it. */
-function provesScheme(scheme: WrapScheme, expectedBytes: number, current: () => Token): void {
-  test('a new body names its scheme and has the documented length', async () => {
-    const ckaId = await makeWrappingKey(current())
-    const { scheme: used, body } = await current().wrap(ckaId, randomBytes(200), randomBytes(32))
-    expect(used).toBe(scheme)
-    expect(body).toHaveLength(expectedBytes)
-    expect(body.length).toBeLessThanOrEqual(340)
-  })
-
-  test('what was wrapped comes back, at every length and with any additional data', async () => {
-    const ckaId = await makeWrappingKey(current())
-    for (const [plainBytes, aadBytes] of [
-      [1, 0],
-      [32, 1],
-      [33, 8192],
-      [4095, 300],
-      [4096, 12_288],
-    ] as const) {
-      const plaintext = randomBytes(plainBytes)
-      const aad = randomBytes(aadBytes)
-      const { body } = await current().wrap(ckaId, aad, plaintext)
-      expect((await current().unwrap(ckaId, scheme, aad, body)).equals(plaintext)).toBe(true)
-    }
-  })
-
-  test('the same input never gives the same body', async () => {
-    const ckaId = await makeWrappingKey(current())
-    const bodies = await Promise.all(
-      Array.from({ length: 50 }, async () => (await current().wrap(ckaId, Buffer.from('a'), Buffer.alloc(32))).body.toString('hex')),
-    )
-    expect(new Set(bodies).size).toBe(50)
-  })
-
-  test('any flipped bit of the body, any cut and any change of the additional data is rejected', async () => {
-    const ckaId = await makeWrappingKey(current())
-    const aad = randomBytes(20)
-    const { body } = await current().wrap(ckaId, aad, randomBytes(32))
-    const changed: [Buffer, Buffer][] = []
-    for (let bit = 0; bit < body.length * 8; bit += 1) {
-      // Every byte once, every bit of the first and last bytes.
-      if (bit % 8 !== (bit >> 3) % 8 && bit > 64 && bit < body.length * 8 - 64) continue
-      const copy = Buffer.from(body)
-      copy[bit >> 3] = (copy[bit >> 3] ?? 0) ^ (1 << (bit & 7))
-      changed.push([aad, copy])
-    }
-    for (const length of [1, 2, 3, 16, 17, body.length - 17, body.length - 1]) changed.push([aad, body.subarray(0, length)])
-    changed.push([aad, Buffer.concat([body, Buffer.alloc(1)])], [Buffer.alloc(0), body], [Buffer.concat([aad, Buffer.alloc(1)]), body])
-    for (let at = 0; at < aad.length; at += 1) {
-      const copy = Buffer.from(aad)
-      copy[at] = (copy[at] ?? 0) ^ 0x80
-      changed.push([copy, body])
-    }
-    const failures = await Promise.all(changed.map(async ([a, b]) => await failureOf(current().unwrap(ckaId, scheme, a, b))))
-    expect(failures.every((failure) => failure === 'rejected')).toBe(true)
-    expect(await current().unwrap(ckaId, scheme, aad, body)).toHaveLength(32)
-  })
-
-  test('a body is rejected under another key and as another scheme', async () => {
-    const [mine, other] = [await makeWrappingKey(current()), await makeWrappingKey(current())]
-    const { body } = await current().wrap(mine, Buffer.from('aad'), randomBytes(32))
-    expect(await failureOf(current().unwrap(other, scheme, Buffer.from('aad'), body))).toBe('rejected')
-    const otherScheme = (Object.keys(wrapSchemes) as WrapScheme[]).find(
-      (name) => name !== scheme && name.slice(0, 3) !== scheme.slice(0, 3),
-    )
-    expect(await failureOf(current().unwrap(mine, otherScheme ?? 'rsa-oaep', Buffer.from('aad'), body))).toBe('rejected')
-  })
-}
-
-describe('gcm-iv-in on SoftHSM', () => {
-  provesScheme('gcm-iv-in', 61, () => token)
-})
-
-describe.each(['cbc-hmac', 'rsa-oaep'] as const)('%s on SoftHSM', (scheme) => {
-  let other: OpenedToken
-  beforeAll(async () => {
-    other = await open(lab, { profile: profileWith(lab, 'softhsm2', scheme) })
-  })
-  afterAll(() => other.token.close())
-
-  provesScheme(scheme, scheme === 'cbc-hmac' ? 140 : 319, () => other.token)
-
-  test('its keys stay readable when the profile prefers another scheme', async () => {
-    const ckaId = await makeWrappingKey(other.token)
-    const { body } = await other.token.wrap(ckaId, Buffer.from('aad'), Buffer.from('kept'))
-    expect((await token.unwrap(ckaId, scheme, Buffer.from('aad'), body)).toString()).toBe('kept')
-    const again = await token.wrap(ckaId, Buffer.from('aad'), Buffer.from('new'))
-    expect((await other.token.unwrap(ckaId, again.scheme, Buffer.from('aad'), again.body)).toString()).toBe('new')
-  })
-})
-
 const shim = buildShim()
-describe.skipIf(shim === undefined).each([
-  ['gcm-iv-back', 'back-init', 61],
-  ['gcm-iv-back', 'back-encrypt', 61],
-  ['gcm-iv-tail', 'tail', 65],
-] as const)('%s on a module that behaves as %s', (scheme, gcm, bytes) => {
-  let other: OpenedToken
-  beforeAll(async () => {
-    other = await openShim(gcm, scheme)
-  })
-  afterAll(() => other.token.close())
-  provesScheme(scheme, bytes, () => other.token)
-
-  test('is found by the self-test too', async () => {
-    const probed = await openShim(gcm, 'probe')
-    try {
-      expect(probed.token.capabilities().wrapScheme).toBe(scheme)
-    } finally {
-      await probed.token.close()
-    }
-  })
-})
-
-function openShim(gcm: ShimGcm, wrap: WrapScheme | 'probe'): Promise<OpenedToken> {
-  const env = { ...lab.env, ...shimEnv({ module: lab.library, gcm }) }
-  return open(lab, { library: shim ?? '', env, profile: profileWith(lab, 'softhsm2', wrap) })
-}
-
-test.skipIf(shim === undefined)('a device that keeps its IV to itself is never used for GCM', async () => {
-  const other = await openShim('back-never', 'gcm-iv-back')
-  try {
-    const { wrapSchemes: passed, wrapScheme, probes } = other.token.capabilities()
-    expect(passed).toEqual(['cbc-hmac', 'rsa-oaep'])
-    expect(wrapScheme).toBe('cbc-hmac')
-    expect(probes.find(({ name }) => name === 'scheme of the profile')?.detail).toContain('gcm-iv-back does not work')
-  } finally {
-    await other.token.close()
-  }
-})
 
 test.skipIf(shim === undefined)('a token without any usable mechanism has no scheme, and no software takes its place', async () => {
   const [aesGcm, sha256Hmac, oaep] = [0x1087, 0x251, 0x9]
@@ -277,53 +152,6 @@ test.skipIf(shim === undefined)('the service signs with RSA on a token without e
   } finally {
     await other.token.close()
   }
-})
-
-describe('other modules', () => {
-  test('cbc-hmac works on openCryptoki, which has no GCM', async (context) => {
-    const ock = await makeOpenCryptokiToken()
-    if (ock === undefined) {
-      context.skip()
-      return
-    }
-    try {
-      const other = await open(ock)
-      try {
-        expect(other.token.capabilities().wrapScheme).toBe('cbc-hmac')
-        const ckaId = await makeWrappingKey(other.token)
-        const { body, scheme } = await other.token.wrap(ckaId, Buffer.from('aad'), Buffer.from('ock'))
-        expect((await other.token.unwrap(ckaId, scheme, Buffer.from('aad'), body)).toString()).toBe('ock')
-        body[20] = (body[20] ?? 0) ^ 1
-        expect(await failureOf(other.token.unwrap(ckaId, scheme, Buffer.from('aad'), body))).toBe('rejected')
-        expect(await other.token.destroyKey(ckaId, `kms/${ckaId}/1`)).toBe(2)
-      } finally {
-        await other.token.close()
-      }
-    } finally {
-      await ock.remove()
-    }
-  })
-
-  test('rsa-oaep works on a TPM, which generates no secret keys', async (context) => {
-    const tpm = await makeTpm2Token()
-    if (tpm === undefined) {
-      context.skip()
-      return
-    }
-    try {
-      const other = await open(tpm, { sessions: 1, startTimeoutMs: 60_000 })
-      try {
-        expect(other.token.capabilities().wrapScheme).toBe('rsa-oaep')
-        const ckaId = await makeWrappingKey(other.token)
-        const { body, scheme } = await other.token.wrap(ckaId, Buffer.from('aad'), Buffer.from('tpm'))
-        expect((await other.token.unwrap(ckaId, scheme, Buffer.from('aad'), body)).toString()).toBe('tpm')
-      } finally {
-        await other.token.close()
-      }
-    } finally {
-      await tpm.remove()
-    }
-  })
 })
 
 describe('random bytes', () => {

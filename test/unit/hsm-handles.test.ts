@@ -52,7 +52,7 @@ describe('handles', () => {
     }
   })
 
-  test('that were replaced are replaced everywhere that asks for something newer', () => {
+  test('that were replaced are so for everyone who has not read the former ones', () => {
     const journal = openJournal(1)
     const [one, two] = [new HandleCache(journal), new HandleCache(journal)]
     one.put('01', aes(1))
