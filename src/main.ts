@@ -80,6 +80,7 @@ const wiring: Wiring = {
     const [{ tokenConfig }, { examine }] = await Promise.all([import('./serve.ts'), import('./doctor.ts')])
     return examine({ tokenConfig: await tokenConfig(config), database: places.database })
   },
+  bench: async (options) => (await import('./measure.ts')).measure(readConfig().config, options),
   clientSettings,
   auditTrail: () => placesIn(readConfig().config.dataDir).auditTrail,
   effectiveConfig: () => readConfig().config,
