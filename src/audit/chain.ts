@@ -58,7 +58,7 @@ export function recordHash(previous: ChainHead, text: string): Buffer {
   return sha256(scratch.subarray(0, textAt + scratch.write(text, textAt)))
 }
 
-/** The text whose SHA-256 is signed: nine lines, each ended by a line feed. */
+/** The text whose SHA-256 is signed: eight lines, each ended by a line feed. */
 export function encodeSealStatement(seal: SealStatement): string {
   return [
     'holdfast audit seal v1',
