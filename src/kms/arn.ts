@@ -22,7 +22,7 @@ export interface KmsArn {
 
 /** undefined when `text` is not the ARN of a key or an alias. */
 export function parseKmsArn(text: string): KmsArn | undefined {
-  const match = /^arn:aws[a-z-]*:kms:([a-z0-9-]+):([0-9]{12}):((key|alias)\/.+)$/.exec(text)
+  const match = /^arn:aws:kms:([a-z0-9-]+):([0-9]{12}):((key|alias)\/.+)$/.exec(text)
   if (!match) return undefined
   const [, region = '', accountId = '', resource = '', kind] = match
   return kind === 'key'
