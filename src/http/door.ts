@@ -199,12 +199,12 @@ function tlsFacts(socket: TLSSocket): NonNullable<RequestFacts['tls']> {
  */
 function write(response: ServerResponse, { status, contentType, text }: Rendered, requestId: string): void {
   if (response.destroyed || response.headersSent) return
-  const body = Buffer.from(text)
   response.writeHead(status, {
     'x-amzn-RequestId': requestId,
     'Cache-Control': 'no-store',
     'Content-Type': contentType,
-    'Content-Length': body.length,
+    'Content-Length': Buffer.byteLength(text),
   })
-  response.end(body)
+  // As text, so that Node sends it in one piece with the headers.
+  response.end(text)
 }

@@ -9,7 +9,14 @@ import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { compilePolicy, type CompiledPolicy } from '../auth/policy.ts'
 import type { Principal } from '../auth/principal.ts'
-import { readAuthorization, SigningKeyCache, verifySignature, type ReceivedSignature, type SignedRequest } from '../auth/sigv4.ts'
+import {
+  readAuthorization,
+  SigningKeyCache,
+  verifySignature,
+  type ReceivedSignature,
+  type SignatureExpectation,
+  type SignedRequest,
+} from '../auth/sigv4.ts'
 import { wrapSchemes, type WrapScheme } from '../hsm/token.ts'
 import { StoreConflict, type AccessKeyRecord, type PrincipalRecord } from '../store/store.ts'
 import { rootArn } from './arn.ts'
@@ -65,6 +72,17 @@ export function openIdentities(service: () => Service): Identities {
   const signingKeys = new SigningKeyCache()
   const principals = new WeakMap<AccessKeyRecord, { readonly record: PrincipalRecord | undefined; readonly principal: Principal }>()
   const sessions = new Map<string, Session>()
+  const expectations = new Map<string, SignatureExpectation>()
+
+  /** What a signature for this service must be scoped to; made once for each of the few. */
+  const expectation = (signingService: string): SignatureExpectation => {
+    let expected = expectations.get(signingService)
+    if (!expected) {
+      expected = { services: new Set([signingService]), regions: new Set(service().config.regions) }
+      expectations.set(signingService, expected)
+    }
+    return expected
+  }
 
   const principalOf = (key: AccessKeyRecord): Principal => {
     const record = service().store.view.principal(key.principalArn)
@@ -148,8 +166,7 @@ export function openIdentities(service: () => Service): Identities {
 
   return {
     authenticate(request, signingService) {
-      const { regions } = service().config
-      const received = readAuthorization(request, service().clock.now(), { services: new Set([signingService]), regions: new Set(regions) })
+      const received = readAuthorization(request, service().clock.now(), expectation(signingService))
       const { sessionToken } = received
       if (sessionToken !== undefined) return authenticateSession(request, { ...received, sessionToken })
       const key = service().store.view.accessKey(received.accessKeyId)
