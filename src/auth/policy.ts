@@ -287,8 +287,7 @@ function compilePrincipals({ principal, notPrincipal }: PolicyStatement): Compil
   const names = new Set(named.aws)
   // Services and federated identities are read and shown, and match nobody: no such caller exists here.
   const match = (caller: Principal): PrincipalMatch => {
-    // An account's root and the account are one principal, so that root matches as the account.
-    if (caller.type !== 'Root' && (names.has(caller.arn) || names.has(caller.principalId))) return 'exact'
+    if (names.has(caller.arn) || names.has(caller.principalId)) return 'exact'
     if (caller.session && (names.has(caller.session.roleArn) || names.has(caller.session.roleId))) return 'role'
     if (anyone) return 'anyone'
     return accounts.has(caller.accountId) ? 'account' : 'none'
