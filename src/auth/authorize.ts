@@ -181,9 +181,6 @@ function decided(
 
 // ---- lockout ----
 
-/** What PutKeyPolicy and CreateKey answer (MalformedPolicyDocumentException) when `wouldLockOut`. */
-export const lockOutMessage = 'The new key policy will not allow you to update the key policy in the future.'
-
 /**
  * The lockout safety check: would this key policy leave the caller no way to kms:PutKeyPolicy?
  * As at AWS only the key policy is asked: one that names the caller's account leaves a way, since the account can still
