@@ -13,6 +13,15 @@ const read = (form: string) => {
   const { operation } = find(form)
   return query.readBody(operation, Buffer.from(form))
 }
+/** What a form says, or the KmsError that refuses it. Throws for anything else. */
+const readOrRefuse = (form: string): object => {
+  try {
+    return read(form)
+  } catch (error) {
+    if (error instanceof KmsError) return error
+    throw error
+  }
+}
 const assumeRole = 'Action=AssumeRole&Version=2011-06-15'
 
 test('an action is found by its name and version, and signed for sts', () => {
@@ -78,11 +87,7 @@ test('any form is read or refused, never a crash', () => {
         ),
       ),
       (pairs) => {
-        try {
-          read(`${assumeRole}&${new URLSearchParams(pairs).toString()}`)
-        } catch (error) {
-          expect(error).toBeInstanceOf(KmsError)
-        }
+        expect(readOrRefuse(`${assumeRole}&${new URLSearchParams(pairs).toString()}`)).toBeTypeOf('object')
       },
     ),
   )

@@ -1,0 +1,93 @@
+/** The operations port. */
+
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { expect, onTestFinished, test } from 'vitest'
+import { openMetrics } from '../../src/base/metrics.ts'
+import { openOps, type OpsOptions } from '../../src/http/ops.ts'
+
+async function opsAt(options: Partial<OpsOptions>): Promise<string> {
+  const server = createServer(openOps({ metrics: openMetrics(), checks: {}, draining: () => false, ...options }))
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  onTestFinished(() => void server.close())
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+}
+
+const ok = (): Promise<void> => Promise.resolve()
+
+test('ready is 200 only when every check is well; what is not says why', async () => {
+  const well = await fetch(`${await opsAt({ checks: { token: ok, store: ok } })}/readyz`)
+  expect(well.status).toBe(200)
+  expect(await well.json()).toEqual({ ready: true, checks: { token: { ok: true, detail: 'ok' }, store: { ok: true, detail: 'ok' } } })
+  const ill = await fetch(`${await opsAt({ checks: { token: () => Promise.reject(new Error('no login')), store: ok } })}/readyz`)
+  expect(ill.status).toBe(503)
+  expect(await ill.json()).toMatchObject({ ready: false, checks: { token: { ok: false, detail: 'no login' }, store: { ok: true } } })
+})
+
+test('a check that hangs, or throws at once, is not ready', async () => {
+  const url = await opsAt({
+    checkTimeoutMs: 50,
+    checks: {
+      token: () => new Promise(() => undefined),
+      store: () => {
+        throw new Error('broken')
+      },
+    },
+  })
+  expect(await (await fetch(`${url}/readyz`)).json()).toMatchObject({
+    ready: false,
+    checks: { token: { detail: 'no answer within 50 ms' }, store: { detail: 'broken' } },
+  })
+})
+
+test('many askers at once cause one check', async () => {
+  let checks = 0
+  const url = await opsAt({ checks: { token: async () => void checks++ } })
+  await Promise.all(Array.from({ length: 20 }, () => fetch(`${url}/readyz`)))
+  expect(checks).toBe(1)
+})
+
+test('a service that goes down is not ready, but alive', async () => {
+  const url = await opsAt({ checks: { token: ok }, draining: () => true })
+  expect((await fetch(`${url}/readyz`)).status).toBe(503)
+  expect((await fetch(`${url}/healthz`)).status).toBe(200)
+})
+
+test('the page of metrics is in the text format, with readings taken when it is asked for', async () => {
+  const metrics = openMetrics()
+  let value = 1
+  metrics.gauge('holdfast_test', 'A reading.', () => value)
+  metrics.gauge('holdfast_test_labelled', 'Readings.', () => [{ labels: { key: 'k' }, value: 5 }])
+  metrics.gauge('holdfast_test_later', 'A promise.', async () => 7)
+  metrics.total('holdfast_test_total', 'A total.', () => 9)
+  metrics.call('Encrypt', 'ok', 3)
+  metrics.call('Encrypt', 'NotFoundException', 3)
+  metrics.seconds('holdfast_test_seconds', 'Waits.')(0.02)
+  metrics.count('holdfast_test_count', 'Events.')()
+  const url = await opsAt({ metrics })
+  value = 2
+  const response = await fetch(`${url}/metrics`)
+  expect(response.headers.get('content-type')).toMatch(/^text\/plain; version=0\.0\.4/)
+  const text = await response.text()
+  for (const line of [
+    'holdfast_test 2',
+    'holdfast_test_labelled{key="k"} 5',
+    'holdfast_test_later 7',
+    'holdfast_test_total 9',
+    '# TYPE holdfast_test_total counter',
+    'holdfast_calls_total{operation="Encrypt",code="ok"} 1',
+    'holdfast_calls_total{operation="Encrypt",code="NotFoundException"} 1',
+    'holdfast_call_seconds_count{operation="Encrypt"} 2',
+    'holdfast_test_seconds_count 1',
+    'holdfast_test_count 1',
+    '# TYPE nodejs_eventloop_lag_p99_seconds gauge',
+  ]) {
+    expect(text.split('\n')).toContain(line)
+  }
+})
+
+test('anything else is 404 in JSON', async () => {
+  const response = await fetch(`${await opsAt({})}/nothing`)
+  expect(response.status).toBe(404)
+  expect(await response.json()).toEqual({ message: 'There is nothing at GET /nothing.' })
+})

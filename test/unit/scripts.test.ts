@@ -1,0 +1,130 @@
+/** What runs before our own code can: the checks of a machine. */
+
+import { spawn } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, onTestFinished, test } from 'vitest'
+import {
+  checkNode,
+  findProgram,
+  lockfileInstalled,
+  Missing,
+  ownHeaders,
+  packageManagers,
+  root,
+  withInstallLock,
+} from '../../scripts/machine.mjs'
+import { scratch } from './http-fixture.ts'
+
+function temporary() {
+  const files = scratch()
+  onTestFinished(() => files.remove())
+  return files
+}
+
+test('Node below 20 is refused with the version that is needed', () => {
+  expect(() => checkNode('18.20.4')).toThrow(/Node 20 or later is needed; this is 18\.20\.4/)
+  expect(() => checkNode('20.0.0')).not.toThrow()
+  expect(() => checkNode('100.1.0')).not.toThrow()
+  expect(() => checkNode()).not.toThrow()
+})
+
+const packages = {
+  '': { version: '1.0.0' },
+  'node_modules/a': { version: '1.0.0', integrity: 'sha512-a' },
+  'node_modules/d': { version: '2.0.0', integrity: 'sha512-d', dev: true },
+  'node_modules/o': { version: '3.0.0', integrity: 'sha512-o', optional: true },
+}
+
+function folderWith(installed: object | string | undefined): string {
+  const files = temporary()
+  const { dir } = files
+  files.write('package-lock.json', JSON.stringify({ packages }))
+  mkdirSync(join(dir, 'node_modules'))
+  if (installed !== undefined)
+    writeFileSync(
+      join(dir, 'node_modules/.package-lock.json'),
+      typeof installed === 'string' ? installed : JSON.stringify({ packages: installed }),
+    )
+  return dir
+}
+
+test('an install counts when every package of the lockfile is there in its version', () => {
+  const { 'node_modules/a': a, 'node_modules/d': d } = packages
+  expect(lockfileInstalled(folderWith({ 'node_modules/a': a, 'node_modules/d': d }), { dev: true })).toBe(true)
+  expect(lockfileInstalled(folderWith({ 'node_modules/a': a }), { dev: false })).toBe(true)
+  expect(lockfileInstalled(folderWith({ 'node_modules/a': a }), { dev: true })).toBe(false)
+  expect(lockfileInstalled(folderWith({ 'node_modules/a': { ...a, version: '1.0.1' } }), { dev: false })).toBe(false)
+  expect(lockfileInstalled(folderWith({ 'node_modules/a': { ...a, integrity: 'sha512-x' } }), { dev: false })).toBe(false)
+})
+
+test('an install that stopped half way does not count', () => {
+  expect(lockfileInstalled(folderWith(undefined), { dev: false })).toBe(false)
+  expect(lockfileInstalled(folderWith('{"packages":'), { dev: false })).toBe(false)
+})
+
+test('this checkout is installed by its own lockfile', () => {
+  expect(lockfileInstalled(root, { dev: true })).toBe(true)
+})
+
+test('the lockfile has the optional packages of every platform, as npm ci wants it', () => {
+  const lock = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8')) as {
+    readonly packages: Readonly<Record<string, { readonly optionalDependencies?: Readonly<Record<string, string>> }>>
+  }
+  const missing = Object.entries(lock.packages).flatMap(([path, { optionalDependencies = {} }]) =>
+    Object.keys(optionalDependencies).filter(
+      (name) => !(`node_modules/${name}` in lock.packages) && !(`${path}/node_modules/${name}` in lock.packages),
+    ),
+  )
+  expect(missing).toEqual([])
+})
+
+test('one install at a time: the second waits for the first, and takes over from one that died', async () => {
+  const { dir } = temporary()
+  const lock = join(dir, 'lock')
+  const program = `import { withInstallLock } from ${JSON.stringify(join(root, 'scripts/machine.mjs'))}
+    import { appendFileSync } from 'node:fs'
+    withInstallLock(() => {
+      appendFileSync(${JSON.stringify(join(dir, 'order'))}, '<')
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 200)
+      appendFileSync(${JSON.stringify(join(dir, 'order'))}, '>')
+    }, ${JSON.stringify(lock)})`
+  const run = (): Promise<number | null> =>
+    new Promise((resolve) => spawn(process.execPath, ['--input-type=module', '-e', program], { stdio: 'ignore' }).on('exit', resolve))
+  // A process id that cannot be running.
+  writeFileSync(lock, '4194305')
+  expect(await Promise.all([run(), run(), run()])).toEqual([0, 0, 0])
+  expect(readFileSync(join(dir, 'order'), 'utf8')).toBe('<><><>')
+  expect(existsSync(lock)).toBe(false)
+})
+
+test('the lock is given back when the work fails', () => {
+  const { dir } = temporary()
+  const lock = join(dir, 'lock')
+  const fail = () =>
+    withInstallLock(() => {
+      throw new Missing('no')
+    }, lock)
+  expect(fail).toThrow('no')
+  expect(existsSync(lock)).toBe(false)
+})
+
+test('every package manager knows what to install for everything that can be missing', () => {
+  for (const { packages } of packageManagers) {
+    expect(packages.compiler).toContain('make')
+    expect(packages.softhsm).toHaveLength(1)
+    expect(packages.others.length).toBeGreaterThan(0)
+  }
+})
+
+test('programs are found in the path, and what is not there is not', () => {
+  expect(findProgram('sh')).toMatch(/\/sh$/)
+  expect(findProgram('no-such-program-anywhere')).toBeUndefined()
+})
+
+test("Node's own headers are used only when they are of this version", () => {
+  const prefix = ownHeaders()
+  if (prefix === undefined) return
+  const header = readFileSync(join(prefix, 'include/node/node_version.h'), 'utf8')
+  expect(header).toContain(`#define NODE_MAJOR_VERSION ${process.versions.node.split('.')[0]}`)
+})
