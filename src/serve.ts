@@ -360,7 +360,7 @@ function greet(config: Config, credentials: string, main: Listener, ops: Listene
 }
 
 interface Signals {
-  /** Resolves with the signal's name at the first SIGTERM or SIGINT. The second one ends the process at once. */
+  /** Resolves with the signal's name at the first SIGTERM or SIGINT. A later one ends the process at once. */
   readonly stop: Promise<string>
   /** What SIGHUP does. */
   onReload(reload: () => void): void
@@ -369,16 +369,18 @@ interface Signals {
 
 function listenForSignals(log: OpenLog): Signals {
   let reload: (() => void) | undefined
-  let asked = false
+  let askedAt: number | undefined
   let stopped = (_reason: string): void => undefined
   const stop = new Promise<string>((resolve) => (stopped = resolve))
   const onStop = (signal: NodeJS.Signals): void => {
-    if (asked) {
+    // Ctrl-C under npm arrives twice: from the terminal and passed on by npm.
+    if (askedAt !== undefined && performance.now() - askedAt < 1000) return
+    if (askedAt !== undefined) {
       log.warn({ signal }, 'told again: ending at once')
       log.flush()
       process.exit(exitCodes.failed)
     }
-    asked = true
+    askedAt = performance.now()
     stopped(signal)
   }
   const onHangup = (): void => {
