@@ -48,8 +48,7 @@ test('any bytes are read or refused, never a crash, and what is no JSON object i
         fc.json().map((text) => Buffer.from(text)),
       ),
       (bytes) => {
-        if (!isJsonObject(bytes)) expect(refused(bytes)).toBe(bytes.length > 0)
-        else expect(refused(bytes)).toBeTypeOf('boolean')
+        expect(refused(bytes) || isJsonObject(bytes) || bytes.length === 0).toBe(true)
       },
     ),
     { numRuns: 2000 },
@@ -61,7 +60,7 @@ test('a changed byte of a good body never makes something of what is no JSON obj
     fc.property(anObject, fc.nat(), fc.integer({ min: 0, max: 255 }), (value, at, byte) => {
       const bytes = Buffer.from(JSON.stringify(value))
       bytes[at % bytes.length] = byte
-      expect(refused(bytes)).toBe(refused(bytes) || !isJsonObject(bytes))
+      expect(refused(bytes) || isJsonObject(bytes)).toBe(true)
     }),
     { numRuns: 1000 },
   )
