@@ -74,9 +74,9 @@ export const packageManagers = [
   },
 ]
 
-/** The full path of a program, or undefined. */
+/** The full path of a program, or undefined. Daemons are found too, which an ordinary user's path leaves out. */
 export function findProgram(name) {
-  for (const folder of (env.PATH ?? '').split(delimiter)) {
+  for (const folder of [...(env.PATH ?? '').split(delimiter), '/usr/sbin', '/sbin']) {
     const path = join(folder, name)
     try {
       accessSync(path, constants.X_OK)
@@ -99,11 +99,12 @@ function installSystemPackages(purpose, why) {
   run(manager.command, [...manager.install, ...names])
 }
 
+/** What installers print is no part of our output. */
+const installing = { cwd: root, stdio: ['ignore', 2, 2] }
+
 function run(command, args, options = {}) {
   const { status, signal, error } = spawnSync(command, args, {
-    cwd: root,
-    // What installers print is no part of our output.
-    stdio: ['ignore', 2, 2],
+    ...installing,
     ...options,
     env: { ...env, DEBIAN_FRONTEND: 'noninteractive', ...options.env },
   })
@@ -124,16 +125,20 @@ export function ensureSoftHsm() {
 
 /** Other tokens and clients. None is needed: a test that wants one says so and is skipped. */
 export function ensureOtherTools() {
-  if (getuid?.() !== 0) {
+  const manager = packageManagers.find(({ command }) => findProgram(command))
+  if (getuid?.() !== 0 || !manager) {
     say('not root: no further tokens and clients are installed; the tests that want them are skipped')
     return
   }
-  try {
-    installSystemPackages('others', 'further tokens and clients for tests')
-  } catch (error) {
-    if (!(error instanceof Missing)) throw error
-    say(`${error.message} The tests that want them are skipped.`)
-  }
+  say('installing further tokens and clients for tests')
+  const attempt = (...args) =>
+    spawnSync(manager.command, args, { ...installing, env: { ...env, DEBIAN_FRONTEND: 'noninteractive' } }).status === 0
+  if (manager.refresh) attempt(...manager.refresh)
+  const { others } = manager.packages
+  if (attempt(...manager.install, ...others)) return
+  // Not every distribution has all of them: then one by one.
+  const lacking = others.filter((name) => !attempt(...manager.install, name))
+  if (lacking.length > 0) say(`not to be had here: ${lacking.join(' ')}; the tests that want them are skipped`)
 }
 
 /**
