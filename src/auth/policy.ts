@@ -279,7 +279,7 @@ function compileResources(
   return resource ? listed : (question) => !listed(question)
 }
 
-function compilePrincipals({ principal, notPrincipal }: PolicyStatement): CompiledStatement['matchPrincipal'] {
+function compilePrincipals({ effect, principal, notPrincipal }: PolicyStatement): CompiledStatement['matchPrincipal'] {
   const named = principal ?? notPrincipal
   if (!named) return undefined
   const anyone = named.aws.includes('*')
@@ -293,7 +293,10 @@ function compilePrincipals({ principal, notPrincipal }: PolicyStatement): Compil
     return accounts.has(caller.accountId) ? 'account' : 'none'
   }
   if (principal) return match
-  return (caller) => (match(caller) === 'none' ? 'anyone' : 'none')
+  // "Deny everybody but Bob" lists Bob's account too, as it must, and still denies the account's other users: an account in the list of
+  // a Deny spares its root and nobody else (user guide, "NotPrincipal").
+  const spares = (found: PrincipalMatch): boolean => found !== 'none' && !(effect === 'Deny' && found === 'account')
+  return (caller) => (spares(match(caller)) ? 'none' : 'anyone')
 }
 
 function accountOf(text: string): string | undefined {

@@ -156,11 +156,15 @@ describe('a key and a caller of its account', () => {
     expect(reason(user('alice', { identityPolicies: [allowAll] }), services)).toBe('NoResourcePolicyAllows')
   })
 
-  it('NotPrincipal with Deny spares whom it lists, the account included', () => {
-    const spared = policy('key', { Principal: '*' }, { Effect: 'Deny', NotPrincipal: { AWS: [user('alice').arn, rootOf(other)] } })
+  it('NotPrincipal with Deny spares whom it lists; of an account that it lists, the root alone', () => {
+    const listed = [user('alice').arn, rootOf(home), rootOf(other)]
+    const spared = policy('key', { Principal: '*' }, { Effect: 'Deny', NotPrincipal: { AWS: listed } })
     expect(reason(user('alice'), spared)).toBe('AllowedByResourcePolicy')
+    expect(reason(root(home), spared)).toBe('AllowedByResourcePolicy')
+    expect(reason(root(other), spared)).toBe('AllowedByResourcePolicy')
     expect(reason(user('bob'), spared)).toBe('ExplicitDenyInResourcePolicy')
-    expect(reason(user('carol', { accountId: other, identityPolicies: [allowAll] }), spared)).toBe('AllowedByIdentityPolicy')
+    expect(reason(session(), spared)).toBe('ExplicitDenyInResourcePolicy')
+    expect(reason(user('carol', { accountId: other, identityPolicies: [allowAll] }), spared)).toBe('ExplicitDenyInResourcePolicy')
   })
 
   it('NotAction and NotResource turn the list around', () => {

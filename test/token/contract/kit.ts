@@ -54,7 +54,7 @@ export function useContract(options: { readonly env?: Readonly<Record<string, st
   const client: Contract['client'] = (as = {}) => {
     const at = as.region ?? region()
     const credentials = as.credentials ?? holdfast?.credentials
-    const name = `${at} ${credentials?.accessKeyId} ${credentials?.sessionToken}`
+    const name = JSON.stringify([at, credentials])
     let found = clients.get(name)
     if (!found) {
       found = new KMSClient({
