@@ -67,16 +67,15 @@ async function markUnavailable(service: Service, arn: string): Promise<void> {
   service.log.error({ key: arn }, 'the token does not show the objects of this key: it is Unavailable until they are back')
 }
 
-const labelOf = (keyId: string, ordinal: number): string => `kms/${keyId}/${ordinal}`
+/** At most 40 bytes, which is what the smallest devices keep of a label: the digits of the key id, and which generation. */
+const labelOf = (keyId: string, ordinal: number): string => `kms/${keyId.replace(/^mrk-/, '').replaceAll('-', '')}/${ordinal}`
 
 function newBacking(service: Service, key: Pick<KeyRecord, 'arn' | 'keyId'>, ordinal: number): BackingKeyRecord {
-  const label = labelOf(key.keyId, ordinal)
   return {
     materialId: randomBytes(32).toString('hex'),
     keyArn: key.arn,
     ckaId: newCkaId(service.token),
-    // PKCS#11 devices keep 40 bytes of a label at least; a multi-Region id with its prefix needs 42.
-    label: label.length <= 40 ? label : label.replaceAll('-', '').slice(0, 40),
+    label: labelOf(key.keyId, ordinal),
     ordinal,
     state: 'creating',
     createdAt: service.clock.now(),

@@ -51,7 +51,7 @@ export interface BackingKeyRecord {
   readonly materialId: string
   readonly keyArn: string
   readonly ckaId: string
-  /** CKA_LABEL, `kms/<key id>/<ordinal>`. */
+  /** CKA_LABEL, `kms/<the 32 digits of the key id>/<ordinal>`. */
   readonly label: string
   readonly ordinal: number
   readonly state: 'creating' | 'ready' | 'destroyed'
