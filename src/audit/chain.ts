@@ -29,10 +29,10 @@ const trailTag = Buffer.from('holdfast audit trail v1\n')
 const sequenceAt = recordTag.length + hashBytes
 const textAt = sequenceAt + 8
 
-/** One-shot hashing where Node has it (20.12), which costs half of what a Hash object does. */
+/** One-shot hashing where Node has it (20.12). Asked for hex it takes half the time that it takes for a Buffer, so the hex is turned into one here. */
 export const sha256: (bytes: Uint8Array) => Buffer =
   'hash' in crypto
-    ? (bytes) => crypto.hash('sha256', bytes, 'buffer')
+    ? (bytes) => Buffer.from(crypto.hash('sha256', bytes, 'hex'), 'hex')
     : (bytes) => (crypto as { createHash: (name: string) => crypto.Hash }).createHash('sha256').update(bytes).digest()
 
 /** What the first record is chained to: SHA-256(tag ‖ trail id). A trail's records fit no other trail. */

@@ -52,9 +52,11 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
   const { file, clock, log, sealEveryMs = 60_000, sealEveryRecords = 10_000, maxPending = 20_000, onCommit } = options
   const program = new URL('./worker.ts', import.meta.url)
   const data: TrailThreadData = { file, trailId: randomBytes(16).toString('hex'), nowMs: clock.now() }
-  // One after the other: the first makes the file.
   const appender = await openThread<TrailRequest>(program, data, `the audit trail ${file}`)
-  const reader = await openThread<TrailRequest>(program, data, `the audit trail ${file}`)
+  // Second, because the first makes the file, and not waited for: nothing needs it before the first call is answered.
+  const reading = openThread<TrailRequest>(program, data, `the audit trail ${file}`)
+  reading.catch((error: unknown) => log?.error({ err: error }, 'audit trail cannot be read; lookups and retention fail'))
+  const askReader = async (request: TrailRequest): Promise<unknown> => (await reading).call(request)
   const stateNow = async (): Promise<TrailState> => (await appender.call({ kind: 'state' })) as TrailState
 
   // --- Appending
@@ -137,7 +139,7 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
     }
     // Behind the seal, because it may take long after a burst and nothing waits for it.
     let filed = blocksPerRound
-    while (filed === blocksPerRound) filed = closing ? 0 : ((await reader.call({ kind: 'file-blocks', limit: blocksPerRound })) as number)
+    while (filed === blocksPerRound) filed = closing ? 0 : ((await askReader({ kind: 'file-blocks', limit: blocksPerRound })) as number)
   }
   /** The seal under way, or the last one: one is made at a time. */
   let sealing = Promise.resolve()
@@ -157,6 +159,16 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
   }
   const timer = setInterval(sealSoon, sealEveryMs).unref()
 
+  let closed: Promise<void> | undefined
+  const close = async (): Promise<void> => {
+    closing = true
+    clearInterval(timer)
+    await seal().catch((error: unknown) => log?.error({ err: error }, 'audit trail not sealed at close; the next start seals it'))
+    await appender.close()
+    const reader = await reading.catch(() => undefined)
+    await reader?.close()
+  }
+
   return {
     append(record: AuditRecord) {
       if (closing) return Promise.reject(new Error('the audit trail is closed'))
@@ -173,29 +185,23 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
       }
       return batch.durable
     },
-    lookup: async (query) => (await reader.call({ kind: 'lookup', query })) as LookupPage,
+    lookup: async (query) => (await askReader({ kind: 'lookup', query })) as LookupPage,
     pending: () => pending,
     seal,
     async prune(beforeMs) {
       const state = await stateNow()
-      const upTo = (await reader.call({ kind: 'seal-at', timeMs: beforeMs - 1 })) as StoredSeal | undefined
+      const upTo = (await askReader({ kind: 'seal-at', timeMs: beforeMs - 1 })) as StoredSeal | undefined
       if (!upTo || state.firstSequence === undefined || upTo.sequence < state.firstSequence)
         return { records: 0, sequence: (state.firstSequence ?? state.head.sequence + 1) - 1 }
       // The signed statement comes first: a stop between the two leaves records that could go, never a gap without its reason.
       while (!(await makeSeal('prune', await stateNow(), upTo)));
       let records = 0
       for (;;) {
-        const removed = (await reader.call({ kind: 'remove', sequence: upTo.sequence, limit: recordsPerRemoval })) as number
+        const removed = (await askReader({ kind: 'remove', sequence: upTo.sequence, limit: recordsPerRemoval })) as number
         records += removed
         if (removed < recordsPerRemoval) return { records, sequence: upTo.sequence }
       }
     },
-    async close() {
-      closing = true
-      clearInterval(timer)
-      await seal().catch((error: unknown) => log?.error({ err: error }, 'audit trail not sealed at close; the next start seals it'))
-      await appender.close()
-      await reader.close()
-    },
+    close: () => (closed ??= close()),
   }
 }

@@ -82,12 +82,15 @@ export interface AuditLog extends AuditLogReader {
   /** False when the number is taken: another process sealed. */
   insertSeal(seal: StoredSeal, key: StoredKey): boolean
   insertBlock(block: StoredBlock): void
-  /** Removes up to `limit` records, and all seals and blocks, that lie wholly at or below `sequence`; answers how many records. */
+  /** Removes up to `limit` records at or below `sequence` and, with the last of them, the blocks and seals that only they needed; answers how many records. */
   removeRecords(sequence: number, limit: number, recordsPerBlock: number): number
 }
 
 /** The tables' version; a file with a higher one is refused. */
 const format = 1
+
+/** Holds a dozen records. In pages of 4096 only three fit, with a fifth of the page left empty, and a commit writes half as much again. */
+const pageBytes = 16_384
 
 const tables = `
   CREATE TABLE IF NOT EXISTS trail (id INTEGER PRIMARY KEY, trail_id TEXT NOT NULL, format INTEGER NOT NULL, created_at BIGINT NOT NULL);
@@ -105,7 +108,7 @@ const tables = `
  * @param fresh what a new trail is called and when it was made; ignored for one that exists.
  */
 export function openAuditLog(file: string, fresh: { readonly trailId: string; readonly nowMs: number }): AuditLog {
-  const database = openSqliteFile(file)
+  const database = openSqliteFile(file, pageBytes)
   try {
     database
       .transaction(() => {
@@ -192,7 +195,10 @@ function writer(database: Database): AuditLog {
     'DELETE FROM records WHERE sequence IN (SELECT sequence FROM records WHERE sequence <= ? ORDER BY sequence LIMIT ?)',
   )
   const removeBlocks = database.prepare('DELETE FROM blocks WHERE (number + 1) * ? - 1 <= ?')
-  const removeSeals = database.prepare('DELETE FROM seals WHERE sequence < ?')
+  // By number, not by sequence: earlier `prune` statements lie between the seals that stay, and numbers must have no gap.
+  const removeSeals = database.prepare(
+    "DELETE FROM seals WHERE number < (SELECT min(number) FROM seals WHERE kind = 'seal' AND sequence >= ?)",
+  )
 
   // The head as of `seen`; read again only when another connection has committed since.
   let head: Head | undefined

@@ -15,15 +15,19 @@ const busyTimeoutMs = 5_000
 /**
  * Opens `file` for reading and writing, creating it (0600) and its directory (0700) if missing.
  * WAL: readers never wait for the writer. synchronous=FULL: COMMIT returns when the log is on the disk.
+ * @param pageBytes of a file that is new; one that exists keeps its own.
  */
-export function openSqliteFile(file: string): Database.Database {
+export function openSqliteFile(file: string, pageBytes = 4096): Database.Database {
   mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
   // Made here and not by SQLite, for the mode; its -wal and -shm then inherit it.
   closeSync(openSync(file, 'a', 0o600))
   chmodSync(file, 0o600)
   const database = new Database(file, { timeout: busyTimeoutMs })
   try {
+    database.pragma(`page_size = ${pageBytes}`)
     enterWal(database)
+    // The log is moved into the file at about 4 MB, whatever the page.
+    database.pragma(`wal_autocheckpoint = ${Math.ceil((4 * 1024 * 1024) / pageBytes)}`)
     database.pragma('synchronous = FULL')
     database.pragma('foreign_keys = ON')
     return database

@@ -154,7 +154,7 @@ export class StoreConflict extends Error {
 
 /**
  * The database did not do what it was asked: the disk is full, the file is locked or gone, the store is closed. Whether
- * a write happened is unknown only when its COMMIT itself failed.
+ * a write happened is unknown only when its COMMIT itself failed or the database's thread died under it.
  */
 export class StoreFailure extends Error {
   override readonly name = 'StoreFailure'

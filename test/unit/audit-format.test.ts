@@ -10,6 +10,7 @@ import { verifyTrail } from '../../src/audit/verify.ts'
 import { installed, makeSigner, makeTrail, sampleRecord } from './audit-suite.ts'
 import type { TestSigner } from './audit-suite.ts'
 
+const openssl = 'openssl'
 const trailId = '000102030405060708090a0b0c0d0e0f'
 const directory = mkdtempSync(join(tmpdir(), 'holdfast-format-'))
 afterAll(() => rmSync(directory, { recursive: true }))
@@ -86,12 +87,12 @@ function makeEcdsaSigner(): Pick<TestSigner, 'sign' | 'publicKey'> {
     publicKey: async () => publicKey.export({ type: 'spki', format: 'der' }),
     sign: async (digest) => ({
       algorithm: 'ECDSA_SHA_256',
-      signature: execFileSync('openssl', ['pkeyutl', '-sign', '-inkey', file], { input: digest }),
+      signature: execFileSync(openssl, ['pkeyutl', '-sign', '-inkey', file], { input: digest }),
     }),
   }
 }
 
-const tools = [installed('openssl', 'version'), installed('jq', '--version'), installed('xxd', '-v')]
+const tools = [installed(openssl, 'version'), installed('jq', '--version'), installed('xxd', '-v')]
 const missing = tools.includes(false)
 if (missing) console.warn('SKIPPED: verification by hand needs openssl, jq and xxd')
 
@@ -119,7 +120,7 @@ describe.skipIf(missing)('by hand', () => {
       const run = (content: string, seal: number) => {
         const file = join(at.directory, 'export.jsonl')
         writeFileSync(file, content)
-        return execFileSync('bash', [script, file, String(seal)], { encoding: 'utf8' })
+        return execFileSync('bash', [script, file, String(seal)], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })
       }
       expect(run(text, 1)).toBe('Verified OK\n')
       expect(run(text, 2)).toBe('Verified OK\n')

@@ -308,6 +308,24 @@ describe('retention', () => {
     expect(verdict).toMatchObject({ problems: [], firstSequence: 3001, lastSequence: 3055, prunedSequence: 3000, sealedSequence: 3050 })
   })
 
+  test('again and again leaves seals without a gap', async () => {
+    const trail = await at.open()
+    for (let day = 1; day <= 6; day++) {
+      for (let i = 0; i < 3; i++) {
+        await appendMany(trail, 10)
+        await trail.seal()
+        at.clock.advance(1000)
+      }
+      if (day % 2 === 0) await trail.prune(startMs + (day - 1) * 3000 - 500)
+      expect((await verifyTrail(at.file)).problems).toEqual([])
+    }
+    const verdict = await verifyTrail(at.file)
+    expect(verdict).toMatchObject({ prunedSequence: 150, firstSequence: 151, lastSequence: 180, sealedSequence: 180 })
+    const database = new Database(at.file, { readonly: true })
+    expect(database.prepare('SELECT count(*) FROM seals').pluck().get()).toBeLessThan(10)
+    database.close()
+  })
+
   test('a trail pruned to its last record goes on where it was', async () => {
     const trail = await at.open()
     await appendMany(trail, 10)
