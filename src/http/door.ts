@@ -14,12 +14,12 @@ import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { Metrics } from '../base/metrics.ts'
 import { kmsError, KmsError } from '../kms/errors.ts'
-import { execute, type RequestFacts } from '../kms/operation.ts'
+import { execute, type Authenticated, type Incoming, type RequestFacts } from '../kms/operation.ts'
 import type { Api } from '../kms/operations/index.ts'
 import type { Service } from '../kms/service.ts'
 import { awsJson } from './aws-json.ts'
 import { awsQuery } from './aws-query.ts'
-import type { Protocol, Rendered } from './protocol.ts'
+import type { Protocol, Rendered, Row } from './protocol.ts'
 
 export interface DoorOptions {
   readonly service: Service
@@ -69,19 +69,11 @@ export function openDoor(options: DoorOptions): Door {
       const body = await readBody(request, response, maxBodyBytes)
       if (!body) return log.debug({ ...event }, 'the caller went away before the request was complete')
       event.bytes = body.length
-      const { operation, signingName } = protocol.find(request.headers, body)
+      const row = protocol.find(request.headers, body)
+      const { operation } = row
       event.operation = operation.name
       executed = true
-      const answer = await execute(service, operation, {
-        facts,
-        authenticate: async () => {
-          const caller = await service.identities.authenticate(signedRequest(request, body), signingName)
-          event.principal = caller.principal.arn
-          event.region = caller.region
-          return caller
-        },
-        body: () => protocol.readBody(operation, body),
-      })
+      const answer = await execute(service, operation, new Received(service, protocol, row, request, body, facts, event))
       rendered = protocol.encodeAnswer(operation, answer, facts.requestId)
       event.code = 'ok'
     } catch (cause) {
@@ -124,6 +116,43 @@ export function openDoor(options: DoorOptions): Door {
   }
 }
 
+/** A request on its road. A class, so that a call makes one object and no closures. */
+class Received implements Incoming {
+  readonly #service: Service
+  readonly #protocol: Protocol
+  readonly #row: Row
+  readonly #request: IncomingMessage
+  readonly #body: Buffer
+  readonly #event: CallEvent
+  readonly facts: RequestFacts
+  constructor(
+    service: Service,
+    protocol: Protocol,
+    row: Row,
+    request: IncomingMessage,
+    body: Buffer,
+    facts: RequestFacts,
+    event: CallEvent,
+  ) {
+    this.#service = service
+    this.#protocol = protocol
+    this.#row = row
+    this.#request = request
+    this.#body = body
+    this.#event = event
+    this.facts = facts
+  }
+  async authenticate(): Promise<Authenticated> {
+    const caller = await this.#service.identities.authenticate(signedRequest(this.#request, this.#body), this.#row.signingName)
+    this.#event.principal = caller.principal.arn
+    this.#event.region = caller.region
+    return caller
+  }
+  body(): Readonly<Record<string, unknown>> {
+    return this.#protocol.readBody(this.#row.operation, this.#body)
+  }
+}
+
 const isForm = (request: IncomingMessage): boolean => /^application\/x-www-form-urlencoded\b/i.test(request.headers['content-type'] ?? '')
 
 /**
@@ -132,27 +161,36 @@ const isForm = (request: IncomingMessage): boolean => /^application\/x-www-form-
  */
 function readBody(request: IncomingMessage, response: ServerResponse, maxBytes: number): Promise<Buffer | undefined> {
   return new Promise((resolve, reject) => {
-    const tooLarge = (): void => {
-      request.removeAllListeners('data')
+    if (Number(request.headers['content-length'] ?? 0) > maxBytes) {
       request.resume()
-      reject(kmsError('RequestEntityTooLargeException', `The request body is longer than ${maxBytes} bytes.`))
+      reject(tooLarge(maxBytes))
+      return
     }
-    if (Number(request.headers['content-length'] ?? 0) > maxBytes) return tooLarge()
     if (request.headers.expect !== undefined) response.writeContinue()
     let first: Buffer | undefined
     let chunks: Buffer[] | undefined
     let length = 0
     request.on('data', (chunk: Buffer) => {
       length += chunk.length
-      if (length > maxBytes) return tooLarge()
+      if (length > maxBytes) {
+        chunks = undefined
+        reject(tooLarge(maxBytes))
+        return
+      }
       // Nearly every request is one chunk.
       if (first === undefined) first = chunk
       else (chunks ??= [first]).push(chunk)
     })
-    request.on('end', () => resolve(chunks ? Buffer.concat(chunks, length) : (first ?? Buffer.alloc(0))))
+    request.on('end', () => resolve(chunks ? Buffer.concat(chunks, length) : (first ?? noBytes)))
     request.on('error', () => resolve(undefined))
     request.on('close', () => resolve(undefined))
   })
+}
+
+const noBytes = Buffer.alloc(0)
+
+function tooLarge(maxBytes: number): KmsError {
+  return kmsError('RequestEntityTooLargeException', `The request body is longer than ${maxBytes} bytes.`)
 }
 
 function signedRequest(request: IncomingMessage, body: Buffer): SignedRequest {
