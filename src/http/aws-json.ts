@@ -16,7 +16,9 @@ export function awsJson(apis: readonly Api[]): Protocol {
   const rows = new Map<string, Row>()
   for (const api of apis) {
     if (api.target === undefined) continue
-    for (const [name, operation] of api.operations) rows.set(`${api.target}.${name}`, { operation, signingName: api.signingName })
+    for (const target of [api.target, api.otherTarget ?? api.target]) {
+      for (const [name, operation] of api.operations) rows.set(`${target}.${name}`, { operation, signingName: api.signingName })
+    }
   }
   return {
     find(headers) {

@@ -33,7 +33,7 @@ export function buildRecord(
     userAgent: short(facts.userAgent),
     ...(error && { errorCode: error.code, ...(error.message !== '' && { errorMessage: short(error.message) }) }),
     requestParameters: call.input ? visible(operation.input, call.input) : null,
-    responseElements: (output && operation.responseElements?.(output)) ?? null,
+    responseElements: visibleAnswer(output && operation.responseElements?.(output)),
     ...(Object.keys(call.note).length > 0 && { additionalEventData: call.note }),
     requestID: facts.requestId,
     eventID: randomUUID(),
@@ -114,6 +114,15 @@ function visible(shape: Shape, input: Readonly<Record<string, unknown>>): Readon
         : value
   }
   return shown
+}
+
+/** An answer's elements: names as the request's are written, dates as text. On the wire dates are seconds. */
+function visibleAnswer(value: unknown, name = ''): unknown {
+  if (Array.isArray(value)) return value.map((item) => visibleAnswer(item))
+  if (typeof value === 'object' && value !== null) {
+    return Object.fromEntries(Object.entries(value).map(([inner, item]) => [lowerFirst(inner), visibleAnswer(item, inner)]))
+  }
+  return typeof value === 'number' && name.endsWith('Date') ? new Date(value * 1000).toISOString() : (value ?? null)
 }
 
 function visibleNested(fields: Shape, value: unknown): unknown {

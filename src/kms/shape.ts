@@ -18,6 +18,8 @@ export interface Member<T, Optional extends boolean = false> {
   readonly sensitive: boolean
   /** Members of a structure, or of a list's items. */
   readonly fields?: Shape
+  /** What a request that leaves the member out has said: policies see it and the audit records it. */
+  readonly fallback?: unknown
   read(value: unknown, path: string, problems: string[]): T
 }
 
@@ -44,8 +46,8 @@ function member<T>(kind: MemberKind, read: Member<T>['read'], more: { sensitive?
   return { optional: false, kind, sensitive: more.sensitive ?? false, ...(more.fields && { fields: more.fields }), read }
 }
 
-export function optional<T>(of: Member<T, boolean>): Member<T, true> {
-  return { ...of, optional: true }
+export function optional<T>(of: Member<T, boolean>, fallback?: NoInfer<T>): Member<T, true> {
+  return { ...of, optional: true, ...(fallback !== undefined && { fallback }) }
 }
 
 interface Constraint {
@@ -192,6 +194,7 @@ function readMembers<S extends Shape>(shape: S, body: Readonly<Record<string, un
     if (value === undefined || value === null) {
       if (!rule.optional)
         problems.push(`Value null at '${prefix}${lowerFirst(name)}' failed to satisfy constraint: Member must not be null`)
+      if (rule.fallback !== undefined) input[name] = rule.fallback
       continue
     }
     input[name] = rule.read(value, `${prefix}${lowerFirst(name)}`, problems)

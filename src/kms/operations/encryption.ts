@@ -11,6 +11,7 @@ import type { KeyRecord } from '../../store/store.ts'
 
 const ciphertextBlob = blob({ min: 1, max: 6144 })
 const context = optional(stringMap)
+const algorithm = optional(encryptionAlgorithm, 'SYMMETRIC_DEFAULT')
 const modifiers = optional(list(oneOf('IGNORE_CIPHERTEXT')))
 const numberOfBytes = integer({ min: 1, max: 1024 })
 export const recipient = optional(
@@ -120,7 +121,7 @@ export const Encrypt = operation({
     Plaintext: blob({ min: 1, max: 4096 }),
     EncryptionContext: context,
     GrantTokens: grantTokens,
-    EncryptionAlgorithm: optional(encryptionAlgorithm),
+    EncryptionAlgorithm: algorithm,
     DryRun: dryRun,
   },
   output: ['CiphertextBlob', 'KeyId', 'EncryptionAlgorithm'],
@@ -148,7 +149,7 @@ export const Decrypt = operation({
     EncryptionContext: context,
     GrantTokens: grantTokens,
     KeyId: optional(keyId),
-    EncryptionAlgorithm: optional(encryptionAlgorithm),
+    EncryptionAlgorithm: algorithm,
     Recipient: recipient,
     DryRun: dryRun,
     DryRunModifiers: modifiers,
@@ -190,8 +191,8 @@ export const ReEncrypt = operation({
     SourceKeyId: optional(keyId),
     DestinationKeyId: keyId,
     DestinationEncryptionContext: context,
-    SourceEncryptionAlgorithm: optional(encryptionAlgorithm),
-    DestinationEncryptionAlgorithm: optional(encryptionAlgorithm),
+    SourceEncryptionAlgorithm: algorithm,
+    DestinationEncryptionAlgorithm: algorithm,
     GrantTokens: grantTokens,
     DryRun: dryRun,
     DryRunModifiers: modifiers,

@@ -16,6 +16,8 @@ export interface Api {
   readonly name: 'kms' | 'sts' | 'cloudtrail' | 'holdfast'
   /** What stands before the dot of X-Amz-Target; undefined for the query protocol. */
   readonly target: string | undefined
+  /** The same in the words of SDKs that spell it otherwise. */
+  readonly otherTarget?: string
   /** The service of the credential scope. */
   readonly signingName: string
   readonly eventSource: string
@@ -96,6 +98,8 @@ export const apis: readonly Api[] = [
     {
       name: 'cloudtrail',
       target: 'com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101',
+      // botocore and the CLI write the long one, the SDK for JavaScript this.
+      otherTarget: 'CloudTrail_20131101',
       signingName: 'cloudtrail',
       eventSource: 'cloudtrail.amazonaws.com',
       actionPrefix: 'cloudtrail',

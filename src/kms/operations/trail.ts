@@ -17,6 +17,9 @@ const attributeKeys = [
   'AccessKeyId',
 ] as const
 
+/** CloudTrail's, and what it answers where it is not told. */
+const maxResults = 50
+
 function readToken(call: Call, token: string | undefined): number | undefined {
   if (token === undefined) return undefined
   const [name, before] = Buffer.from(token, 'base64').toString().split('/')
@@ -62,7 +65,8 @@ export const LookupEvents = operation({
     StartTime: optional(timestamp),
     EndTime: optional(timestamp),
     EventCategory: optional(oneOf('insight')),
-    MaxResults: optional(integer({ min: 1, max: 50 })),
+    // Its bounds have an error of their own.
+    MaxResults: optional(integer()),
     NextToken: optional(string()),
   },
   output: ['Events', 'NextToken'],
@@ -70,7 +74,14 @@ export const LookupEvents = operation({
   readOnly: true,
   async run(call, input) {
     const attributes = input.LookupAttributes ?? []
-    if (attributes.length > 1) throw kmsError('ValidationException', 'Only one lookup attribute can be specified.')
+    if (attributes.length > 1) throw kmsError('InvalidLookupAttributesException', 'You can specify only one lookup attribute.')
+    const limit = input.MaxResults ?? maxResults
+    if (limit < 1 || limit > maxResults) {
+      throw kmsError(
+        'InvalidMaxResultsException',
+        `A max results value of ${limit} is invalid. Specify max results between 1 and ${maxResults}.`,
+      )
+    }
     if (input.StartTime !== undefined && input.EndTime !== undefined && input.StartTime > input.EndTime) {
       throw kmsError('InvalidTimeRangeException', 'The start time must not be later than the end time.')
     }
@@ -80,7 +91,7 @@ export const LookupEvents = operation({
     const query: LookupQuery = {
       accountId: call.principal.accountId,
       region: call.region,
-      limit: input.MaxResults ?? 50,
+      limit,
       ...(attribute && { attribute: { name: attribute.AttributeKey, value: attribute.AttributeValue } }),
       ...(input.StartTime !== undefined && { startMs: input.StartTime }),
       ...(input.EndTime !== undefined && { endMs: input.EndTime }),
