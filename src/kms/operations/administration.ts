@@ -473,11 +473,11 @@ export const ListAccounts = operation({
   },
 })
 
-/** What AttestKey signs: the attributes of a key's objects as the token shows them now. */
+/** The attributes of a key's objects as the token shows them now, signed by the audit key. Whoever may describe a key may have this of it. */
 export const AttestKey = operation({
   input: { KeyId: keyId },
   output: ['Attestation', 'SignatureAlgorithm', 'Signature', 'PublicKey'],
-  keys: { key: keyFrom('KeyId', { alias: true }) },
+  keys: { key: keyFrom('KeyId', { alias: true, action: 'kms:DescribeKey' }) },
   readOnly: true,
   async run(call, _input, { key }) {
     const { token, store, auditKey } = call.service
