@@ -5,38 +5,45 @@ import type { Store, View } from '../../src/store/store.ts'
 import { accountId, backEnds, clock, sampleAccessKey, sampleAlias, sampleBackingKey, sampleKey, samplePrincipal } from './store-suite.ts'
 
 /** Few names, so that commands meet. */
-const ids = ['k0', 'k1', 'k2', 'k3']
+const ids = Array.from({ length: 8 }, (_, i) => `k${i}`)
 const regions = ['us-east-1', 'eu-west-1']
 const keyArn = (i: number, region = 0) => `arn:aws:kms:${regions[region]}:${accountId}:key/${ids[i]}`
 const material = (i: number) => `${i}`.repeat(64)
 const small = fc.nat(3)
+/** More of these: the id of a deleted key never comes back. */
+const aKey = fc.nat(7)
 
 /** One write; each may be refused as a conflict, which the property is indifferent to. */
+const times = <T>(weight: number, arbitrary: fc.Arbitrary<T>): fc.WeightedArbitrary<T> => ({ weight, arbitrary })
+// What makes something comes more often than what removes it, or there would be nothing to write to.
 const commands = fc.oneof(
-  fc.record({ do: fc.constant('insertKey' as const), key: small, region: fc.nat(1), material: small, with: fc.boolean() }),
-  fc.record({ do: fc.constant('updateKey' as const), key: small, text: fc.string() }),
-  fc.record({ do: fc.constant('deleteKey' as const), key: small }),
-  fc.record({ do: fc.constant('insertBackingKey' as const), key: small, material: small, ordinal: small }),
-  fc.record({ do: fc.constant('promoteBackingKey' as const), material: small, creator: fc.constantFrom(null, 'me') }),
-  fc.record({
-    do: fc.constant('claimBackingKey' as const),
-    material: small,
-    from: fc.constantFrom(null, 'me'),
-    to: fc.constantFrom('me', 'you'),
-  }),
-  fc.record({ do: fc.constant('deleteBackingKey' as const), material: small }),
-  fc.record({ do: fc.constant('reserveEncryptions' as const), material: small, count: fc.integer({ min: 1, max: 60 }) }),
-  fc.record({ do: fc.constant('insertAlias' as const), key: small, name: small }),
-  fc.record({ do: fc.constant('updateAlias' as const), key: small, name: small }),
-  fc.record({ do: fc.constant('deleteAlias' as const), name: small }),
-  fc.record({ do: fc.constant('insertPrincipal' as const), name: small, path: fc.constantFrom('/', '/a/') }),
-  fc.record({ do: fc.constant('updatePrincipal' as const), name: small, text: fc.string() }),
-  fc.record({ do: fc.constant('deletePrincipal' as const), name: small }),
-  fc.record({ do: fc.constant('insertAccessKey' as const), name: small, id: small }),
-  fc.record({ do: fc.constant('setAccessKeyActive' as const), id: small, active: fc.boolean() }),
-  fc.record({ do: fc.constant('deleteAccessKey' as const), id: small }),
-  fc.record({ do: fc.constant('compareAndSetSetting' as const), name: small, value: fc.string() }),
-  fc.record({ do: fc.constant('insertAccount' as const), id: small }),
+  times(6, fc.record({ do: fc.constant('insertKey' as const), key: aKey, region: fc.nat(1), material: small, with: fc.boolean() })),
+  times(2, fc.record({ do: fc.constant('updateKey' as const), key: aKey, text: fc.string() })),
+  times(1, fc.record({ do: fc.constant('deleteKey' as const), key: aKey })),
+  times(4, fc.record({ do: fc.constant('insertBackingKey' as const), key: aKey, material: small, ordinal: small })),
+  times(2, fc.record({ do: fc.constant('promoteBackingKey' as const), material: small, creator: fc.constantFrom(null, 'me') })),
+  times(
+    1,
+    fc.record({
+      do: fc.constant('claimBackingKey' as const),
+      material: small,
+      from: fc.constantFrom(null, 'me'),
+      to: fc.constantFrom('me', 'you'),
+    }),
+  ),
+  times(1, fc.record({ do: fc.constant('deleteBackingKey' as const), material: small })),
+  times(1, fc.record({ do: fc.constant('reserveEncryptions' as const), material: small, count: fc.integer({ min: 1, max: 60 }) })),
+  times(4, fc.record({ do: fc.constant('insertAlias' as const), key: aKey, name: small })),
+  times(4, fc.record({ do: fc.constant('updateAlias' as const), key: aKey, name: small })),
+  times(1, fc.record({ do: fc.constant('deleteAlias' as const), name: small })),
+  times(4, fc.record({ do: fc.constant('insertPrincipal' as const), name: small, path: fc.constantFrom('/', '/a/') })),
+  times(1, fc.record({ do: fc.constant('updatePrincipal' as const), name: small, text: fc.string() })),
+  times(1, fc.record({ do: fc.constant('deletePrincipal' as const), name: small })),
+  times(4, fc.record({ do: fc.constant('insertAccessKey' as const), name: small, id: small })),
+  times(1, fc.record({ do: fc.constant('setAccessKeyActive' as const), id: small, active: fc.boolean() })),
+  times(1, fc.record({ do: fc.constant('deleteAccessKey' as const), id: small })),
+  times(1, fc.record({ do: fc.constant('compareAndSetSetting' as const), name: small, value: fc.string() })),
+  times(1, fc.record({ do: fc.constant('insertAccount' as const), id: small })),
 )
 type Command = typeof commands extends fc.Arbitrary<infer C> ? C : never
 
@@ -102,7 +109,7 @@ async function run(store: Store, command: Command): Promise<void> {
 /** Everything that a view can be asked about the names above. */
 function everything(view: View): unknown {
   const numbers = [0, 1, 2, 3]
-  const arns = regions.flatMap((_, region) => numbers.map((i) => keyArn(i, region)))
+  const arns = regions.flatMap((_, region) => ids.map((_, i) => keyArn(i, region)))
   const principals = ['/', '/a/'].flatMap((path) => numbers.map((i) => `arn:aws:iam::${accountId}:user${path}u${i}`))
   const owners = [...principals, `arn:aws:iam::${accountId}:root`]
   return {
@@ -136,7 +143,7 @@ describe.each(backEnds)('on $name', ({ make }) => {
   test('whatever two processes write, both end with the view that a fresh start has', async () => {
     await fc.assert(
       fc.asyncProperty(
-        fc.array(fc.tuple(fc.boolean(), commands), { minLength: 20, maxLength: 100 }),
+        fc.array(fc.tuple(fc.boolean(), commands), { minLength: 150, maxLength: 300 }),
         fc.nat(40),
         async (writes, keptChanges) => {
           const database = make()
@@ -160,7 +167,8 @@ describe.each(backEnds)('on $name', ({ make }) => {
           }
         },
       ),
-      { numRuns: 6 },
+      // A counterexample of 200 writes is not worth the hours of making it smaller.
+      { numRuns: 6, endOnFailure: true },
     )
   }, 120_000)
 })
