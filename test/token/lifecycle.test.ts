@@ -361,7 +361,9 @@ describe('an instance', () => {
 
 describe('a key whose object the token does not show', () => {
   /** Takes the one object file away that `make` adds; answers how to put it back. */
-  async function hideObjectOf(make: () => Promise<string>): Promise<{ readonly keyId: string; hide(): void; restore(): void }> {
+  async function hideObjectOf(
+    make: () => Promise<string>,
+  ): Promise<{ readonly keyId: string; readonly hide: () => void; readonly restore: () => void }> {
     const files = (): readonly string[] =>
       readdirSync(lab.dir, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.object'))
     const before = new Set(files())
