@@ -72,6 +72,8 @@ export interface KeyUse<I> {
   readonly crossAccount?: boolean
   /** The key may be in any state here, whatever the operation's row in states.ts says. */
   readonly anyState?: boolean
+  /** What is held against the key once the caller is known to be allowed: said earlier, it would tell strangers about the key. */
+  readonly verify?: (key: KeyRecord, input: I) => void
   /** The members that carry this key's encryption context and algorithm, where a request has two of each. */
   readonly members?: { readonly context: string; readonly algorithm: string }
   /** What to answer instead of AccessDeniedException's usual text; undefined for the usual. */
@@ -150,6 +152,7 @@ export function operation<const S extends Shape, K extends string = never, const
           call.touched.push({ arn: found.record.arn, accountId: found.record.accountId, type: 'AWS::KMS::Key' })
         }
         for (const [use, found] of admitted) permitKey(call, use.action ?? action, found, use)
+        for (const [use, { record: key }] of admitted) use.verify?.(key, input)
         for (const [use, { record: key }] of admitted) {
           if (!use.anyState && !states.includes(key.state)) throw refusal(key.arn, key.state, name)
           if (use.usage !== undefined && key.usage !== use.usage) {
@@ -165,6 +168,14 @@ export function operation<const S extends Shape, K extends string = never, const
 
 export const dryRunSucceeded = (): KmsError =>
   kmsError('DryRunOperationException', 'The request would have succeeded, but the DryRun option is set.')
+
+/** What a caller sent to be encrypted does not stay in memory, whatever became of the call. */
+function wipeBlobs(shape: Shape, input: Readonly<Record<string, unknown>>): void {
+  for (const name in shape) {
+    const value = shape[name]?.kind === 'blob' ? input[name] : undefined
+    if (Buffer.isBuffer(value)) value.fill(0)
+  }
+}
 
 /**
  * Runs one call from signature to record. Resolves with the answer, or rejects with a KmsError and nothing else; either way the
@@ -203,6 +214,7 @@ export async function execute(service: Service, operation: Operation, incoming: 
     )
     error = kmsError('KMSInternalException', 'The request could not be recorded and was not answered.', { cause })
   }
+  if (call.input) wipeBlobs(operation.input, call.input)
   service.metrics.call(operation.name, error?.code ?? 'ok', performance.now() - startedAt)
   if (error) throw error
   return output ?? {}

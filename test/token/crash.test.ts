@@ -176,7 +176,7 @@ async function killEverywhere(scenario: string, mishap: Mishap): Promise<readonl
   }
 }
 
-test.each([...Object.keys(scenarios), 'first start'])(
+test.concurrent.each([...Object.keys(scenarios), 'first start'])(
   '%s holds when the process is killed before any one step',
   { timeout: 900_000 },
   async (scenario) => {
@@ -184,7 +184,7 @@ test.each([...Object.keys(scenarios), 'first start'])(
   },
 )
 
-test.each(['CreateKey', 'destruction', 'rotation'])(
+test.concurrent.each(['CreateKey', 'destruction', 'rotation'])(
   '%s holds when the process is killed in the middle of any one step',
   { timeout: 900_000 },
   async (scenario) => {

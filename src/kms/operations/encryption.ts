@@ -10,7 +10,6 @@ import { dryRun, encryptionAlgorithm, grantTokens } from './members.ts'
 import type { KeyRecord } from '../../store/store.ts'
 
 const ciphertextBlob = blob({ min: 1, max: 6144 })
-const context = optional(stringMap)
 const algorithm = optional(encryptionAlgorithm, 'SYMMETRIC_DEFAULT')
 const modifiers = optional(list(oneOf('IGNORE_CIPHERTEXT')))
 const numberOfBytes = integer({ min: 1, max: 1024 })
@@ -27,15 +26,19 @@ export const recipient = optional(
  */
 const maxContextBytes = 8192
 
-function checkContext(given: EncryptionContext | undefined, member: string): void {
-  if (!given) return
-  const bytes = Object.entries(given).reduce((sum, [name, value]) => sum + Buffer.byteLength(name) + Buffer.byteLength(value) + 8, 0)
-  if (bytes > maxContextBytes) {
-    throw validationError([
-      `Value at '${member}' failed to satisfy constraint: Member must have length less than or equal to ${maxContextBytes}`,
-    ])
-  }
-}
+/** Bounded when it is read, before policies see it: a condition looks through the whole context, and there may be hundreds of conditions. */
+const context = optional<EncryptionContext>({
+  ...stringMap,
+  read(value, path, problems) {
+    const given = stringMap.read(value, path, problems)
+    let bytes = 0
+    for (const [name, text] of Object.entries(given)) bytes += Buffer.byteLength(name) + Buffer.byteLength(text) + 8
+    if (bytes > maxContextBytes) {
+      problems.push(`Value at '${path}' failed to satisfy constraint: Member must have length less than or equal to ${maxContextBytes}`)
+    }
+    return given
+  },
+})
 
 function checkAlgorithm(key: KeyRecord, algorithm: string | undefined): void {
   if (algorithm !== undefined && algorithm !== 'SYMMETRIC_DEFAULT') {
@@ -87,30 +90,30 @@ function checkCiphertextGiven(input: CiphertextInput): void {
  */
 function keyOfCiphertext<M extends string>(
   member: M,
-  rule: Omit<KeyUse<unknown>, 'find' | 'denied'>,
+  rule: Omit<KeyUse<unknown>, 'find' | 'denied' | 'verify'>,
 ): KeyUse<CiphertextInput & { readonly [P in M]?: string }> {
   return {
     ...rule,
     denied: (input) => (input[member] === undefined ? unseenCiphertext() : undefined),
     find(call, input): FoundKey {
       checkCiphertextGiven(input)
+      const ciphertext = input.CiphertextBlob && readCiphertext(input.CiphertextBlob)
       const name = input[member]
-      const named = name === undefined ? undefined : findKey(call, name, 'key or alias')
-      if (!input.CiphertextBlob) {
+      const named = name === undefined ? undefined : findKey(call, name, 'key or alias', rule.action)
+      if (!ciphertext) {
         // Only a dry run that ignores the ciphertext comes here, and it must say which key it is about.
         if (!named) throw kmsError('ValidationException', `${member} is required when the ciphertext is ignored.`)
         return named
       }
-      const ciphertext = readCiphertext(input.CiphertextBlob)
-      if (!named) {
-        const record = call.service.store.view.keyById(call.region, ciphertext.keyId)
-        if (!record || record.state === 'Creating') throw unseenCiphertext()
-        return { record, alias: undefined }
-      }
-      if (named.record.keyId !== ciphertext.keyId) {
+      if (named) return named
+      const record = call.service.store.view.keyById(call.region, ciphertext.keyId)
+      if (!record || record.state === 'Creating') throw unseenCiphertext()
+      return { record, alias: undefined }
+    },
+    verify(key, input) {
+      if (input.CiphertextBlob && readCiphertext(input.CiphertextBlob).keyId !== key.keyId) {
         throw kmsError('IncorrectKeyException', 'The key ID in the request does not identify a CMK that can perform this operation.')
       }
-      return named
     },
   }
 }
@@ -130,16 +133,11 @@ export const Encrypt = operation({
   dryRunInside: true,
   async run(call, input, { key }) {
     checkAlgorithm(key, input.EncryptionAlgorithm)
-    checkContext(input.EncryptionContext, 'encryptionContext')
     refuseGrantTokens(input.GrantTokens)
     if (input.DryRun) throw dryRunSucceeded()
-    try {
-      const { blob: made, materialId } = await encrypt(call.service, key, input.Plaintext, input.EncryptionContext)
-      call.note['keyMaterialId'] = materialId
-      return { CiphertextBlob: made.toString('base64'), KeyId: key.arn, EncryptionAlgorithm: 'SYMMETRIC_DEFAULT' }
-    } finally {
-      input.Plaintext.fill(0)
-    }
+    const { blob: made, materialId } = await encrypt(call.service, key, input.Plaintext, input.EncryptionContext)
+    call.note['keyMaterialId'] = materialId
+    return { CiphertextBlob: made.toString('base64'), KeyId: key.arn, EncryptionAlgorithm: 'SYMMETRIC_DEFAULT' }
   },
 })
 
@@ -162,7 +160,6 @@ export const Decrypt = operation({
   dryRunInside: true,
   async run(call, input, { key }) {
     checkAlgorithm(key, input.EncryptionAlgorithm)
-    checkContext(input.EncryptionContext, 'encryptionContext')
     refuseGrantTokens(input.GrantTokens)
     refuseRecipient(input.Recipient)
     if (!input.CiphertextBlob) throw dryRunSucceeded()
@@ -226,8 +223,6 @@ export const ReEncrypt = operation({
   async run(call, input, { source, destination }) {
     checkAlgorithm(source, input.SourceEncryptionAlgorithm)
     checkAlgorithm(destination, input.DestinationEncryptionAlgorithm)
-    checkContext(input.SourceEncryptionContext, 'sourceEncryptionContext')
-    checkContext(input.DestinationEncryptionContext, 'destinationEncryptionContext')
     refuseGrantTokens(input.GrantTokens)
     if (!input.CiphertextBlob) throw dryRunSucceeded()
     const ciphertext = readCiphertext(input.CiphertextBlob)
@@ -271,7 +266,6 @@ async function generateDataKey(call: Call, input: Input<typeof dataKeyInput>, ke
   if ((input.KeySpec === undefined) === (input.NumberOfBytes === undefined)) {
     throw kmsError('ValidationException', 'Please specify either number of bytes or key spec.')
   }
-  checkContext(input.EncryptionContext, 'encryptionContext')
   refuseGrantTokens(input.GrantTokens)
   if (input.DryRun) throw dryRunSucceeded()
   const plaintext = await call.service.token.random(input.NumberOfBytes ?? (input.KeySpec === 'AES_128' ? 16 : 32))
