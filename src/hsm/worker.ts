@@ -327,7 +327,9 @@ class Server {
     if (this.#session.doubtful && verdict.class !== 'caller' && verdict.class !== 'stale') tried.add('session')
     switch (verdict.class) {
       case 'missing':
-        return confirmed(() => ({ failure: 'missing', message }))
+        // The login may have been lost when it was looked for, and have been made again by now for another thread: only a search
+        // after the confirmation says anything.
+        return confirmed(() => (first ? undefined : { failure: 'missing', message }))
       case 'caller': {
         // "Your ciphertext is bad" is for ever: it is said only of what was refused twice. Not logged, since anyone can cause it.
         if (first && unwraps) return undefined
