@@ -139,7 +139,8 @@ function readPin(path: string): string {
     throw new StartFailure('config', `the PIN file cannot be read: ${error instanceof Error ? error.message : 'unknown reason'}`)
   }
   if ((mode & 0o007) !== 0) throw new StartFailure('config', `everyone may read the PIN file ${path}: chmod 600 it`)
-  pin = pin.replace(/\r?\n$/, '')
+  // More than the line would be a wrong PIN, and tries are few.
+  pin = pin.split(/\r?\n/, 1)[0] ?? ''
   if (pin === '') throw new StartFailure('config', `the PIN file ${path} is empty`)
   return pin
 }

@@ -54,7 +54,7 @@ export interface TokenConfig {
   readonly tokenLabel: string
   /** Needed where several tokens have one label. */
   readonly tokenSerial?: string
-  /** Holds the user PIN and nothing else; not readable by everyone. */
+  /** Its first line is the user PIN; not readable by everyone. */
   readonly pinFile: string
   /** Worker threads, each with a session; by default as many as the profile says. */
   readonly sessions?: number
@@ -546,7 +546,16 @@ class TokenClient implements Token {
     lane.socket.write(batch, () => batch.fill(0))
   }
 
+  /** Bytes of an agent whose memory the vendor's library may have spoilt: what is no answer ends that agent, never the service. */
   #hear(agent: AgentProcess, lane: Lane, chunk: Buffer): void {
+    try {
+      this.#answers(agent, lane, chunk)
+    } catch (error) {
+      this.#fail(agent, `its answers cannot be read: ${error instanceof Error ? error.message : 'unknown reason'}`)
+    }
+  }
+
+  #answers(agent: AgentProcess, lane: Lane, chunk: Buffer): void {
     const buffer = lane.received.length === 0 ? chunk : Buffer.concat([lane.received, chunk])
     if (buffer !== chunk) lane.received.fill(0)
     let at = 0
@@ -554,11 +563,9 @@ class TokenClient implements Token {
       const bytes = findFrame(buffer, at, buffer.length)
       if (bytes === undefined) break
       const head = parseAnswerHead(buffer, at)
-      const call = lane.underWay.shift()
-      if (call?.id !== head.id) {
-        this.#fail(agent, 'an answer came that belongs to no call')
-        return
-      }
+      // Until it is settled it stays where the agent's end would find it.
+      const call = lane.underWay[0]
+      if (call?.id !== head.id) throw new RangeError('an answer that belongs to no call')
       lane.busyUs -= call.expectedUs
       lane.since = performance.now()
       // Falls quickly and rises slowly: what a thread waited for a processor says nothing about the device.
@@ -566,6 +573,7 @@ class TokenClient implements Token {
       this.#costUs[call.operation] += differenceUs / (differenceUs < 0 ? 8 : 64)
       if (head.failure === 'busy') lane.restUntil = performance.now() + busyRestMs
       this.#settle(agent, call, head, buffer.subarray(at + headerBytes, at + bytes))
+      lane.underWay.shift()
       at += bytes
     }
     lane.received = at === buffer.length ? nothing : Buffer.from(buffer.subarray(at))
@@ -577,11 +585,12 @@ class TokenClient implements Token {
 
   #settle(agent: AgentProcess, call: Call, head: AnswerHead, data: Buffer): void {
     if (!call.settled) {
-      this.#finish(call)
       if (head.failure === undefined) {
+        this.#finish(call)
         call.resolve({ number: head.number, data: Buffer.from(data) })
       } else {
         const { message, code } = JSON.parse(data.toString()) as { message: string; code?: string }
+        this.#finish(call)
         call.reject(new TokenError(head.failure, message, code))
       }
     }
