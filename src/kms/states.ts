@@ -1,7 +1,6 @@
 /**
  * Which operation is allowed on a key in which state, and what the others answer: AWS's table "Key states of KMS keys", read across.
- * An operation that works on keys and has no row here does not compile (see operation.ts) or, for names known only at
- * run time, does not start.
+ * With an operation that works on keys and has no row here the program does not start (see operation.ts).
  */
 
 import type { KeyState } from '../store/store.ts'
@@ -23,7 +22,6 @@ export const allowedStates = {
   GenerateDataKey: usable,
   GenerateDataKeyWithoutPlaintext: usable,
   GetKeyPolicy: any,
-  ListAliases: any,
   ListKeyPolicies: any,
   ListResourceTags: any,
   PutKeyPolicy: any,

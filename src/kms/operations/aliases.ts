@@ -1,6 +1,7 @@
 /** Aliases: names for keys, each in one account and region. Both the alias and the key must allow what is done to them. */
 
 import { StoreConflict, type AliasRecord } from '../../store/store.ts'
+import { foreignKeyUnseen } from '../access.ts'
 import { aliasArn } from '../arn.ts'
 import { kmsError, type KmsError } from '../errors.ts'
 import { findKey, keyMissing } from '../keys.ts'
@@ -139,6 +140,8 @@ export const ListAliases = operation({
   readOnly: true,
   run(call, input) {
     const target = input.KeyId === undefined ? undefined : findKey(call, input.KeyId, 'key').record
+    // The permission is on the caller's own listing, so a key of another account is none to be asked about.
+    if (target && target.accountId !== call.principal.accountId) throw foreignKeyUnseen(call)
     const { items, rest } = page(
       call,
       50,

@@ -778,6 +778,9 @@ describeOurs('another account', () => {
       expect(present.message).toContain('does not exist')
       expect((await refusalOf(call(`arn:aws:kms:${contract.region}:${contract.accountId}:${alias}`))).name).toBe('AccessDeniedException')
     }
+    const aliases = (KeyId: string) => refusalOf(guestKms.send(new ListAliasesCommand({ KeyId })))
+    expect(await aliases(Arn)).toEqual(await aliases(absent))
+    expect((await aliases(Arn)).name).toBe('AccessDeniedException')
   })
 
   test('uses our key when the key’s policy lets the account and the account lets the user', async () => {
