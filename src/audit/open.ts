@@ -45,6 +45,9 @@ interface Batch {
 
 /** A transaction longer than this would keep the next batch waiting for nothing. */
 const recordsPerCommit = 1000
+/** A commit costs as much as some dozen records, most of it in waking threads. */
+const recordsWorthACommit = 24
+const gatherMs = 1
 const blocksPerRound = 4
 const recordsPerRemoval = 2000
 
@@ -88,7 +91,11 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
     const settle = (): void => {
       pending -= count
       committing = false
-      commitNext()
+      // Several callers at once: a moment's wait lets more of them share the next commit. A caller alone never waits.
+      if (count > 1 && (queue[0]?.texts.length ?? 0) < recordsWorthACommit) {
+        scheduled = true
+        setTimeout(commitNext, gatherMs)
+      } else commitNext()
     }
     const committed = (): void => {
       onCommit?.(count, (performance.now() - startedAt) / 1000)
