@@ -158,9 +158,9 @@ export const settings = {
     ),
     profile: setting(
       'PKCS11_PROFILE',
-      orAbsent(text('the name of a file in native-config/', /^[a-z0-9-]{1,32}$/)),
+      orAbsent(text('a name, or the absolute path of a JSON file', /^(?:[a-z0-9-]{1,32}|\/.+\.json)$/)),
       undefined,
-      'What to expect of the device: a name from `native-config/`. Absent: recognised by the token.',
+      'What to expect of the device: a name from `native-config/`, or a file of the same form. Absent: recognised by the token.',
     ),
     sessions: setting('PKCS11_SESSIONS', orAbsent(integer(1, 256)), undefined, 'Sessions to work with. Absent: what the profile says.'),
     queueLength: setting(
@@ -477,7 +477,6 @@ export interface ClientEnvironment {
   readonly sessionToken: string | undefined
   readonly credentialsFile: string | undefined
   readonly profile: string | undefined
-  readonly region: string | undefined
   readonly endpoint: string | undefined
 }
 
@@ -489,7 +488,6 @@ export function readClientEnvironment(environment: Environment = process.env): C
     sessionToken: value('AWS_SESSION_TOKEN'),
     credentialsFile: value('AWS_SHARED_CREDENTIALS_FILE'),
     profile: value('AWS_PROFILE'),
-    region: value('AWS_REGION') ?? value('AWS_DEFAULT_REGION'),
     endpoint: value('AWS_ENDPOINT_URL_KMS') ?? value('AWS_ENDPOINT_URL'),
   }
 }

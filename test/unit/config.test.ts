@@ -144,6 +144,13 @@ test('both ports may be 0, but not the same one', () => {
   expect(problemsOf({ HOLDFAST_OPS_PORT: '8480' })).toEqual([expect.stringMatching(/is the main port/)])
 })
 
+test('a profile is named, or is a file of one’s own', () => {
+  const read = (profile: string) => readConfig({ HOLDFAST_PKCS11_PROFILE: profile }).config.pkcs11.profile
+  expect(read('yubihsm2')).toBe('yubihsm2')
+  expect(read('/etc/holdfast/old-yubihsm.json')).toBe('/etc/holdfast/old-yubihsm.json')
+  for (const neither of ['own.json', '../own.json', '/etc/holdfast/own']) expect(() => read(neither)).toThrow(ConfigError)
+})
+
 test('a child process gets the environment without credentials', () => {
   expect(
     childEnvironment({ PATH: '/bin', AWS_SECRET_ACCESS_KEY: 's', AWS_SESSION_TOKEN: 't', SOFTHSM2_CONF: 'c', UNSET: undefined }),
@@ -151,9 +158,10 @@ test('a child process gets the environment without credentials', () => {
 })
 
 test('a client takes the names that the AWS tools use', () => {
-  expect(
-    readClientEnvironment({ AWS_ENDPOINT_URL: 'http://a', AWS_ENDPOINT_URL_KMS: 'http://b', AWS_DEFAULT_REGION: 'r', AWS_PROFILE: '' }),
-  ).toMatchObject({ endpoint: 'http://b', region: 'r', profile: undefined })
+  expect(readClientEnvironment({ AWS_ENDPOINT_URL: 'http://a', AWS_ENDPOINT_URL_KMS: 'http://b', AWS_PROFILE: '' })).toMatchObject({
+    endpoint: 'http://b',
+    profile: undefined,
+  })
 })
 
 const readme = new URL('../../README.md', import.meta.url).pathname
