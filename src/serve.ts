@@ -65,6 +65,11 @@ export async function serve(): Promise<number> {
 /** What is open, in the order of opening. Closed from the end; a failure to close one does not keep the others open. */
 class Opened {
   readonly #closers: { readonly name: string; readonly close: () => Promise<void> }[] = []
+  readonly #timeoutMs: number
+  /** @param drainTimeoutMs what the ports may take to finish calls */
+  constructor(drainTimeoutMs: number) {
+    this.#timeoutMs = closeTimeoutMs + drainTimeoutMs
+  }
   add<T extends { close(): Promise<void> }>(name: string, room: T): T {
     this.#closers.push({ name, close: () => room.close() })
     return room
@@ -73,7 +78,7 @@ class Opened {
     for (const { name, close } of this.#closers.splice(0).reverse()) {
       log.debug({ room: name }, 'closing')
       try {
-        await withinMs(close(), closeTimeoutMs)
+        await withinMs(close(), this.#timeoutMs)
       } catch (error) {
         log.error({ room: name, err: error }, 'could not be closed cleanly')
       }
@@ -81,7 +86,7 @@ class Opened {
   }
 }
 
-/** No room needs longer; the ports have the drain time besides, which ends before this. */
+/** No room needs longer, the drain time aside. */
 const closeTimeoutMs = 60_000
 
 async function withinMs<T>(work: Promise<T>, timeoutMs: number): Promise<T> {
@@ -110,7 +115,7 @@ export interface House {
 
 /** Opens the house; what was opened is closed again when a later room cannot be. */
 export async function openHouse(config: Config, log: Log): Promise<House> {
-  const opened = new Opened()
+  const opened = new Opened(config.http.drainTimeoutMs)
   try {
     return await openRooms(config, log, opened)
   } catch (error) {
