@@ -42,6 +42,8 @@ export function openLog(options: { readonly level: LogLevel; readonly destinatio
     // Buffered: a write costs more than a hundred lines do; at rest a line is out within 100 ms.
     sync: false,
     minLength: 65_536,
+    // sonic-boom wants it above the length that it waits for.
+    maxWrite: 131_072,
     periodicFlush: 100,
   })
   const logger = pino(
