@@ -3,7 +3,7 @@
 import { accessDeniedMessage, authorize, type ConditionContext, type Decision } from '../auth/authorize.ts'
 import { compilePolicy, type CompiledPolicy } from '../auth/policy.ts'
 import type { KeyRecord } from '../store/store.ts'
-import { kmsError, type KmsError } from './errors.ts'
+import { kmsError, KmsError } from './errors.ts'
 import type { Call, FoundKey, KeyUse } from './operation.ts'
 
 const compiledKeyPolicies = new WeakMap<KeyRecord, CompiledPolicy>()
@@ -33,21 +33,30 @@ export function permitKey<I>(
 ): void {
   const key = found.record
   const foreign = key.accountId !== call.principal.accountId
-  const decision =
-    foreign && !use.crossAccount
-      ? undefined
-      : authorize({
-          principal: call.principal,
-          action,
-          resource: { arn: key.arn, accountId: key.accountId, policy: keyPolicy(key) },
-          context: requestContext(call, found, use.members),
-        })
+  const decide = (): Decision =>
+    authorize({
+      principal: call.principal,
+      action,
+      resource: { arn: key.arn, accountId: key.accountId, policy: keyPolicy(key) },
+      context: requestContext(call, found, use.members),
+    })
+  const decision = !foreign ? decide() : use.crossAccount ? withoutWords(decide) : undefined
   if (decision?.allowed) return
   logDenial(call, action, key.arn, decision)
   const special = use.denied?.(call.input as I)
   if (special) throw special
   if (foreign || !decision) throw unseen(call, action)
   throw denied(call, action, key.arn, decision)
+}
+
+/** A request that a policy cannot judge is refused in words of its own; from another account they would say that there is a policy to judge it. */
+function withoutWords(decide: () => Decision): Decision | undefined {
+  try {
+    return decide()
+  } catch (error) {
+    if (error instanceof KmsError) return undefined
+    throw error
+  }
 }
 
 /** For what has no policy of its own: `*`, an alias. */
@@ -64,7 +73,7 @@ export function permitResource(call: Call, action: string, arn: string): void {
 }
 
 /** A key of another account that is not there looks like one that may not be used. */
-export const foreignKeyUnseen = (call: Call): KmsError => unseen(call, call.operation.action)
+export const foreignKeyUnseen = (call: Call, action = call.operation.action): KmsError => unseen(call, action)
 
 const denied = (call: Call, action: string, resourceArn: string, decision: Decision): KmsError =>
   kmsError('AccessDeniedException', accessDeniedMessage({ principalArn: call.principal.arn, action, resourceArn, reason: decision.reason }))
@@ -114,8 +123,6 @@ export function requestContext(call: Call, found: FoundKey | undefined, members:
     if (name.startsWith('kms:')) return kmsKey(call, found, members, name.slice(4))
     if (name.startsWith('aws:')) return globalKey(call, found, name.slice(4))
     if (name.startsWith('sts:')) return stsKey(call, name.slice(4))
-    if (name === 'sts:externalid') return text(call.input['ExternalId'])
-    if (name === 'sts:rolesessionname') return text(call.input['RoleSessionName'])
     return undefined
   }
 }
@@ -212,7 +219,12 @@ function globalKey(call: Call, found: FoundKey | undefined, name: string): Value
   }
   if (name.startsWith('requesttag/')) {
     const wanted = name.slice('requesttag/'.length)
-    return requestTags(call)?.find((tag) => tag.TagKey.toLowerCase() === wanted)?.TagValue
+    const matching = requestTags(call)?.filter((tag) => tag.TagKey.toLowerCase() === wanted) ?? []
+    // As with the encryption context: a second tag whose name differs by case must not hide behind the first.
+    if (matching.length > 1) {
+      throw kmsError('ValidationException', 'The request has tags whose names differ only by case, and a policy depends on one of them.')
+    }
+    return matching[0]?.TagValue
   }
   switch (name) {
     case 'currenttime':

@@ -65,6 +65,9 @@ interface Session extends Omit<SessionClaims, 'secretAccessKey'> {
 /** Sessions opened lately; a token that fell out is opened again by the HSM. */
 const rememberedSessions = 4096
 
+/** Whoever reaches the port can send a token that only the HSM can tell from a genuine one: no more than this many wait for it at once. */
+const maxTokensOpening = 64
+
 const invalidToken = (): KmsError => kmsError('UnrecognizedClientException', 'The security token included in the request is invalid.')
 const expiredToken = (): KmsError => kmsError('ExpiredTokenException', 'The security token included in the request is expired')
 
@@ -114,6 +117,17 @@ export function openIdentities(service: () => Service): Identities {
     return principal
   }
 
+  let tokensOpening = 0
+  const openToken = async (token: string): Promise<SessionClaims | undefined> => {
+    if (tokensOpening >= maxTokensOpening) throw kmsError('ThrottlingException', 'Rate exceeded')
+    tokensOpening++
+    try {
+      return await openSessionToken(service(), token)
+    } finally {
+      tokensOpening--
+    }
+  }
+
   const openSession = async (
     received: ReceivedSignature & { readonly sessionToken: string },
   ): Promise<{ session: Session; secret: string | undefined }> => {
@@ -122,7 +136,7 @@ export function openIdentities(service: () => Service): Identities {
     const role = known && service().store.view.principal(known.roleArn)
     // A changed role (its policies, its tags) makes the principal anew from the same claims, so only the same record serves.
     if (known && role === known.role) return { session: known, secret: undefined }
-    const claims = await openSessionToken(service(), received.sessionToken)
+    const claims = await openToken(received.sessionToken)
     const current = claims && service().store.view.principal(claims.roleArn)
     if (!claims || current?.kind !== 'role') throw invalidToken()
     // The same name for a role made anew is another role; AWS ends the sessions of a deleted one.
@@ -157,7 +171,7 @@ export function openIdentities(service: () => Service): Identities {
     if (session.expiresAt <= service().clock.now()) throw expiredToken()
     let signingKey = signingKeys.find(received)
     if (!signingKey) {
-      const text = secret ?? (await openSessionToken(service(), received.sessionToken))?.secretAccessKey
+      const text = secret ?? (await openToken(received.sessionToken))?.secretAccessKey
       if (text === undefined) throw invalidToken()
       signingKey = signingKeys.get(received, () => text)
     }
@@ -236,11 +250,17 @@ function sessionPrincipal(claims: Omit<SessionClaims, 'secretAccessKey'>, role: 
       issuedAt: claims.issuedAt,
       expiresAt: claims.expiresAt,
     },
-    // Session tags override the role's.
-    tags: new Map([...role.tags.map((tag) => [tag.key, tag.value] as const), ...Object.entries(claims.tags)]),
+    tags: sessionTags(claims.tags, role),
     identityPolicies: identityPolicies(role),
     ...(claims.policy !== undefined && { sessionPolicies: [compilePolicy(claims.policy, 'session')] }),
   }
+}
+
+/** A session tag overrides the role's of that name, whatever its case: policies ask without it. */
+function sessionTags(given: SessionClaims['tags'], role: PrincipalRecord): ReadonlyMap<string, string> {
+  const overridden = new Set(Object.keys(given).map((key) => key.toLowerCase()))
+  const inherited = role.tags.filter(({ key }) => !overridden.has(key.toLowerCase()))
+  return new Map([...Object.entries(given), ...inherited.map(({ key, value }) => [key, value] as const)])
 }
 
 const compiled = new WeakMap<PrincipalRecord, readonly CompiledPolicy[]>()

@@ -12,9 +12,10 @@ const visible = (key: KeyRecord | undefined): KeyRecord | undefined => (key?.sta
 export const keyMissing = (arn: string): KmsError => kmsError('NotFoundException', `Key '${arn}' does not exist`)
 
 /**
+ * @param action the one that is asked once the key is found, so that a key that is not there is denied in the same words
  * @throws KmsError NotFoundException with AWS's wording; for a key of another account the denial that does not say whether it exists.
  */
-export function findKey(call: Call, reference: string, accepts: 'key' | 'key or alias'): FoundKey {
+export function findKey(call: Call, reference: string, accepts: 'key' | 'key or alias', action = call.operation.action): FoundKey {
   const { view } = call.service.store
   const arn = reference.startsWith('arn:') ? parseKmsArn(reference) : undefined
   if (reference.startsWith('arn:') && !arn) throw kmsError('InvalidArnException', `Invalid arn ${reference}`)
@@ -27,7 +28,7 @@ export function findKey(call: Call, reference: string, accepts: 'key' | 'key or 
     const alias = view.alias(aliasArn(call.region, accountId, name))
     const record = alias && visible(view.key(alias.targetKeyArn))
     if (record) return { record, alias: name }
-    if (accountId !== call.principal.accountId) throw foreignKeyUnseen(call)
+    if (accountId !== call.principal.accountId) throw foreignKeyUnseen(call, action)
     throw kmsError('NotFoundException', `Alias ${aliasArn(call.region, accountId, name)} is not found.`)
   }
 
@@ -35,7 +36,7 @@ export function findKey(call: Call, reference: string, accepts: 'key' | 'key or 
   const wanted = keyArn(call.region, accountId, name)
   const record = visible(view.key(wanted))
   if (record) return { record, alias: undefined }
-  if (accountId !== call.principal.accountId) throw foreignKeyUnseen(call)
+  if (accountId !== call.principal.accountId) throw foreignKeyUnseen(call, action)
   throw keyMissing(wanted)
 }
 
@@ -48,7 +49,7 @@ export function keyFrom<M extends string>(
     ...rule,
     find: (call, input) => {
       const text = input[member]
-      return text === undefined ? undefined : findKey(call, text, rule.alias ? 'key or alias' : 'key')
+      return text === undefined ? undefined : findKey(call, text, rule.alias ? 'key or alias' : 'key', rule.action)
     },
   }
 }

@@ -32,7 +32,7 @@ export function buildRecord(
     sourceIPAddress: facts.sourceIp,
     userAgent: short(facts.userAgent),
     ...(error && { errorCode: error.code, ...(error.message !== '' && { errorMessage: short(error.message) }) }),
-    requestParameters: call.input ? visible(operation.input, call.input) : null,
+    requestParameters: requestParameters(call, error),
     responseElements: visibleAnswer(output && operation.responseElements?.(output)),
     ...(Object.keys(call.note).length > 0 && { additionalEventData: call.note }),
     requestID: facts.requestId,
@@ -44,9 +44,23 @@ export function buildRecord(
     recipientAccountId: principal?.accountId ?? call.service.config.accountId,
     eventCategory: 'Management',
     ...(facts.tls && {
-      tlsDetails: { tlsVersion: facts.tls.version, cipherSuite: facts.tls.cipherSuite, clientProvidedHostHeader: facts.host },
+      tlsDetails: { tlsVersion: facts.tls.version, cipherSuite: facts.tls.cipherSuite, clientProvidedHostHeader: short(facts.host) },
     }),
   }
+}
+
+/**
+ * A call that failed changed nothing, and anybody with an access key can make one with a body of a megabyte: of such a call the record keeps
+ * who, what and why. What a call that succeeded was asked is kept whole; its operation has bounded it.
+ */
+const maxFailedCharacters = 16_384
+
+function requestParameters({ operation, input }: RecordedCall, error: KmsError | undefined): unknown {
+  if (!input) return null
+  const shown = visible(operation.input, input)
+  if (!error) return shown
+  const characters = JSON.stringify(shown).length
+  return characters > maxFailedCharacters ? { omitted: `${characters} characters` } : shown
 }
 
 /** CloudTrail's limit on these two, and the reason is the same here: what a caller made up must not fill the trail. */

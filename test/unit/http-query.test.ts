@@ -127,3 +127,8 @@ test('text that XML cannot hold becomes the replacement character, so that the a
   const { text } = query.encodeAnswer(named('X'), { A: 'a\u0000b\u001f\ud800\t\n' }, 'r')
   expect(text).toContain('<A>a\ufffdb\ufffd\ufffd\t\n</A>')
 })
+
+test('a form of very many parameters is refused without being taken apart, whatever their names', () => {
+  expect(() => find(`${assumeRole}${'&a='.repeat(400_000)}`)).toThrow(/too many/)
+  expect(() => find(`${assumeRole}${'&'.repeat(1_000)}`)).toThrow(/too many/)
+})

@@ -171,6 +171,22 @@ describe('a record', () => {
     })
   })
 
+  test('of a failure does not hold whatever the caller sent, and of a success it does', () => {
+    const shape = { KeyId: string(), EncryptionContext: optional(stringMap) }
+    const input = { KeyId: 'alias/x', EncryptionContext: { a: 'x'.repeat(1_000_000) } }
+    const failed = JSON.stringify(buildRecord(callOf(shape, input), undefined, kmsError('AccessDeniedException', 'no')))
+    expect(failed.length).toBeLessThan(20_000)
+    expect(JSON.parse(failed)).toMatchObject({ requestParameters: { omitted: expect.stringMatching(/^1000\d\d\d characters$/) } })
+    expect(buildRecord(callOf(shape, input), {}, undefined)['requestParameters']).toEqual({
+      keyId: 'alias/x',
+      encryptionContext: { a: input.EncryptionContext.a },
+    })
+    const host = 'h'.repeat(30_000)
+    const tls = { version: 'TLSv1.3', cipherSuite: 'c' }
+    const facts = { requestId: 'r', sourceIp: '::1', userAgent: undefined, tls, host, receivedAt: 0 }
+    expect(JSON.stringify(buildRecord(callOf({}, {}, { facts }), {}, undefined)).length).toBeLessThan(3000)
+  })
+
   test('of a failure has its code, and its words when it has any', () => {
     expect(buildRecord(callOf({}, {}), undefined, kmsError('NotFoundException', 'gone'))).toMatchObject({
       errorCode: 'NotFoundException',

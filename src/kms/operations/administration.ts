@@ -16,14 +16,14 @@ import { page, pageOf } from '../page.ts'
 import { integer, keyId, list, oneOf, optional, string, structure } from '../shape.ts'
 import { seconds } from './keys.ts'
 import { marker } from './members.ts'
-import { readTags } from './tags.ts'
+import { readTags, refuseRepeatedNames } from './tags.ts'
 
 const name = string({ min: 1, max: 64, pattern: /[\w+=,.@-]+/ })
 const policyName = string({ min: 1, max: 128, pattern: /[\w+=,.@-]+/ })
 const policyDocument = string({ min: 1, max: 131_072 })
 const path = optional(string({ min: 1, max: 512, pattern: /(\u002F)|(\u002F[\u0021-\u007E]+\u002F)/ }))
 const accessKeyId = string({ min: 16, max: 128, pattern: /[\w]+/ })
-const tags = optional(list(structure({ Key: string({ min: 1, max: 128 }), Value: string({ max: 256 }) })))
+const tags = optional(list(structure({ Key: string({ min: 1, max: 128 }), Value: string({ max: 256 }) }), { max: 50 }))
 const listing = { Limit: optional(integer({ min: 1, max: 1000 })), Marker: marker } as const
 
 /** AWS IAM's quota on the inline policies of one user or role together, in characters without white space. */
@@ -92,6 +92,7 @@ async function createPrincipal(
 ): Promise<PrincipalRecord> {
   const exists = () => kmsError('AlreadyExistsException', `${titles[kind]} with name ${given.name} already exists.`)
   if (findPrincipal(call, kind, given.name)) throw exists()
+  if (given.tags) refuseRepeatedNames(given.tags.map(({ Key }) => Key))
   const at = given.path ?? '/'
   const record: PrincipalRecord = {
     arn: principalArn(call.principal.accountId, kind, at, given.name),
@@ -324,6 +325,8 @@ export const UpdateAssumeRolePolicy = operation({
 /** AWS IAM's quota. */
 const maxAccessKeys = 2
 
+const quotaReached = (): KmsError => kmsError('LimitExceededException', `Cannot exceed quota for AccessKeysPerUser: ${maxAccessKeys}`)
+
 /** Whose access keys: the named user's, else the caller's own. */
 function keyOwner(
   call: Call,
@@ -365,9 +368,14 @@ export const CreateAccessKey = operation({
     const owner = keyOwner(call, input.UserName)
     const { view } = call.service.store
     if (view.accessKeysOf(owner.arn).length >= maxAccessKeys) {
-      throw kmsError('LimitExceededException', `Cannot exceed quota for AccessKeysPerUser: ${maxAccessKeys}`)
+      throw quotaReached()
     }
     const made = await call.service.identities.createAccessKey({ accountId: owner.accountId, principalArn: owner.arn })
+    // Calls that counted together would all have found room.
+    if (view.accessKeysOf(owner.arn).length > maxAccessKeys) {
+      await orConflict(call.service.store.deleteAccessKey(made.accessKeyId), quotaReached)
+      throw quotaReached()
+    }
     return {
       AccessKey: {
         ...(owner.userName !== undefined && { UserName: owner.userName }),

@@ -63,5 +63,7 @@ export const encryptionAlgorithm = oneOf('SYMMETRIC_DEFAULT', 'RSAES_OAEP_SHA_1'
 export const grantTokens = optional(list(string({ min: 1, max: 8192 }), { max: 10 }))
 export const dryRun = optional(boolean)
 export const marker = optional(string({ min: 1, max: 1024, pattern: /[\u0020-\u00FF]*/ }))
-export const tagList = list(structure({ TagKey: string({ min: 1, max: 128 }), TagValue: string({ max: 256 }) }))
+/** Far above what a key can have, so that it is the quota that speaks; low enough for policies that look through all of them. */
+export const maxTagsGiven = 1000
+export const tagList = list(structure({ TagKey: string({ min: 1, max: 128 }), TagValue: string({ max: 256 }) }), { max: maxTagsGiven })
 export const policyText = string({ min: 1, max: 131072, pattern: /[\u0009\u000A\u000D\u0020-\u00FF]+/ })

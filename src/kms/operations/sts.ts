@@ -6,6 +6,7 @@ import { requestContext } from '../access.ts'
 import { kmsError } from '../errors.ts'
 import { operation } from '../operation.ts'
 import { integer, list, optional, string, structure } from '../shape.ts'
+import { refuseRepeatedNames } from './tags.ts'
 
 const roleArnPattern = /^arn:aws:iam::([0-9]{12}):role\/(?:[\w+=,.@/-]*\/)?([\w+=,.@-]+)$/
 
@@ -49,12 +50,16 @@ export const AssumeRole = operation({
     }
     // 0 is AWS's own way to say that it does not matter.
     if ((input.MinimumSessionTokenSize ?? 0) > 0) throw kmsError('ValidationException', 'MinimumSessionTokenSize is not supported.')
+    if (input.Tags) refuseRepeatedNames(input.Tags.map(({ Key }) => Key))
     const denied = (reason: Parameters<typeof accessDeniedMessage>[0]['reason'], action = 'sts:AssumeRole') =>
       kmsError(
         'AccessDeniedException',
         accessDeniedMessage({ principalArn: call.principal.arn, action, resourceArn: input.RoleArn, reason }),
       )
-    if (!roleArnPattern.test(input.RoleArn)) throw kmsError('ValidationException', `${input.RoleArn} is invalid`)
+    const [, roleAccountId] = roleArnPattern.exec(input.RoleArn) ?? []
+    if (roleAccountId === undefined) throw kmsError('ValidationException', `${input.RoleArn} is invalid`)
+    // Before the role is looked for: what holds for all of them tells nothing of this one.
+    if (call.principal.type === 'Root') throw denied('RootMayNotAssumeRoles')
     const role = call.service.store.view.principal(input.RoleArn)
     // A role that is not there is denied like one that does not trust the caller.
     if (role?.kind !== 'role' || role.trustPolicy === null) throw denied('NoTrustPolicyAllows')
@@ -64,7 +69,8 @@ export const AssumeRole = operation({
     const actions = (input.Tags?.length ?? 0) > 0 ? (['sts:AssumeRole', 'sts:TagSession'] as const) : (['sts:AssumeRole'] as const)
     for (const action of actions) {
       const decision = authorizeAssumeRole({ principal: call.principal, role: trust, context, action })
-      if (!decision.allowed) throw denied(decision.reason, action)
+      // Another account learns nothing from the reason, which might be that the role is not there.
+      if (!decision.allowed) throw denied(role.accountId === call.principal.accountId ? decision.reason : 'NoTrustPolicyAllows', action)
     }
     const durationSeconds = input.DurationSeconds ?? 3600
     // A session that was itself assumed lasts an hour at most (AWS's role chaining limit).

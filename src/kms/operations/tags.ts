@@ -7,7 +7,7 @@ import { operation } from '../operation.ts'
 import { page, pageOf } from '../page.ts'
 import { integer, keyId, list, optional, string } from '../shape.ts'
 import { changeKey } from './keys.ts'
-import { marker, tagList } from './members.ts'
+import { marker, maxTagsGiven, tagList } from './members.ts'
 
 const maxTags = 50
 
@@ -22,6 +22,17 @@ export function readTags(
   for (const tag of given) tags.set(tag.TagKey, tag.TagValue)
   if (tags.size > maxTags) throw kmsError('TagException', 'Too many tags')
   return [...tags].map(([key, value]) => ({ key, value }))
+}
+
+/**
+ * For tags of users, roles and sessions, whose names are one whatever their case (IAM user guide, "Rules for tagging in IAM"). Of a name
+ * given twice a policy on the request could be shown one value and the session have the other.
+ */
+export function refuseRepeatedNames(keys: readonly string[]): void {
+  if (new Set(keys.map((key) => key.toLowerCase())).size < keys.length) {
+    throw kmsError('ValidationException', 'Duplicate tag keys found. Please note that Tag keys are case insensitive.')
+  }
+  refuseReserved(keys)
 }
 
 function refuseReserved(keys: readonly string[]): void {
@@ -40,7 +51,7 @@ export const TagResource = operation({
 })
 
 export const UntagResource = operation({
-  input: { KeyId: keyId, TagKeys: list(string({ min: 1, max: 128 })) },
+  input: { KeyId: keyId, TagKeys: list(string({ min: 1, max: 128 }), { max: maxTagsGiven }) },
   output: [],
   keys: { key: keyFrom('KeyId') },
   readOnly: false,
