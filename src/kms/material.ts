@@ -8,7 +8,7 @@
  */
 
 import { randomBytes } from 'node:crypto'
-import { TokenError, type TokenObject } from '../hsm/token.ts'
+import { TokenError, type TokenObject, type WrapScheme } from '../hsm/token.ts'
 import { StoreConflict, type BackingKeyRecord, type KeyChange, type KeyRecord } from '../store/store.ts'
 import { additionalData, encodeHeader, type Ciphertext } from './ciphertext.ts'
 import { kmsError } from './errors.ts'
@@ -25,14 +25,30 @@ export async function encrypt(
   context: EncryptionContext | undefined,
 ): Promise<{ readonly blob: Buffer; readonly materialId: string }> {
   const { token } = service
-  const scheme = token.capabilities().wrapScheme
+  let scheme = token.capabilities().wrapScheme
   if (!scheme) throw kmsError('UnsupportedOperationException', 'The connected token has no mechanism for symmetric encryption.')
-  const drawn = service.budget.draw(key)
-  const backing = drawn instanceof Promise ? await drawn : drawn
-  const header = encodeHeader({ scheme, keyId: key.keyId, materialId: backing.materialId })
-  const wrapped = await onToken(service, key, () => token.wrap(backing.ckaId, additionalData(header, context), plaintext))
-  if (wrapped.scheme !== scheme) throw new Error(`the token used ${wrapped.scheme} where ${scheme} was announced`)
-  return { blob: Buffer.concat([header, wrapped.body]), materialId: backing.materialId }
+  for (let isLast = false; ; isLast = true) {
+    const drawn = service.budget.draw(key)
+    const backing = drawn instanceof Promise ? await drawn : drawn
+    const header = headerOf(key, backing, scheme)
+    const wrapped = await onToken(service, key, () => token.wrap(backing.ckaId, additionalData(header, context), plaintext))
+    if (wrapped.scheme === scheme) return { blob: Buffer.concat([header, wrapped.body]), materialId: backing.materialId }
+    if (isLast) throw new Error(`the token used ${wrapped.scheme} where ${scheme} was announced`)
+    // Material from before the token's scheme changed is of objects for another one: the header must say that one.
+    scheme = wrapped.scheme
+  }
+}
+
+/** A header is the same in all blobs of one material and scheme. Nobody writes into it. */
+const headers = new WeakMap<BackingKeyRecord, { readonly scheme: WrapScheme; readonly header: Buffer }>()
+
+function headerOf({ keyId }: KeyRecord, backing: BackingKeyRecord, scheme: WrapScheme): Buffer {
+  let known = headers.get(backing)
+  if (known?.scheme !== scheme) {
+    known = { scheme, header: encodeHeader({ scheme, keyId, materialId: backing.materialId }) }
+    headers.set(backing, known)
+  }
+  return known.header
 }
 
 /** The reverse. Every reason why it can't be opened is one InvalidCiphertextException. The caller wipes the answer. */
