@@ -140,6 +140,7 @@ interface Lane {
   busyUs: number
   /** When the first of `underWay` became the first. */
   since: number
+  /** The end of `underWay` that is not written yet. */
   outgoing: Call[]
   received: Buffer
   /** Gets no work before, if others can: the device had no session or memory for it. */
@@ -147,6 +148,16 @@ interface Lane {
 }
 
 type AgentState = 'starting' | 'ready' | 'draining' | 'ended'
+
+/**
+ * Whether what is kept for a worker may go to it. While it has cheap calls to answer, further ones wait and go together: waking a thread
+ * costs as much as a call or two. A call that takes its time is sent at once, so that the worker finds it ready.
+ */
+function mayWrite(lane: Lane): boolean {
+  const [first] = lane.outgoing
+  if (first === undefined) return false
+  return lane.outgoing.length === lane.underWay.length || first.expectedUs >= cheapCallUs
+}
 
 class AgentProcess {
   readonly child: ChildProcess
@@ -512,7 +523,7 @@ class TokenClient implements Token {
     if (sent > 0) {
       this.#queue.splice(0, sent)
     }
-    for (const lane of agent.lanes) if (lane.outgoing.length > 0) this.#write(lane)
+    for (const lane of agent.lanes) if (mayWrite(lane)) this.#write(lane)
     this.#sweeper ??= setInterval(() => this.#sweep(), Math.max(20, Math.min(250, this.#deadlineMs / 4)))
   }
 
@@ -579,8 +590,10 @@ class TokenClient implements Token {
     lane.received = at === buffer.length ? nothing : Buffer.from(buffer.subarray(at))
     if (chunk.length > 0) chunk.fill(0)
     if (buffer !== chunk) buffer.fill(0)
-    if (agent.state === 'draining') this.#endIfIdle(agent)
-    else if (this.#queue.length > 0) this.#flush()
+    if (agent.state === 'draining') {
+      if (mayWrite(lane)) this.#write(lane)
+      this.#endIfIdle(agent)
+    } else if (this.#queue.length > 0 || lane.outgoing.length > 0) this.#planFlush()
   }
 
   #settle(agent: AgentProcess, call: Call, head: AnswerHead, data: Buffer): void {
