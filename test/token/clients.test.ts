@@ -177,17 +177,20 @@ describe.skipIf(awsClis.length === 0).each(awsClis.length > 0 ? awsClis : [{ pro
     })
 
     test('lists page by page by itself', async () => {
-      const made: string[] = []
-      for (let i = 0; i < 4; i++) made.push(String(((await aws('kms', 'create-key'))['KeyMetadata'] as Record<string, string>)['KeyId']))
-      const all = (await aws('kms', 'list-keys', '--page-size', '2')) as { Keys: { KeyId: string }[] }
-      const ids = all.Keys.map(({ KeyId }) => KeyId)
-      expect(ids).toEqual(expect.arrayContaining(made))
+      await Promise.all([1, 2, 3].map(() => aws('kms', 'create-key')))
+      const [all, some] = (await Promise.all([
+        aws('kms', 'list-keys', '--page-size', '1'),
+        aws('kms', 'list-keys', '--max-items', '2'),
+      ])) as {
+        Keys: { KeyId: string }[]
+        NextToken?: string
+      }[]
+      const ids = (all?.Keys ?? []).map(({ KeyId }) => KeyId)
+      expect(ids.length).toBeGreaterThanOrEqual(3)
       expect(new Set(ids).size).toBe(ids.length)
-      const some = (await aws('kms', 'list-keys', '--max-items', '3')) as { Keys: unknown[]; NextToken?: string }
-      expect(some.Keys).toHaveLength(3)
-      const rest = (await aws('kms', 'list-keys', '--starting-token', String(some.NextToken))) as { Keys: unknown[] }
-      expect(some.Keys.length + rest.Keys.length).toBe(ids.length)
-      expect(await aws('kms', 'list-aliases', '--page-size', '1')).toMatchObject({ Aliases: expect.any(Array) })
+      expect(some?.Keys).toHaveLength(2)
+      const rest = (await aws('kms', 'list-keys', '--starting-token', String(some?.NextToken))) as { Keys: { KeyId: string }[] }
+      expect([...(some?.Keys ?? []), ...rest.Keys].map(({ KeyId }) => KeyId)).toEqual(ids)
     })
 
     test('is told AWS’s errors', async () => {
