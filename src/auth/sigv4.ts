@@ -26,12 +26,7 @@ export interface SignedRequest {
   readonly body: Uint8Array
 }
 
-export type SignatureErrorCode =
-  | 'MissingAuthenticationTokenException'
-  | 'IncompleteSignatureException'
-  | 'InvalidSignatureException'
-  | 'UnrecognizedClientException'
-  | 'ExpiredTokenException'
+export type SignatureErrorCode = 'MissingAuthenticationTokenException' | 'IncompleteSignatureException' | 'InvalidSignatureException'
 
 /** The caller could not be established. `message` is for the caller: AWS's words, no secret, nothing of the signature. */
 export class SignatureError extends Error {
@@ -40,15 +35,6 @@ export class SignatureError extends Error {
   constructor(code: SignatureErrorCode, message: string) {
     super(message)
     this.code = code
-  }
-
-  /** The access key id, or the session token that came with it, is not one of ours. */
-  static unknownCredentials(): SignatureError {
-    return new SignatureError('UnrecognizedClientException', 'The security token included in the request is invalid.')
-  }
-
-  static expiredToken(): SignatureError {
-    return new SignatureError('ExpiredTokenException', 'The security token included in the request is expired')
   }
 
   static mismatch(): SignatureError {
@@ -202,12 +188,6 @@ export class SigningKeyCache {
       if (oldest !== undefined) this.#drop(oldest)
     }
     return key
-  }
-
-  /** Forgets every key derived for an access key: call it when that key is deleted or made inactive. */
-  forget(accessKeyId: string): void {
-    const prefix = `${accessKeyId}/`
-    for (const name of this.#keys.keys()) if (name.startsWith(prefix)) this.#drop(name)
   }
 
   #drop(name: string): void {

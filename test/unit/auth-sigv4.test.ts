@@ -592,15 +592,4 @@ describe('the cache of signing keys', () => {
     expect(cache.find(scope('A'))).toBe(a)
     expect(a.some((byte) => byte !== 0)).toBe(true)
   })
-
-  it('forgets an access key in every scope, and no other', () => {
-    const cache = new SigningKeyCache()
-    cache.get(scope('AK'), () => 'a')
-    cache.get(scope('AK', 'eu-west-1'), () => 'a')
-    cache.get(scope('AK2'), () => 'b')
-    cache.forget('AK')
-    expect(cache.find(scope('AK'))).toBeUndefined()
-    expect(cache.find(scope('AK', 'eu-west-1'))).toBeUndefined()
-    expect(cache.find(scope('AK2'))).toBeDefined()
-  })
 })
