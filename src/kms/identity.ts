@@ -276,7 +276,11 @@ function identityPolicies(record: PrincipalRecord): readonly CompiledPolicy[] {
 
 /** AWS's form: 20 characters with a four-letter prefix, and 40 of base64. From the device's generator. */
 async function newCredential({ token }: Service, prefix: 'AKIA' | 'ASIA'): Promise<Credential> {
-  return { accessKeyId: prefix + (await uniqueName(token, 16)), secretAccessKey: (await token.random(30)).toString('base64') }
+  const accessKeyId = prefix + (await uniqueName(token, 16))
+  const secret = await token.random(30)
+  const secretAccessKey = secret.toString('base64')
+  secret.fill(0)
+  return { accessKeyId, secretAccessKey }
 }
 
 const base32 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'

@@ -76,7 +76,7 @@ export function string(limits: Constraint = {}): Member<string> {
   )
 }
 
-/** `shown` is the order in which AWS lists the values in its message, where that differs from the order given. */
+/** The message lists the values in the order given. */
 export function oneOf<const T extends string>(...values: readonly T[]): Member<T> {
   const set: ReadonlySet<string> = new Set(values)
   return member('string', (value, path, problems) => {

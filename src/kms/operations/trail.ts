@@ -1,5 +1,6 @@
 /** CloudTrail's LookupEvents, answered from the audit trail. API version 2013-11-01. */
 
+import { usernameOf } from '../../audit/lookup.ts'
 import type { AuditRecord, LookupQuery } from '../../audit/trail.ts'
 import { kmsError } from '../errors.ts'
 import { operation, type Call } from '../operation.ts'
@@ -28,20 +29,8 @@ function readToken(call: Call, token: string | undefined): number | undefined {
 }
 
 interface Shown {
-  readonly userIdentity?: {
-    readonly type?: string
-    readonly userName?: string
-    readonly accessKeyId?: string
-    readonly principalId?: string
-  }
+  readonly userIdentity?: { readonly accessKeyId?: string }
   readonly resources?: readonly { readonly type: string; readonly ARN: string }[]
-}
-
-/** As CloudTrail names the caller: a user's name, `root`, or the session's name. */
-function username({ type, userName, principalId }: NonNullable<Shown['userIdentity']>): string | undefined {
-  if (type === 'Root') return 'root'
-  if (type === 'AssumedRole') return principalId?.split(':')[1]
-  return userName
 }
 
 function event(record: AuditRecord): Readonly<Record<string, unknown>> {
@@ -53,7 +42,7 @@ function event(record: AuditRecord): Readonly<Record<string, unknown>> {
     AccessKeyId: userIdentity.accessKeyId,
     EventTime: seconds(Date.parse(record.eventTime)),
     EventSource: record.eventSource,
-    Username: username(userIdentity),
+    Username: usernameOf(record),
     Resources: resources.map(({ type, ARN }) => ({ ResourceType: type, ResourceName: ARN })),
     CloudTrailEvent: JSON.stringify(record),
   }
