@@ -1,0 +1,288 @@
+/**
+ * Secrets are planted through every operation, in calls that succeed and in calls that fail in every way, and then looked for
+ * wherever they must not be: log, audit trail, metrics, error bodies, databases, command lines, environments.
+ */
+import { execFile } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { apis } from '../../src/kms/operations/index.ts'
+import {
+  administer,
+  cleanEnvironment,
+  makeAccount,
+  makeUser,
+  rawCall,
+  startHoldfast,
+  type Credentials,
+  type Holdfast,
+  type RawAnswer,
+} from './holdfast.ts'
+
+const run = promisify(execFile)
+
+let holdfast: Holdfast
+beforeAll(async () => {
+  holdfast = await startHoldfast({ env: { HOLDFAST_LOG_LEVEL: 'trace' } })
+  await plant()
+})
+afterAll(() => holdfast?.remove())
+
+// ---- planting ----
+
+/** What must be found nowhere, by what it is. */
+const secrets = new Map<string, string>()
+/** What callers were answered, but for the members that are secrets by purpose. */
+const answers: { readonly operation: string; readonly answer: RawAnswer }[] = []
+
+const base64 = (text: string) => Buffer.from(text, 'latin1').toString('base64')
+let markers = 0
+/** A new secret text. */
+function marker(what: string): string {
+  const text = `SECRET-${++markers}-${Math.random().toString(36).slice(2)}-${Math.random().toString(36).slice(2)}`
+  secrets.set(`${what} ${markers}`, text)
+  return text
+}
+
+async function call(
+  api: 'kms' | 'holdfast' | 'cloudtrail',
+  operation: string,
+  body: unknown,
+  credentials?: Credentials,
+): Promise<RawAnswer> {
+  const answer = await rawCall(holdfast, api, operation, body, credentials ? { credentials } : {})
+  answers.push({ operation, answer })
+  return answer
+}
+
+/** The bytes of a member of an answer, remembered as a secret. */
+function remember(what: string, answer: RawAnswer, member: string): void {
+  const value = answer.json[member]
+  if (typeof value !== 'string') throw new Error(`${what}: ${answer.status} ${answer.text}`)
+  secrets.set(what, Buffer.from(value, 'base64').toString('latin1'))
+}
+
+const document = (...statements: readonly object[]) => JSON.stringify({ Version: '2012-10-17', Statement: statements })
+
+async function plant(): Promise<void> {
+  const { credentials } = holdfast
+  secrets.set('the secret of the root', credentials.secretAccessKey)
+  for (const name of ['pin', 'so-pin']) {
+    const file = findFile(holdfast.dir, name)
+    if (file) secrets.set(`the token's ${name}`, readFileSync(file, 'utf8').trim())
+  }
+  expect([...secrets.keys()]).toEqual(['the secret of the root', "the token's pin", "the token's so-pin"])
+
+  const made = await call('kms', 'CreateKey', {})
+  const KeyId = String((made.json['KeyMetadata'] as Readonly<Record<string, unknown>>)['KeyId'])
+
+  // Plaintext that arrives, in calls that succeed, that fail, and that are not even understood.
+  const encrypt = (more: Readonly<Record<string, unknown>> = {}) => ({ KeyId, Plaintext: base64(marker('a plaintext')), ...more })
+  const encrypted = await call('kms', 'Encrypt', encrypt())
+  expect(encrypted.status).toBe(200)
+  await call('kms', 'Encrypt', encrypt({ DryRun: true }))
+  await call('kms', 'Encrypt', encrypt({ KeyId: 'nonsense' }))
+  await call('kms', 'Encrypt', encrypt({ EncryptionAlgorithm: 'RSAES_OAEP_SHA_1' }))
+  await call('kms', 'Encrypt', encrypt({ EncryptionContext: { a: 1 } }))
+  await call('kms', 'Encrypt', encrypt({ GrantTokens: ['x'] }))
+  await call('kms', 'Encrypt', { KeyId, Plaintext: base64(marker('a plaintext that is too long') + 'x'.repeat(4096)) })
+  await call('kms', 'Encrypt', { KeyId, Plaintext: marker('a plaintext without base64') })
+  await call('kms', 'Encrypt', { KeyId, Plaintext: [marker('a plaintext in a list')] })
+  await call('kms', 'Encrypt', { KeyId, Plaintext: { nested: marker('a plaintext in a structure') } })
+  await call('kms', 'Encrypt', `{"KeyId":"${KeyId}","Plaintext":"${base64(marker('a plaintext in broken JSON'))}"`)
+  await call(
+    'kms',
+    'Encrypt',
+    `{"Plaintext":"${base64(marker('a plaintext twice'))}","Plaintext":"${base64(marker('a plaintext twice'))}"}`,
+  )
+  await call('kms', 'GenerateMac', { KeyId, Message: base64(marker('a message')), MacAlgorithm: 'HMAC_SHA_256' })
+  await call('kms', 'NoSuchOperation', encrypt())
+
+  // Signatures that do not hold, over bodies that hold secrets.
+  const stranger = { accessKeyId: 'AKIAIOSFODNN7EXAMPLE', secretAccessKey: marker('a stranger’s secret') }
+  await call('kms', 'Encrypt', encrypt(), stranger)
+  await call('kms', 'Encrypt', encrypt(), { accessKeyId: credentials.accessKeyId, secretAccessKey: marker('a wrong secret') })
+  await call('kms', 'Encrypt', encrypt(), { ...credentials, sessionToken: marker('a session token of nobody') })
+
+  // Plaintext that leaves.
+  const blob = encrypted.json['CiphertextBlob']
+  await call('kms', 'Decrypt', { CiphertextBlob: blob })
+  remember('a data key', await call('kms', 'GenerateDataKey', { KeyId, KeySpec: 'AES_256' }), 'Plaintext')
+  remember('a long data key', await call('kms', 'GenerateDataKey', { KeyId, NumberOfBytes: 1024 }), 'Plaintext')
+  remember('random bytes', await call('kms', 'GenerateRandom', { NumberOfBytes: 64 }), 'Plaintext')
+  await call('kms', 'ReEncrypt', { CiphertextBlob: blob, DestinationKeyId: KeyId })
+  await call('kms', 'GenerateDataKeyWithoutPlaintext', { KeyId, KeySpec: 'AES_128' })
+  await call('kms', 'Decrypt', { CiphertextBlob: blob, EncryptionContext: { wrong: 'context' } })
+  await call('kms', 'DisableKey', { KeyId })
+  await call('kms', 'Encrypt', encrypt())
+  await call('kms', 'EnableKey', { KeyId })
+
+  // Credentials of users, accounts and sessions.
+  const user = await makeUser(holdfast, 'secret-user', {
+    p: JSON.parse(document({ Effect: 'Allow', Action: 'kms:*', Resource: '*' })) as object,
+  })
+  secrets.set('a user’s secret', user.secretAccessKey)
+  await call('kms', 'Encrypt', encrypt(), user)
+  const account = await makeAccount(holdfast, '999900001111')
+  secrets.set('the secret of another account’s root', account.secretAccessKey)
+  await call('kms', 'Encrypt', encrypt(), account)
+  await administer(holdfast, 'CreateRole', {
+    RoleName: 'secret-role',
+    AssumeRolePolicyDocument: document({ Effect: 'Allow', Principal: { AWS: user.arn }, Action: 'sts:AssumeRole' }),
+  })
+  const session = await assumeRole(user, `arn:aws:iam::${holdfast.accountId}:role/secret-role`)
+  secrets.set('a session’s secret', session.secretAccessKey)
+  secrets.set('a session’s token', session.sessionToken ?? '')
+  await call('kms', 'Encrypt', encrypt(), session)
+  await call('kms', 'Encrypt', encrypt(), { ...session, secretAccessKey: marker('a wrong session secret') })
+  await administer(holdfast, 'UpdateAccessKey', { AccessKeyId: user.accessKeyId, Status: 'Inactive' })
+  await call('kms', 'Encrypt', encrypt(), user)
+
+  // Every operation of every API with a secret where it has no business, and with a body that fits nothing.
+  for (const { name, operations } of apis) {
+    if (name === 'sts') continue
+    for (const operation of operations.keys()) {
+      await call(name, operation, { Plaintext: base64(marker('a stray plaintext')), SecretAccessKey: marker('a stray secret'), KeyId: 7 })
+    }
+  }
+}
+
+/** Through the SDK, whose answer keeps the credentials out of our list of answers. */
+async function assumeRole(user: Credentials, roleArn: string): Promise<Credentials> {
+  const { AssumeRoleCommand, STSClient } = await import('@aws-sdk/client-sts')
+  const client = new STSClient({ endpoint: holdfast.endpoint, region: holdfast.region, credentials: user, maxAttempts: 1 })
+  const { Credentials: made } = await client.send(new AssumeRoleCommand({ RoleArn: roleArn, RoleSessionName: 'secret-session' }))
+  return { accessKeyId: made?.AccessKeyId ?? '', secretAccessKey: made?.SecretAccessKey ?? '', sessionToken: made?.SessionToken ?? '' }
+}
+
+// ---- looking ----
+
+function* filesBelow(dir: string): Generator<string> {
+  for (const entry of readdirSync(dir, { withFileTypes: true })) {
+    const path = join(dir, entry.name)
+    if (entry.isDirectory()) yield* filesBelow(path)
+    else yield path
+  }
+}
+
+function findFile(dir: string, name: string): string | undefined {
+  return [...filesBelow(dir)].find((path) => path.endsWith(`/${name}`))
+}
+
+/** A secret as it could be written. */
+function forms(secret: string): readonly Buffer[] {
+  const bytes = Buffer.from(secret, 'latin1')
+  const texts = [
+    bytes.toString('base64'),
+    bytes.toString('base64url'),
+    bytes.toString('hex'),
+    bytes.toString('hex').toUpperCase(),
+    encodeURIComponent(secret),
+    JSON.stringify(secret).slice(1, -1),
+  ]
+  return [bytes, ...texts.map((text) => Buffer.from(text.replace(/=+$/, '')))]
+}
+
+/** Which secrets are in these bytes, by what they are. */
+function found(bytes: Buffer | string): readonly string[] {
+  const haystack = typeof bytes === 'string' ? Buffer.from(bytes, 'utf8') : bytes
+  return [...secrets].filter(([, secret]) => forms(secret).some((form) => haystack.includes(form))).map(([what]) => what)
+}
+
+/** The service and every process it started. */
+function processes(): readonly number[] {
+  const parents = new Map<number, number>()
+  for (const name of readdirSync('/proc').filter((entry) => /^\d+$/.test(entry))) {
+    try {
+      parents.set(Number(name), Number(/^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${name}/status`, 'utf8'))?.[1]))
+    } catch {
+      // It has ended meanwhile.
+    }
+  }
+  const below = (pid: number): readonly number[] => [
+    pid,
+    ...[...parents].filter(([, parent]) => parent === pid).flatMap(([child]) => below(child)),
+  ]
+  return below(holdfast.pid)
+}
+
+test('the search finds what is there', () => {
+  const secret = [...secrets.values()].find((text) => text.startsWith('SECRET-')) ?? ''
+  for (const form of forms(secret))
+    expect(found(Buffer.concat([Buffer.from('before '), form, Buffer.from(' after')])).length).toBeGreaterThan(0)
+  expect(found('nothing')).toEqual([])
+  expect(secrets.size).toBeGreaterThan(100)
+})
+
+describe('secrets', () => {
+  test('are in no log line, at the most talkative level', async () => {
+    // Once the last call is in it, everything before is too.
+    const last = (await call('kms', 'ListKeys', {})).headers.get('x-amzn-requestid') ?? ''
+    await vi.waitUntil(() => holdfast.log().includes(last), { timeout: 10_000 })
+    expect(holdfast.log()).toContain('"operation":"GenerateDataKey"')
+    expect(found(holdfast.log())).toEqual([])
+  })
+
+  test('are in no audit record', async () => {
+    const { stdout } = await run(process.execPath, ['scripts/holdfast.mjs', 'audit', 'export'], {
+      env: { ...cleanEnvironment(), HOLDFAST_DATA_DIR: holdfast.dir },
+      maxBuffer: 64 * 1024 * 1024,
+    })
+    expect(stdout.split('\n').length).toBeGreaterThan(100)
+    expect(stdout).toContain('"eventName":"GenerateDataKey"')
+    expect(found(stdout)).toEqual([])
+  })
+
+  test('are in no answer but the one that is for them', () => {
+    const purpose: ReadonlySet<string> = new Set(['Plaintext', 'AccessKey'])
+    for (const { operation, answer } of answers) {
+      const rest = Object.fromEntries(Object.entries(answer.json).filter(([member]) => !purpose.has(member)))
+      expect({ operation, found: found(answer.status === 200 ? JSON.stringify(rest) : answer.text) }).toEqual({ operation, found: [] })
+      expect({ operation, found: found([...answer.headers].flat().join('\n')) }).toEqual({ operation, found: [] })
+    }
+  })
+
+  test('are on no page of the operations port', async () => {
+    for (const path of ['/metrics', '/readyz', '/healthz', '/']) {
+      const answer = await fetch(holdfast.opsEndpoint + path)
+      expect({ path, found: found(await answer.text()) }).toEqual({ path, found: [] })
+    }
+  })
+
+  test('are in no command line and no environment of the service or of a process that it started', () => {
+    const pids = processes()
+    expect(pids.length).toBeGreaterThan(1)
+    for (const pid of pids) {
+      for (const name of ['cmdline', 'environ']) {
+        const bytes = readFileSync(`/proc/${pid}/${name}`)
+        expect({ pid, name, found: found(bytes) }).toEqual({ pid, name, found: [] })
+      }
+    }
+  })
+
+  test('are in no file of the data directory but those that are for them', () => {
+    const meant: Readonly<Record<string, readonly string[]>> = {
+      [join(holdfast.dir, 'credentials')]: ['the secret of the root'],
+      [findFile(holdfast.dir, 'pin') ?? '']: ["the token's pin"],
+      [findFile(holdfast.dir, 'so-pin') ?? '']: ["the token's so-pin"],
+    }
+    let files = 0
+    for (const path of filesBelow(holdfast.dir)) {
+      files++
+      expect({ path, found: found(readFileSync(path)) }).toEqual({ path, found: meant[path] ?? [] })
+    }
+    expect(files).toBeGreaterThan(5)
+  })
+})
+
+test('nobody but the owner may open the data directory or anything in it that matters', () => {
+  const mode = (path: string) => (statSync(path).mode & 0o777).toString(8)
+  expect(mode(holdfast.dir)).toBe('700')
+  for (const path of filesBelow(holdfast.dir)) {
+    // Where the service listens is no secret.
+    if (path.endsWith('/endpoint.json')) continue
+    expect({ path, others: statSync(path).mode & 0o077 }).toEqual({ path, others: 0 })
+  }
+  expect(existsSync(join(holdfast.dir, 'credentials'))).toBe(true)
+})
