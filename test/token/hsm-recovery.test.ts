@@ -241,8 +241,13 @@ describe.skipIf(library === undefined)('a device that fails', () => {
   test('a key that one agent does not show is used through another, while calls on other keys go on', async () => {
     const ckaId = await makeWrappingKey(token)
     const pid = opened.pid()
-    // The handle is stale, and the one search for it finds nothing; the canary, whose search comes next, is there.
-    faults.set({ function: 'C_EncryptInit', rv: 0x82 }, { function: 'C_FindObjects', rv: 'empty' })
+    // The handle is stale, and both searches for it find nothing; the canary, whose search comes between (two calls: what is there, then
+    // nothing more), is there.
+    faults.set(
+      { function: 'C_EncryptInit', rv: 0x82 },
+      { function: 'C_FindObjects', rv: 'empty' },
+      { function: 'C_FindObjects', rv: 'empty', skip: 2 },
+    )
     const [found, ...others] = await Promise.all([use(ckaId), ...Array.from({ length: 20 }, () => use())])
     expect(found).toBe('none')
     expect(others.every((failure) => failure === 'none')).toBe(true)
