@@ -96,6 +96,18 @@ describe('CreateAlias', () => {
     }
   })
 
+  test('gives a name to one of many that ask for it at once', async () => {
+    // [35]
+    const keys = await Promise.all(Array.from({ length: 8 }, () => contract.key()))
+    const name = freshAlias()
+    const outcomes = await Promise.allSettled(keys.map(({ KeyId }) => create(name, KeyId)))
+    expect(outcomes.filter(({ status }) => status === 'fulfilled')).toHaveLength(1)
+    const refused = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [(outcome.reason as Error).name] : []))
+    expect(refused).toEqual(Array.from({ length: 7 }, () => 'AlreadyExistsException'))
+    const winner = keys[outcomes.findIndex(({ status }) => status === 'fulfilled')]
+    expect((await contract.kms.send(new DescribeKeyCommand({ KeyId: name }))).KeyMetadata?.Arn).toBe(winner?.Arn)
+  })
+
   test('refuses a key that is not there or is pending deletion', async () => {
     // [13] [37]
     await expectRefusal(
