@@ -29,6 +29,8 @@ export interface DoorOptions {
   readonly metrics: Metrics
   readonly maxBodyBytes: number
   readonly maxConcurrentCalls: number
+  /** What the long bodies under way may hold together; 64 of the longest unless told. */
+  readonly maxLongBodiesBytes?: number
   /** Answers what is no AWS call. */
   readonly otherwise: (request: IncomingMessage, response: ServerResponse) => void
 }
@@ -56,6 +58,7 @@ export function openDoor(options: DoorOptions): Door {
   const { service, clock, log, metrics, maxBodyBytes, maxConcurrentCalls, otherwise } = options
   const json = awsJson(options.apis)
   const query = awsQuery(options.apis)
+  const longBodies = new LongBodies(options.maxLongBodiesBytes ?? 64 * maxBodyBytes)
   let calls = 0
 
   async function call(protocol: Protocol, request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -66,7 +69,7 @@ export function openDoor(options: DoorOptions): Door {
     let executed = false
     try {
       if (calls > maxConcurrentCalls) throw kmsError('ThrottlingException', 'Rate exceeded')
-      const body = await readBody(request, response, maxBodyBytes)
+      const body = await readBody(request, response, maxBodyBytes, longBodies)
       if (!body) return log.debug({ ...event }, 'the caller went away before the request was complete')
       event.bytes = body.length
       const row = protocol.find(request.headers, body)
@@ -101,7 +104,10 @@ export function openDoor(options: DoorOptions): Door {
         log.error({ err: cause }, 'an answer could not be written')
         response.destroy()
       })
-      .finally(() => calls--)
+      .finally(() => {
+        calls--
+        longBodies.release(request)
+      })
   }
 
   return {
@@ -155,11 +161,47 @@ class Received implements Incoming {
 
 const isForm = (request: IncomingMessage): boolean => /^application\/x-www-form-urlencoded\b/i.test(request.headers['content-type'] ?? '')
 
+/** So much of every body is held without asking; nearly no request is longer. */
+const ordinaryBodyBytes = 65_536
+
+/**
+ * What bodies hold beyond the ordinary: whoever reaches the port, with or without an access key, can leave thousands of the longest
+ * unfinished. Only long bodies compete for this room, so that who takes all of it keeps no ordinary request out.
+ */
+class LongBodies {
+  readonly #held = new Map<IncomingMessage, number>()
+  readonly #maxBytes: number
+  #bytes = 0
+  constructor(maxBytes: number) {
+    this.#maxBytes = maxBytes
+  }
+  /** Whether a body of which `length` bytes have come may be held. */
+  admit(request: IncomingMessage, length: number): boolean {
+    if (length <= ordinaryBodyBytes) return true
+    const more = length - ordinaryBodyBytes - (this.#held.get(request) ?? 0)
+    if (this.#bytes + more > this.#maxBytes) return false
+    this.#bytes += more
+    this.#held.set(request, length - ordinaryBodyBytes)
+    return true
+  }
+  release(request: IncomingMessage): void {
+    if (this.#held.size === 0) return
+    this.#bytes -= this.#held.get(request) ?? 0
+    this.#held.delete(request)
+  }
+}
+
 /**
  * The whole body, or undefined when the connection ended first.
- * @throws KmsError RequestEntityTooLargeException, as soon as the length is known; the rest of the body is then read and dropped.
+ * @throws KmsError RequestEntityTooLargeException, as soon as the length is known, ThrottlingException when other long bodies leave no room;
+ *   the rest of the body is then read and dropped.
  */
-function readBody(request: IncomingMessage, response: ServerResponse, maxBytes: number): Promise<Buffer | undefined> {
+function readBody(
+  request: IncomingMessage,
+  response: ServerResponse,
+  maxBytes: number,
+  longBodies: LongBodies,
+): Promise<Buffer | undefined> {
   return new Promise((resolve, reject) => {
     if (Number(request.headers['content-length'] ?? 0) > maxBytes) {
       request.resume()
@@ -170,21 +212,31 @@ function readBody(request: IncomingMessage, response: ServerResponse, maxBytes: 
     let first: Buffer | undefined
     let chunks: Buffer[] | undefined
     let length = 0
+    let refused = false
     request.on('data', (chunk: Buffer) => {
       length += chunk.length
-      if (length > maxBytes) {
+      if (refused) return
+      if (length > maxBytes || !longBodies.admit(request, length)) {
+        refused = true
         chunks = undefined
-        reject(tooLarge(maxBytes))
+        reject(length > maxBytes ? tooLarge(maxBytes) : kmsError('ThrottlingException', 'Rate exceeded'))
         return
       }
       // Nearly every request is one chunk.
       if (first === undefined) first = chunk
-      else (chunks ??= [first]).push(chunk)
+      else mergeSmall((chunks ??= [first]), chunk)
     })
     request.on('end', () => resolve(chunks ? Buffer.concat(chunks, length) : (first ?? noBytes)))
     request.on('error', () => resolve(undefined))
     request.on('close', () => resolve(undefined))
   })
+}
+
+/** Adds a chunk. A body may come byte by byte, and a chunk costs a hundred bytes however short it is: beyond a few, equals are made one. */
+function mergeSmall(chunks: Buffer[], chunk: Buffer): void {
+  let last = chunk
+  while (chunks.length >= 16 && (chunks.at(-1)?.length ?? 0) <= last.length) last = Buffer.concat([chunks.pop() ?? noBytes, last])
+  chunks.push(last)
 }
 
 const noBytes = Buffer.alloc(0)

@@ -174,6 +174,36 @@ test('Expect: 100-continue is told to go on only with a body that will be read',
   expect(refused).toContain('\r\nConnection: close\r\n')
 })
 
+test('unfinished long bodies share one room; who finds it full is told to try again, and ordinary requests need none of it', async () => {
+  const small = await openTestServer({ maxBodyBytes: 300_000, maxLongBodiesBytes: 150_000 })
+  const { port } = small.listener
+  const long = `{"Text":"${'x'.repeat(199_989)}"}`
+  const head = 'POST / HTTP/1.1\r\nHost: h\r\nX-Amz-Target: TrentService.Echo\r\n'
+  const unfinished = await rawConnection(port)
+  unfinished.send(`${head}Content-Length: 200000\r\n\r\n${long.slice(0, -1)}`)
+  // The room is taken once the bytes have come; until then the other one finds it empty.
+  await expect.poll(async () => bodyOf(await exchange(rawRequest('Echo', long), port))).toMatchObject({ __type: 'ThrottlingException' })
+  expect(statusOf(await exchange(rawRequest('Echo', `{"Text":"${'x'.repeat(60_000)}"}`), port))).toBe(200)
+  unfinished.send(long.slice(-1))
+  expect(statusOf(await unfinished.received(isWhole))).toBe(200)
+  unfinished.socket.destroy()
+  // Finished and abandoned bodies give the room back.
+  const abandoned = await rawConnection(port)
+  abandoned.send(`${head}Content-Length: 200000\r\n\r\n${long.slice(0, -1)}`)
+  abandoned.socket.destroy()
+  await expect.poll(async () => statusOf(await exchange(rawRequest('Echo', long), port))).toBe(200)
+  await small.close()
+})
+
+test('a long body that comes in the smallest chunks arrives whole', async () => {
+  const text = Array.from({ length: 5000 }, (_, index) => String(index % 10)).join('')
+  const connection = await rawConnection(server.listener.port)
+  const chunks = `{"Text":"${text}"}`.replaceAll(/./g, '1\r\n$&\r\n')
+  connection.send(`POST / HTTP/1.1\r\nHost: h\r\nX-Amz-Target: TrentService.Echo\r\nTransfer-Encoding: chunked\r\n\r\n${chunks}0\r\n\r\n`)
+  expect(bodyOf(await connection.received(isWhole))).toEqual({ Input: { Text: text } })
+  connection.socket.destroy()
+})
+
 test('more calls at once than the limit are told to try again', async () => {
   const small = await openTestServer({ maxConcurrentCalls: 1 })
   const gate = small.gate()

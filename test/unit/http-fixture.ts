@@ -93,7 +93,11 @@ const caller: Principal = {
 }
 
 export async function openTestServer(
-  options: Partial<ListenOptions> & { readonly maxBodyBytes?: number; readonly maxConcurrentCalls?: number } = {},
+  options: Partial<ListenOptions> & {
+    readonly maxBodyBytes?: number
+    readonly maxConcurrentCalls?: number
+    readonly maxLongBodiesBytes?: number
+  } = {},
 ): Promise<TestServer> {
   const records: AuditRecord[] = []
   const gates: (() => Promise<void>)[] = []
@@ -114,6 +118,7 @@ export async function openTestServer(
     metrics,
     maxBodyBytes: options.maxBodyBytes ?? 65_536,
     maxConcurrentCalls: options.maxConcurrentCalls ?? 1000,
+    ...(options.maxLongBodiesBytes !== undefined && { maxLongBodiesBytes: options.maxLongBodiesBytes }),
     otherwise: openApp(),
   })
   const listener = await listen({
