@@ -36,6 +36,7 @@ const statuses = {
   MissingAuthenticationTokenException: 400,
   NotAuthorizedException: 400,
   NotFoundException: 400,
+  PackedPolicyTooLarge: 400,
   RequestEntityTooLargeException: 413,
   SerializationException: 400,
   TagException: 400,

@@ -18,6 +18,7 @@ import {
   type SignedRequest,
 } from '../auth/sigv4.ts'
 import { wrapSchemes, type WrapScheme } from '../hsm/token.ts'
+import { maxPlaintextBytes } from '../hsm/wrap.ts'
 import { StoreConflict, type AccessKeyRecord, type PrincipalRecord } from '../store/store.ts'
 import { rootArn } from './arn.ts'
 import { kmsError, type KmsError } from './errors.ts'
@@ -215,7 +216,12 @@ export function openIdentities(service: () => Service): Identities {
 
     async issueSession(claims) {
       const credential = await newCredential(service(), 'ASIA')
-      const sealed = await seal(service(), Buffer.from(JSON.stringify({ ...claims, ...credential } satisfies SessionClaims)), 'session')
+      const plain = Buffer.from(JSON.stringify({ ...claims, ...credential } satisfies SessionClaims))
+      if (plain.length > maxPlaintextBytes) {
+        plain.fill(0)
+        throw kmsError('PackedPolicyTooLarge', 'The session policy and the session tags are together longer than a session token can hold.')
+      }
+      const sealed = await seal(service(), plain, 'session')
       return { ...credential, sessionToken: sealed.toString('base64') }
     },
   }

@@ -155,7 +155,7 @@ export const CreateKey = operation({
     const id = randomUUID()
     const arn = keyArn(call.region, accountId, id)
     const tags = readTags(input.Tags ?? [], [])
-    if (tags.length > 0) permitResource(call, 'kms:TagResource', '*')
+    if (tags.length > 0) permitResource(call, 'kms:TagResource', arn)
     const policy = input.Policy ?? defaultPolicy(accountId)
     checkKeyPolicy(call, policy, { arn, accountId }, input.BypassPolicyLockoutSafetyCheck ?? false)
     const key = await createKey(call.service, {

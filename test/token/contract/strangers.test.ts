@@ -1,6 +1,7 @@
 /** What callers try who may do little: to learn of what is not theirs, to have more rights by odd requests, to cost more than they should. */
 import {
   CreateAliasCommand,
+  CreateKeyCommand,
   DecryptCommand,
   EncryptCommand,
   ListResourceTagsCommand,
@@ -109,6 +110,9 @@ describeOurs('a tag given twice', () => {
       expect(await refusalOf(assume(user, Role.Arn, [tag('team', 'guests'), second]))).toMatchObject({ name: 'ValidationError' })
     }
     expect(await refusalOf(assume(user, Role.Arn, [tag('aws:team', 'guests')]))).toMatchObject({ status: 400 })
+    // More than a token can hold is said to be that.
+    const many = Array.from({ length: 20 }, (_, index) => tag(`tag-${index}`, 'v'.repeat(256)))
+    expect((await refusalOf(assume(user, Role.Arn, [tag('team', 'guests'), ...many]))).name).toBe('PackedPolicyTooLargeException')
     // One tag is taken, and overrides the role's own of that name.
     const { Credentials: made } = await assume(user, Role.Arn, [tag('team', 'guests')])
     const credentials = {
@@ -141,6 +145,20 @@ describeOurs('a tag given twice', () => {
     expect((await refusalOf(tags({ TagKey: 'Env', TagValue: 'test' }, prod))).name).toBe('ValidationException')
     expect((await contract.kms.send(new ListResourceTagsCommand({ KeyId }))).Tags).toEqual([])
     await tags({ TagKey: 'Env', TagValue: 'test' })
+  })
+})
+
+describeOurs('a key made with tags', () => {
+  test('is asked about as the key that it will be, so that what is denied on keys is denied', async () => {
+    const onKeys = { Resource: `arn:aws:kms:*:${contract.accountId}:key/*` }
+    const [may, mayNot] = [
+      await userWith([allow('kms:CreateKey'), allow('kms:TagResource', onKeys)]),
+      await userWith([allow('kms:*'), deny('kms:TagResource', onKeys)]),
+    ]
+    const create = (credentials: Credentials) =>
+      contract.client({ credentials }).send(new CreateKeyCommand({ Tags: [{ TagKey: 'env', TagValue: 'prod' }] }))
+    await expect(create(may)).resolves.toBeDefined()
+    expect((await refusalOf(create(mayNot))).name).toBe('AccessDeniedException')
   })
 })
 
