@@ -41,12 +41,16 @@ export function startLifecycle(service: Service): Lifecycle {
     if (!(await holdLease())) return
     for (const step of [recoverDead(dead.isDead), destroyDue, reviveUnavailable]) {
       for (const { arn } of store.view.allKeys()) {
-        // Read again: the steps before took their time.
-        const key = store.view.key(arn)
-        const work = key && step(service, key)
-        if (!work) continue
+        const due = (): { key: KeyRecord; work: () => Promise<void> } | undefined => {
+          const key = store.view.key(arn)
+          const work = key && step(service, key)
+          return work && { key, work }
+        }
+        if (!due()) continue
         if (!(await holdLease())) return
-        await attempt(service, key, work)
+        // Asked again: what another holder has done since is in the view now.
+        const now = due()
+        if (now) await attempt(service, now.key, now.work)
       }
     }
     for (const id of dead.known) await store.removeInstance(id)

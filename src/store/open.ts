@@ -419,7 +419,7 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
       return attempted(`set ${name}`, [one(query), changed('setting', name)])
     },
 
-    acquireLease(name, holder, untilMs, nowMs) {
+    async acquireLease(name, holder, untilMs, nowMs) {
       const query = sql
         .insertInto('leases')
         .values({ name, holder, until_ms: untilMs })
@@ -430,7 +430,9 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
             .where((eb) => eb.or([eb('leases.holder', '=', holder), eb('leases.until_ms', '<=', nowMs)])),
         )
         .compile()
-      return swapped(backend.write(`take lease ${name}`, [one(query)]))
+      const taken = await swapped(backend.write(`take lease ${name}`, [one(query)]))
+      if (taken) await follow()
+      return taken
     },
     async releaseLease(name, holder) {
       await backend.write(`release lease ${name}`, [

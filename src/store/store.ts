@@ -230,7 +230,7 @@ export interface Store {
   /** Writes only if the present value is `expected` (undefined: absent); answers whether it did. Either way `view` has the newest. */
   compareAndSetSetting(name: string, expected: string | undefined, value: string): Promise<boolean>
 
-  /** Takes or renews a lease; false while another holder's runs. Times in ms since the epoch. */
+  /** Takes or renews a lease; false while another holder's runs. The one who has it sees in `view` all that earlier holders did. Times in ms since the epoch. */
   acquireLease(name: string, holder: string, untilMs: number, nowMs: number): Promise<boolean>
   releaseLease(name: string, holder: string): Promise<void>
   heartbeat(instance: InstanceRecord): Promise<void>

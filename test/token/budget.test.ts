@@ -108,7 +108,7 @@ test('two instances share one budget and one rotation', async () => {
   try {
     const [a, b] = [await open(limits), await open(limits, { token: other })]
     const keyId = await makeKey(a)
-    await expect.poll(() => b.store.view.keyById(region, keyId) !== undefined, { timeout: 5000 }).toBe(true)
+    await expect.poll(() => b.store.view.keyById(region, keyId)?.state, { timeout: 5000 }).toBe('Enabled')
     const blobs: Output[] = []
     const refusals = new Set<string>()
     const caller = async (rooms: Rooms): Promise<void> => {

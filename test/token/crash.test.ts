@@ -184,7 +184,7 @@ test.concurrent.each([...Object.keys(scenarios), 'first start'])(
   },
 )
 
-test.concurrent.each(['CreateKey', 'destruction', 'rotation'])(
+test.concurrent.each(['CreateKey', 'destruction'])(
   '%s holds when the process is killed in the middle of any one step',
   { timeout: 900_000 },
   async (scenario) => {

@@ -201,8 +201,7 @@ describe('two instances on one database and one token', () => {
       ((await callRoad(rooms, 'DescribeKey', { KeyId: 'alias/shared' }))['KeyMetadata'] as Output)['KeyId']
     await expect.poll(() => outcome(target(b)), { timeout: 5000 }).toBe('answered')
     expect(await target(b)).toBe(first)
-    await callRoad(a, 'UpdateAlias', { AliasName: 'alias/shared', TargetKeyId: second }).catch(() => undefined)
-    await expect.poll(() => a.store.view.keyById(region, second) !== undefined, { timeout: 5000 }).toBe(true)
+    await expect.poll(() => a.store.view.keyById(region, second)?.state, { timeout: 5000 }).toBe('Enabled')
     await callRoad(a, 'UpdateAlias', { AliasName: 'alias/shared', TargetKeyId: second })
     await expect.poll(() => target(b), { timeout: 5000 }).toBe(second)
     // And the material: what one encrypts the other decrypts, also with a key that is younger than its own process of the library.
@@ -224,6 +223,7 @@ describe('two instances on one database and one token', () => {
       expect(await destructionsOf(a, keyId)).toEqual([expect.objectContaining({ additionalEventData: { objectsDestroyed: 1 } })])
       expect(await objectsIn(tokens[0], keyId)).toBe(0)
     }
+    for (const { store } of [a, b]) await expect.poll(() => [...store.view.allKeys()], { timeout: 5000 }).toEqual([])
     expect(await inspect(a, new Journal())).toEqual([])
   })
 
@@ -234,6 +234,7 @@ describe('two instances on one database and one token', () => {
     await schedule(b, keyId)
     clock.advance(7 * dayMs)
     for (const { service, store } of [a, b]) await store.heartbeat({ ...service.instance, heartbeatAt: clock.now() })
+    await expect.poll(() => a.store.view.keyById(region, keyId)?.state, { timeout: 5000 }).toBe('PendingDeletion')
     // Time has passed beyond the lease, so it is taken anew; from then on the other one leaves the job alone.
     await a.service.runLifecycle()
     expect(await destructionsOf(b, keyId)).toHaveLength(1)
@@ -417,6 +418,55 @@ describe('a key whose object the token does not show', () => {
     expect(await decrypt(rooms, blob)).toBe('dGV4dA==')
     await rooms.close()
     await seeing.close()
+  })
+
+  test('is asked for together with all others: one listing in a round, and none when no key waits', async () => {
+    const asked: string[] = []
+    const token = new Proxy(tokens[0], {
+      get(target, property) {
+        const value: unknown = Reflect.get(target, property, target)
+        if (typeof value !== 'function') return value
+        if (property === 'objects' || property === 'allObjects') asked.push(property)
+        return value.bind(target)
+      },
+    })
+    const rooms = await open({ token })
+    const keyIds = [await makeKey(rooms), await makeKey(rooms), await makeKey(rooms)]
+    const [lost] = rooms.store.view.backingKeys(keyArn(region, accountId, keyIds[2] ?? ''))
+    await tokens[0].destroyKey(lost?.ckaId ?? '', lost?.label ?? '')
+    for (const keyId of keyIds) await rooms.store.updateKey(keyArn(region, accountId, keyId), () => ({ state: 'Unavailable' }))
+    asked.length = 0
+    await rooms.service.runLifecycle()
+    expect(asked).toEqual(['allObjects'])
+    expect(await Promise.all(keyIds.map((keyId) => stateOf(rooms, keyId)))).toEqual(['Enabled', 'Enabled', 'Unavailable'])
+    await rooms.store.updateKey(keyArn(region, accountId, keyIds[2] ?? ''), () => ({ state: 'Disabled' }))
+    asked.length = 0
+    await rooms.service.runLifecycle()
+    expect(asked).toEqual([])
+  })
+
+  test('and whose destruction had begun is forgotten only after a fresh agent looked, and the record says that there was nothing', async () => {
+    const said: string[] = []
+    const other = await openLabToken(lab)
+    const log: Log = { ...silentLog, warn: (_fields, message) => void said.push(message) }
+    const rooms = await open({ token: other, log })
+    const keyId = await makeKey(rooms)
+    const arn = keyArn(region, accountId, keyId)
+    const [lost] = rooms.store.view.backingKeys(arn)
+    await tokens[0].destroyKey(lost?.ckaId ?? '', lost?.label ?? '')
+    await rooms.store.updateKey(arn, () => ({ state: 'Destroying' }))
+    const { respawns } = other.health()
+    await rooms.service.runLifecycle()
+    expect(other.health().respawns).toBe(respawns + 1)
+    expect(rooms.store.view.key(arn)).toBeUndefined()
+    expect(await destructionsOf(rooms, keyId)).toEqual([
+      expect.objectContaining({
+        additionalEventData: { objectsDestroyed: 0, note: expect.stringContaining('shows no object of this key') as string },
+      }),
+    ])
+    expect(said).toEqual([expect.stringContaining('shows no object of this key')])
+    await rooms.close()
+    await other.close()
   })
 
   test('is not taken for missing because somebody hands in a blob of another kind', async () => {
