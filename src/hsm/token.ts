@@ -91,7 +91,7 @@ export interface Token {
    * any protective attribute is wrong. On `unavailable` the caller must ask `objects(ckaId)` before trying again.
    */
   generateKey(request: { readonly kind: TokenKeyKind; readonly ckaId: string; readonly label: string }): Promise<readonly TokenObject[]>
-  /** Destroys every object with this CKA_ID whose label is `label`; answers how many. 0 is not an error. */
+  /** Destroys every object with this CKA_ID whose label is `label`; answers how many. 0, no error, only after an agent that was started to look found none either. */
   destroyKey(ckaId: string, label: string): Promise<number>
   /** The objects with this CKA_ID, read from the token now. */
   objects(ckaId: string): Promise<readonly TokenObject[]>

@@ -8,7 +8,7 @@
 
 import { randomUUID } from 'node:crypto'
 import type { BackingKeyRecord, KeyRecord } from '../store/store.ts'
-import { abandonMaterial, destroyKey, isWhole } from './material.ts'
+import { abandonMaterial, destroyKey, isShown, isWhole, shownObjects, type ShownObjects } from './material.ts'
 import { eventTime } from './record.ts'
 import type { Service } from './service.ts'
 
@@ -39,7 +39,7 @@ export function startLifecycle(service: Service): Lifecycle {
     // On one host a death is known at once, long before the lease ends.
     for (const id of dead.known) await store.releaseLease(leaseName, id)
     if (!(await holdLease())) return
-    for (const step of [recoverDead(dead.isDead), destroyDue, reviveUnavailable]) {
+    for (const step of [recoverDead(dead.isDead), destroyDue, reviveUnavailable()]) {
       for (const { arn } of store.view.allKeys()) {
         const due = (): { key: KeyRecord; work: () => Promise<void> } | undefined => {
           const key = store.view.key(arn)
@@ -150,8 +150,12 @@ const destroyDue: Step = (service, key) => {
 
 async function finishDestruction(service: Service, key: KeyRecord): Promise<void> {
   const destroyed = await destroyKey(service, key, (count) => recordDestruction(service, key, count))
-  service.log.info({ key: key.arn, objects: destroyed }, 'the waiting period has ended: the key is destroyed')
+  if (destroyed > 0) service.log.info({ key: key.arn, objects: destroyed }, 'the waiting period has ended: the key is destroyed')
+  else service.log.warn({ key: key.arn }, `the waiting period has ended and ${noneFound}: the key is forgotten`)
 }
+
+/** Said when nothing was left to destroy. A fresh agent has looked too: see `Token.destroyKey`. */
+const noneFound = 'the token shows no object of this key, which an interrupted run may have destroyed'
 
 /** CloudTrail's DeleteKey: an event of the service, not a call. */
 async function recordDestruction(service: Service, key: KeyRecord, destroyed: number): Promise<void> {
@@ -166,7 +170,7 @@ async function recordDestruction(service: Service, key: KeyRecord, destroyed: nu
     userAgent: 'AWS Internal',
     requestParameters: null,
     responseElements: null,
-    additionalEventData: { objectsDestroyed: destroyed },
+    additionalEventData: { objectsDestroyed: destroyed, ...(destroyed === 0 && { note: noneFound }) },
     eventID: randomUUID(),
     readOnly: false,
     resources: [{ accountId: key.accountId, type: 'AWS::KMS::Key', ARN: key.arn }],
@@ -178,12 +182,17 @@ async function recordDestruction(service: Service, key: KeyRecord, destroyed: nu
   })
 }
 
-const reviveUnavailable: Step = (service, key) => {
-  if (key.state !== 'Unavailable') return undefined
-  return async () => {
-    if (!(await isWhole(service, key))) return
-    await service.store.updateKey(key.arn, (current) => (current.state === 'Unavailable' ? { state: 'Enabled' } : {}))
-    service.log.info({ key: key.arn }, 'the objects of this key are back: it is Enabled again')
+/** What the token shows is asked once in a round, and only if a key waits for it: looked for one by one, each missing key would cost an agent. */
+function reviveUnavailable(): Step {
+  let objects: Promise<ShownObjects> | undefined
+  return (service, key) => {
+    if (key.state !== 'Unavailable') return undefined
+    return async () => {
+      objects ??= service.token.allObjects().then(shownObjects)
+      if (!isShown(service, key, await objects)) return
+      await service.store.updateKey(key.arn, (current) => (current.state === 'Unavailable' ? { state: 'Enabled' } : {}))
+      service.log.info({ key: key.arn }, 'the objects of this key are back: it is Enabled again')
+    }
   }
 }
 

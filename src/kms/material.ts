@@ -181,6 +181,16 @@ export async function isWhole(service: Service, key: KeyRecord): Promise<boolean
   return true
 }
 
+/** Objects as a key's rows name them. */
+export type ShownObjects = ReadonlySet<string>
+const shownName = ({ ckaId, label }: Pick<TokenObject, 'ckaId' | 'label'>): string => `${ckaId} ${label}`
+export const shownObjects = (objects: readonly TokenObject[]): ShownObjects => new Set(objects.map(shownName))
+
+/** The same as `isWhole`, by a list of all that the token shows. */
+export function isShown({ store }: Service, key: KeyRecord, objects: ShownObjects): boolean {
+  return store.view.backingKeys(key.arn).every((backing) => backing.state !== 'ready' || objects.has(shownName(backing)))
+}
+
 async function objectsOf(service: Service, { ckaId, label }: BackingKeyRecord): Promise<readonly TokenObject[]> {
   return (await service.token.objects(ckaId)).filter((object) => object.label === label)
 }
