@@ -124,7 +124,6 @@ describeOurs('a user', () => {
   })
 
   test('is told of a blob that it may not open only what is said of one that nobody has', async () => {
-    // [49]
     const key = await contract.key()
     const user = await userWith([allow('kms:Encrypt')])
     const { CiphertextBlob } = await encrypt(user.kms, key.KeyId)

@@ -41,7 +41,6 @@ describe('CreateAlias', () => {
   })
 
   test('wants the prefix', async () => {
-    // [31]
     await expectRefusal(
       create('no-prefix', (await contract.key()).KeyId),
       'ValidationException',
@@ -50,7 +49,6 @@ describe('CreateAlias', () => {
   })
 
   test('refuses the prefix of AWS’s own aliases, and only that', async () => {
-    // [32]
     const { KeyId } = await contract.key()
     await expectRefusal(create('alias/aws/mine', KeyId), 'NotAuthorizedException', '')
     const name = freshAlias().replace('contract', 'awesome')
@@ -59,7 +57,6 @@ describe('CreateAlias', () => {
   })
 
   test('refuses characters that no alias has', async () => {
-    // [33]
     const { KeyId } = await contract.key()
     await expectProblems(create('alias/with space', KeyId), [
       "Value 'alias/with space' at 'aliasName' failed to satisfy constraint: Member must satisfy regular expression pattern: ^[a-zA-Z0-9:/_-]+$",
@@ -80,7 +77,6 @@ describe('CreateAlias', () => {
   })
 
   test('refuses to name an alias', async () => {
-    // [34]
     const name = await aliasFor((await contract.key()).KeyId)
     for (const target of [name, arnOf(name)]) {
       await expectRefusal(create(freshAlias(), target), 'ValidationException', 'Aliases must refer to keys. Not aliases')
@@ -88,7 +84,6 @@ describe('CreateAlias', () => {
   })
 
   test('refuses a name that exists, also for the same key', async () => {
-    // [35]
     const key = await contract.key()
     const name = await aliasFor(key.KeyId)
     for (const target of [key.KeyId, (await contract.key()).KeyId]) {
@@ -97,7 +92,6 @@ describe('CreateAlias', () => {
   })
 
   test('gives a name to one of many that ask for it at once', async () => {
-    // [35]
     const keys = await Promise.all(Array.from({ length: 8 }, () => contract.key()))
     const name = freshAlias()
     const outcomes = await Promise.allSettled(keys.map(({ KeyId }) => create(name, KeyId)))
@@ -109,7 +103,6 @@ describe('CreateAlias', () => {
   })
 
   test('refuses a key that is not there or is pending deletion', async () => {
-    // [13] [37]
     await expectRefusal(
       create(freshAlias(), absentKeyId),
       'NotFoundException',
@@ -139,13 +132,11 @@ describe('UpdateAlias', () => {
     expect((await contract.kms.send(new EncryptCommand({ KeyId: name, Plaintext: Buffer.from('x') }))).KeyId).toBe(to.Arn)
     expect(await aliasesOf({ KeyId: from.KeyId })).toEqual([])
     const [after] = await aliasesOf({ KeyId: to.KeyId })
-    // [20]
     expect(after).toMatchObject({ AliasName: name, AliasArn: arnOf(name), TargetKeyId: to.KeyId, CreationDate: before?.CreationDate })
     expect(given(after?.LastUpdatedDate).getTime()).toBeGreaterThanOrEqual(given(before?.LastUpdatedDate).getTime())
   })
 
   test('of an alias that is not there is refused', async () => {
-    // [17]
     const name = freshAlias()
     await expectRefusal(
       contract.kms.send(new UpdateAliasCommand({ AliasName: name, TargetKeyId: (await contract.key()).KeyId })),
@@ -155,7 +146,6 @@ describe('UpdateAlias', () => {
   })
 
   test('refuses a target that is an alias, is not there or is pending deletion; the alias stays where it was', async () => {
-    // [34] [37]
     const key = await contract.key()
     const name = await aliasFor(key.KeyId)
     const other = await aliasFor((await contract.key()).KeyId)
@@ -191,7 +181,6 @@ describe('DeleteAlias', () => {
   })
 
   test('of an alias that is not there is refused', async () => {
-    // [17]
     const name = freshAlias()
     await expectRefusal(
       contract.kms.send(new DeleteAliasCommand({ AliasName: name })),
@@ -204,7 +193,6 @@ describe('DeleteAlias', () => {
 
 describe('ListAliases', () => {
   test('shows name, ARN, the target’s plain id and both dates', async () => {
-    // [20]
     const { KeyId } = await contract.key()
     const name = await aliasFor(KeyId)
     expect(await aliasesOf({ KeyId })).toEqual([
@@ -238,7 +226,7 @@ describe('ListAliases', () => {
     expect(namesOf([...given(first.Aliases), ...given(second.Aliases)])).toEqual(names.sort())
     const small = await contract.kms.send(new ListAliasesCommand({ KeyId, Limit: 1 }))
     expect(small.Aliases).toHaveLength(1)
-    // [81] A marker is good for the listing that gave it only.
+    // A marker is good for the listing that gave it only.
     await expectRefusal(contract.kms.send(new ListAliasesCommand({ Marker: 'nonsense' })), 'InvalidMarkerException', /./)
   })
 })

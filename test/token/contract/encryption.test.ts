@@ -51,7 +51,6 @@ const tooShort = (member: string) => `Value at '${member}' failed to satisfy con
 
 describe('Encrypt', () => {
   test('answers a blob, the key’s ARN and the algorithm, and nothing else', async () => {
-    // [19]
     for (const more of [
       {},
       { EncryptionAlgorithm: 'SYMMETRIC_DEFAULT' as const },
@@ -75,7 +74,6 @@ describe('Encrypt', () => {
   })
 
   test('refuses nothing at all and more than 4096 bytes, without showing them', async () => {
-    // [8]
     await expectProblems(encrypt({ Plaintext: Buffer.alloc(0) }), [tooShort('plaintext')])
     await expectProblems(encrypt({ Plaintext: Buffer.alloc(4097) }), [tooLong('plaintext', 4096)])
   })
@@ -104,7 +102,6 @@ describe('Encrypt', () => {
 
 describe('Decrypt', () => {
   test('answers plaintext, key ARN, algorithm and key material; the key need not be named', async () => {
-    // [19] [50] [83]
     const blob = await blobOf()
     for (const more of [{}, { KeyId: key.KeyId }, { KeyId: key.Arn }, { EncryptionAlgorithm: 'SYMMETRIC_DEFAULT' as const }]) {
       const answer = withoutMetadata(await decrypt({ CiphertextBlob: blob, ...more }))
@@ -118,7 +115,6 @@ describe('Decrypt', () => {
   })
 
   test('of a blob that another key made is refused, whoever is named', async () => {
-    // [47]
     const blob = await blobOf()
     const name = freshAlias()
     await contract.kms.send(new CreateAliasCommand({ AliasName: name, TargetKeyId: other.KeyId }))
@@ -144,7 +140,6 @@ describe('Decrypt', () => {
 })
 
 describe('a blob that was tampered with', () => {
-  // [48]
   test('in any one byte is refused in the same words, with the key named and without', async () => {
     const blob = Buffer.from(await blobOf({ EncryptionContext: { purpose: 'test' } }))
     const outcomes = await Promise.all(
@@ -195,7 +190,6 @@ describe('a blob that was tampered with', () => {
 })
 
 describe('the encryption context', () => {
-  // [48]
   test('is a set: the order of its pairs does not matter, and an empty one is none', async () => {
     const blob = await blobOf({ EncryptionContext: { a: '1', b: '2', c: '3' } })
     expect(await textOf({ CiphertextBlob: blob, EncryptionContext: { c: '3', a: '1', b: '2' } })).toBe('a secret')
@@ -251,7 +245,6 @@ describe('the encryption context', () => {
   })
 
   test('binds data keys as it binds what Encrypt made', async () => {
-    // [51]
     const EncryptionContext = { volume: '7' }
     for (const command of [
       new GenerateDataKeyCommand({ KeyId: key.KeyId, KeySpec: 'AES_256', EncryptionContext }),
@@ -266,7 +259,6 @@ describe('the encryption context', () => {
 
 describe('ReEncrypt', () => {
   test('moves a blob to another key and context; the old one opens as before', async () => {
-    // [50]
     const blob = await blobOf({ EncryptionContext: { from: '1' } })
     const answer = withoutMetadata(
       await reEncrypt({ CiphertextBlob: blob, SourceEncryptionContext: { from: '1' }, DestinationEncryptionContext: { to: '2' } }),
@@ -295,7 +287,6 @@ describe('ReEncrypt', () => {
   })
 
   test('refuses a source key that did not make the blob', async () => {
-    // [47]
     await expectRefusal(reEncrypt({ CiphertextBlob: await blobOf(), SourceKeyId: other.KeyId }), 'IncorrectKeyException', wrongKey)
   })
 
@@ -323,7 +314,6 @@ describe('GenerateDataKey', () => {
     { input: { NumberOfBytes: 64 }, bytes: 64 },
     { input: { NumberOfBytes: 1024 }, bytes: 1024 },
   ])('with $input makes $bytes bytes, plain and encrypted, or encrypted only', async ({ input, bytes }) => {
-    // [19]
     const answer = withoutMetadata(await contract.kms.send(new GenerateDataKeyCommand({ KeyId: key.KeyId, ...input })))
     expect(answer).toEqual({
       CiphertextBlob: expect.any(Uint8Array),
@@ -347,7 +337,6 @@ describe('GenerateDataKey', () => {
   })
 
   test('wants to be told the size once', async () => {
-    // [52]
     for (const Command of [GenerateDataKeyCommand, GenerateDataKeyWithoutPlaintextCommand]) {
       const call = (input: object) => contract.kms.send(new Command({ KeyId: key.KeyId, ...input }))
       const text = 'Please specify either number of bytes or key spec.'
@@ -357,7 +346,6 @@ describe('GenerateDataKey', () => {
   })
 
   test('refuses sizes that it does not make, in the words of the model', async () => {
-    // [4] [5]
     const call = (input: object) => contract.kms.send(new GenerateDataKeyCommand({ KeyId: key.KeyId, ...input }))
     await expectProblems(call({ NumberOfBytes: 1025 }), [
       "Value '1025' at 'numberOfBytes' failed to satisfy constraint: Member must have value less than or equal to 1024",
@@ -384,7 +372,6 @@ describe('GenerateRandom', () => {
   })
 
   test('wants to be told how many, between 1 and 1024', async () => {
-    // [4] [5] [6]
     const call = (NumberOfBytes: number | undefined) => contract.kms.send(new GenerateRandomCommand({ NumberOfBytes }))
     await expectRefusal(call(undefined), 'ValidationException', 'NumberOfBytes is required.')
     await expectProblems(call(1025), [
@@ -405,7 +392,6 @@ describe('GenerateRandom', () => {
 })
 
 describe('DryRun', () => {
-  // [54]
   const each: readonly {
     readonly operation: string
     readonly call: (DryRun: boolean, KeyId: string, blob: Uint8Array) => Promise<unknown>
@@ -443,7 +429,6 @@ describe('DryRun', () => {
   })
 
   test('may ignore the blob when it is told the key', async () => {
-    // [83]
     const DryRunModifiers = ['IGNORE_CIPHERTEXT' as const]
     await expectRefusal(
       decrypt({ CiphertextBlob: undefined, KeyId: key.KeyId, DryRun: true, DryRunModifiers }),
@@ -464,7 +449,6 @@ describe('DryRun', () => {
 
 describe('a blob of a key that cannot be seen', () => {
   test('from another region is refused like one of a key that is gone', async () => {
-    // [49]
     const elsewhere = contract.client({ region: contract.otherRegion })
     const there = await contract.key({}, elsewhere)
     const { CiphertextBlob } = await elsewhere.send(new EncryptCommand({ KeyId: there.KeyId, Plaintext: Buffer.from('x') }))

@@ -93,12 +93,10 @@ const keyArn = (id: string, region = contract.region) => `arn:aws:kms:${region}:
 
 describe.each(takeAliases)('$operation', ({ call }) => {
   test('takes key id, key ARN, alias name and alias ARN, and answers the key’s ARN for each', async () => {
-    // [18] [19]
     for (const reference of [key.KeyId, key.Arn, alias, aliasArn(alias)]) expect(await call(reference)).toBe(key.Arn)
   })
 
   test('says of an alias that is not there that it is not found', async () => {
-    // [17]
     const name = freshAlias()
     for (const reference of [name, aliasArn(name)])
       await expectRefusal(call(reference), 'NotFoundException', `Alias ${aliasArn(name)} is not found.`)
@@ -107,7 +105,6 @@ describe.each(takeAliases)('$operation', ({ call }) => {
 
 describe.each(takeKeysOnly)('$operation', ({ call }) => {
   test('takes key id and key ARN, but no alias', async () => {
-    // [18]
     const { KeyId, Arn } = await contract.key()
     await expect(call(KeyId)).resolves.toBeDefined()
     await expect(call(Arn)).resolves.toBeDefined()
@@ -118,7 +115,6 @@ describe.each(takeKeysOnly)('$operation', ({ call }) => {
 
 describe.each([...takeAliases, ...takeKeysOnly])('$operation', ({ call }) => {
   test('says of a key that is not there that it does not exist, by its ARN, however it was named', async () => {
-    // [13] [15]
     const multiRegion = `mrk-${absentKeyId.replaceAll('-', '')}`
     for (const id of [absentKeyId, multiRegion]) {
       for (const reference of [id, keyArn(id)])
@@ -127,14 +123,12 @@ describe.each([...takeAliases, ...takeKeysOnly])('$operation', ({ call }) => {
   })
 
   test('says of what is no key id that it is none', async () => {
-    // [14]
     for (const reference of ['fake-key-id', absentKeyId.replaceAll('-', ''), 'mrk-fake-key-id']) {
       await expectRefusal(call(reference), 'NotFoundException', `Invalid keyId '${reference}'`)
     }
   })
 
   test('refuses an ARN of another region', async () => {
-    // [16]
     await expectRefusal(call(keyArn(key.KeyId, contract.otherRegion)), 'NotFoundException', `Invalid arn ${contract.otherRegion}`)
   })
 

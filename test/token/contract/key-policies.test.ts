@@ -22,7 +22,6 @@ const lockOut = 'The new key policy will not allow you to update the key policy 
 
 describe('GetKeyPolicy', () => {
   test('of a key made without one answers the default policy: the account decides', async () => {
-    // [76]
     const { KeyId, Arn } = await contract.key()
     for (const input of [{ KeyId }, { KeyId: Arn, PolicyName: 'default' }]) {
       const answer = await contract.kms.send(new GetKeyPolicyCommand(input))
@@ -36,7 +35,6 @@ describe('GetKeyPolicy', () => {
   })
 
   test('knows no policy by another name', async () => {
-    // [10]
     const { KeyId } = await contract.key()
     await expectRefusal(contract.kms.send(new GetKeyPolicyCommand({ KeyId, PolicyName: 'other' })), 'NotFoundException', /./)
     await expectProblems(contract.kms.send(new GetKeyPolicyCommand({ KeyId, PolicyName: 'invalid-name' })), [
@@ -47,7 +45,6 @@ describe('GetKeyPolicy', () => {
 
 describe('ListKeyPolicies', () => {
   test('names the one there is', async () => {
-    // [76]
     const { KeyId } = await contract.key()
     for (const Limit of [undefined, 1, 1000]) {
       const answer = await contract.kms.send(new ListKeyPoliciesCommand({ KeyId, ...(Limit !== undefined && { Limit }) }))
@@ -70,7 +67,6 @@ describe('PutKeyPolicy', () => {
   })
 
   test('wants a policy', async () => {
-    // [7]
     const { KeyId } = await contract.key()
     await expectProblems(contract.kms.send(new PutKeyPolicyCommand({ KeyId, Policy: undefined })), [
       "Value null at 'policy' failed to satisfy constraint: Member must not be null",

@@ -23,7 +23,6 @@ const dayMs = 86_400_000
 
 describe('CreateKey', () => {
   test('without parameters makes a symmetric encryption key, enabled, of the caller’s account and region', async () => {
-    // [21] [23] [26] [28]
     const before = Date.now()
     const { KeyMetadata: metadata } = await contract.kms.send(new CreateKeyCommand({}))
     const keyId = given(metadata?.KeyId)
@@ -46,7 +45,6 @@ describe('CreateKey', () => {
       CurrentKeyMaterialId: expect.stringMatching(/^[0-9a-f]{64}$/),
     })
     expect(Math.abs(given(metadata?.CreationDate).getTime() - before)).toBeLessThan(300_000)
-    // [22]
     expect(await metadataOf(keyId)).toEqual(metadata)
   })
 
@@ -78,7 +76,6 @@ describe('CreateKey', () => {
   })
 
   test('takes the old name of KeySpec, but not both names at once', async () => {
-    // [23]
     expect((await contract.key({ CustomerMasterKeySpec: 'SYMMETRIC_DEFAULT' })).KeySpec).toBe('SYMMETRIC_DEFAULT')
     expect(
       (await contract.key({ KeySpec: 'SYMMETRIC_DEFAULT', KeyUsage: 'ENCRYPT_DECRYPT', Origin: 'AWS_KMS', MultiRegion: false }))
@@ -92,7 +89,6 @@ describe('CreateKey', () => {
   })
 
   test.each<KeySpec>(['RSA_2048', 'ECC_NIST_P256', 'HMAC_256', 'ML_DSA_65'])('of spec %s wants to be told the usage', async (spec) => {
-    // [24]
     await expectRefusal(
       contract.key({ KeySpec: spec }),
       'ValidationException',
@@ -101,7 +97,6 @@ describe('CreateKey', () => {
   })
 
   test.each<{ readonly spec: KeySpec; readonly usage: KeyUsageType }>([
-    // [25]
     { spec: 'RSA_2048', usage: 'KEY_AGREEMENT' },
     { spec: 'ECC_NIST_P256', usage: 'ENCRYPT_DECRYPT' },
     { spec: 'SYMMETRIC_DEFAULT', usage: 'SIGN_VERIFY' },
@@ -127,7 +122,6 @@ describe('CreateKey', () => {
       { TagKey: 'a', TagValue: '1' },
       { TagKey: 'a', TagValue: '2' },
     ]
-    // [79]
     await expectRefusal(contract.key({ Tags: twice }), 'TagException', 'Duplicate tag keys')
     await expectRefusal(
       contract.key({ Tags: [{ TagKey: 'AWS:x', TagValue: '' }] }),
@@ -165,7 +159,6 @@ describe('ListKeys', () => {
         })
         seen.push(given(entry.KeyId))
       }
-      // [81]
       expect(page.Truncated).toBe(page.NextMarker !== undefined)
       expect(page.Truncated === true ? page.Keys?.length : 2).toBe(2)
       marker = page.NextMarker
@@ -185,7 +178,6 @@ describe('ListKeys', () => {
   })
 
   test('refuses a marker that no listing gave', async () => {
-    // [81]
     await expectRefusal(contract.kms.send(new ListKeysCommand({ Marker: 'nonsense' })), 'InvalidMarkerException', /./)
     await expectRefusal(
       contract.kms.send(new ListKeysCommand({ Marker: Buffer.from('{}').toString('base64') })),
@@ -207,7 +199,6 @@ describe('ListKeys', () => {
 
 describe('EnableKey and DisableKey', () => {
   test('switch the key, show in its metadata, answer nothing, and may be repeated', async () => {
-    // [43]
     const { KeyId } = await contract.key()
     for (const { command, Enabled, KeyState } of [
       { command: new DisableKeyCommand({ KeyId }), Enabled: false, KeyState: 'Disabled' },
@@ -233,7 +224,6 @@ describe('UpdateKeyDescription', () => {
 
 describe('ScheduleKeyDeletion', () => {
   test('disables the key, sets the date and answers the key’s ARN; without a period it is 30 days', async () => {
-    // [19] [38]
     const { KeyId, Arn } = await contract.key()
     const answer = withoutMetadata(await contract.kms.send(new ScheduleKeyDeletionCommand({ KeyId })))
     expect(answer).toEqual({ KeyId: Arn, DeletionDate: expect.any(Date), KeyState: 'PendingDeletion', PendingWindowInDays: 30 })
@@ -266,7 +256,6 @@ describe('ScheduleKeyDeletion', () => {
   })
 
   test('of a key that is pending deletion is refused and changes nothing', async () => {
-    // [40]
     const { KeyId, Arn } = await contract.keyPendingDeletion()
     const { DeletionDate } = await metadataOf(KeyId)
     await expectRefusal(
@@ -285,7 +274,6 @@ describe('ScheduleKeyDeletion', () => {
 
 describe('CancelKeyDeletion', () => {
   test('leaves the key disabled and without a date, and answers its ARN', async () => {
-    // [39]
     const { KeyId, Arn } = await contract.keyPendingDeletion()
     expect(withoutMetadata(await contract.kms.send(new CancelKeyDeletionCommand({ KeyId })))).toEqual({ KeyId: Arn })
     const metadata = await metadataOf(KeyId)
@@ -294,7 +282,6 @@ describe('CancelKeyDeletion', () => {
   })
 
   test('of a key that is not pending deletion is refused', async () => {
-    // [39]
     const enabled = await contract.key()
     const disabled = await contract.disabledKey()
     for (const { KeyId, Arn } of [enabled, disabled]) {

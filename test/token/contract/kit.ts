@@ -1,6 +1,6 @@
 /**
- * The contract's two sides: a service to call and the words to judge it by. The contract is AWS's behaviour, recorded or documented;
- * numbers in brackets in these tests count its rules in the order of the project's notes on KMS behaviour.
+ * The contract's two sides: a service to call and the words to judge it by. The contract is AWS's behaviour as it was recorded
+ * from AWS or is documented by it, with its own words for every error.
  *
  * KMS_ENDPOINT (with KMS_REGION and the usual AWS credentials in the environment) points the same tests at any other KMS. What
  * needs operations or settings of our own is then skipped, and says so.
@@ -17,6 +17,10 @@ import { afterAll, beforeAll, describe, expect } from 'vitest'
 import { startHoldfast, type Credentials, type Holdfast } from '../holdfast.ts'
 
 const foreignEndpoint = process.env['KMS_ENDPOINT'] || undefined
+
+if (foreignEndpoint !== undefined) {
+  console.warn(`\n*** The contract is held against ${foreignEndpoint}. What needs Holdfast itself is SKIPPED. ***\n`)
+}
 
 /** For what only Holdfast can be asked. */
 export const describeOurs: typeof describe = foreignEndpoint === undefined ? describe : (describe.skip as typeof describe)
@@ -78,7 +82,6 @@ export function useContract(options: { readonly env?: Readonly<Record<string, st
 
   beforeAll(async () => {
     if (foreignEndpoint === undefined) holdfast = await startHoldfast({ env: { HOLDFAST_LOG_LEVEL: 'warn', ...options.env } })
-    else console.warn(`\n*** The contract is held against ${foreignEndpoint}. What needs Holdfast itself is SKIPPED. ***\n`)
     accountId = holdfast?.accountId ?? (await key()).Arn.split(':')[4] ?? ''
   })
   afterAll(async () => {

@@ -149,7 +149,7 @@ const rows: readonly Row[] = [
   },
 ]
 
-/** Name and words of the refusal in a state. [41] */
+/** Name and words of the refusal in a state. */
 const refusals: Readonly<Record<Exclude<State, 'Enabled'>, { readonly name: string; readonly text: string }>> = {
   Disabled: { name: 'DisabledException', text: 'is disabled.' },
   PendingDeletion: { name: 'KMSInvalidStateException', text: 'is pending deletion.' },

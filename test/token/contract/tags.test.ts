@@ -15,7 +15,6 @@ async function tagsOf(KeyId: string): Promise<Readonly<Record<string, string>>> 
 
 describe('TagResource', () => {
   test('adds tags and overwrites the values of those that are there, and answers nothing', async () => {
-    // [80]
     const { KeyId, Arn } = await contract.key()
     expect(
       withoutMetadata(
@@ -42,7 +41,6 @@ describe('TagResource', () => {
   })
 
   test('refuses one key twice', async () => {
-    // [79]
     const { KeyId } = await contract.key()
     await expectRefusal(
       tag(KeyId, [
@@ -56,7 +54,6 @@ describe('TagResource', () => {
   })
 
   test('refuses AWS’s prefix in any case', async () => {
-    // [79]
     const { KeyId } = await contract.key()
     for (const key of ['aws:x', 'AWS:x', 'Aws:'])
       await expectRefusal(tag(KeyId, [[key, '1']]), 'TagException', 'Tags beginning with aws: are reserved')
@@ -64,7 +61,6 @@ describe('TagResource', () => {
   })
 
   test('allows fifty tags; the fifty-first is refused, a new value for one of them is not', async () => {
-    // [79]
     const { KeyId } = await contract.key()
     const many = (count: number) => Array.from({ length: count }, (_, i) => [`key-${i}`, 'v'] as const)
     await expectRefusal(tag(KeyId, many(51)), 'TagException', 'Too many tags')
@@ -76,7 +72,6 @@ describe('TagResource', () => {
   })
 
   test('takes a key of 128 and a value of 256 characters, and names the place of a longer one', async () => {
-    // [9] [80]
     const { KeyId } = await contract.key()
     await tag(KeyId, [['k'.repeat(128), 'v'.repeat(256)]])
     const long = 'k'.repeat(129)
@@ -97,7 +92,6 @@ describe('TagResource', () => {
   })
 
   test('wants its tags', async () => {
-    // [7]
     const { KeyId } = await contract.key()
     await expectProblems(contract.kms.send(new TagResourceCommand({ KeyId, Tags: undefined })), [
       "Value null at 'tags' failed to satisfy constraint: Member must not be null",
@@ -110,7 +104,6 @@ describe('TagResource', () => {
 
 describe('UntagResource', () => {
   test('removes what it names and nothing else, and does not mind what is not there', async () => {
-    // [80]
     const { KeyId } = await contract.key()
     await tag(KeyId, [
       ['a', '1'],

@@ -116,7 +116,6 @@ describe('several problems', () => {
   })
 
   test('of enumerations name what is allowed', async () => {
-    // [11] [12]
     const { name, message } = await refusalOf(send('CreateKey', { KeySpec: 'DES', KeyUsage: 'HOPE', Origin: 'MOON' }))
     expect(name).toBe('ValidationException')
     expect(message).toMatch(/^3 validation errors detected: /)
@@ -140,7 +139,6 @@ describeOurs('a body on the wire', () => {
   const call = (operation: string, body: unknown) => rawCall(contract.ours, 'kms', operation, body)
 
   test.each([
-    // [3]
     { what: 'a blob that is no base64', operation: 'Encrypt', body: () => ({ KeyId: key.KeyId, Plaintext: 'not base64!' }) },
     { what: 'a blob with base64 cut short', operation: 'Decrypt', body: () => ({ CiphertextBlob: 'QQ' }) },
   ])('with $what is refused by type alone', async ({ operation, body }) => {
