@@ -54,9 +54,23 @@ export function compilePattern(text: string, options: PatternOptions): Matcher {
     const glob = compileGlob(constant.map((token) => (typeof token === 'string' ? fold(token) : token)))
     return options.ignoreCase === true ? (value) => glob(value.toLowerCase()) : glob
   }
+  const globOf = remembering((resolved) => compileGlob(resolved.map((token) => (typeof token === 'string' ? fold(token) : token))))
   return (value, context) => {
     const resolved = resolve(tokens, context)
-    return resolved !== undefined && compileGlob(resolved.map((token) => (typeof token === 'string' ? fold(token) : token)))(fold(value))
+    return resolved !== undefined && globOf(resolved)(fold(value))
+  }
+}
+
+/**
+ * Keeps what was compiled last: one request asks a pattern with the same variables for each of its values, and compiling costs twenty
+ * times what matching does.
+ */
+function remembering<T>(compile: (resolved: readonly Resolved[]) => T): (resolved: readonly Resolved[]) => T {
+  let last: { readonly resolved: readonly Resolved[]; readonly compiled: T } | undefined
+  return (resolved) => {
+    // Of one pattern the tokens are always as many; only the texts of variables differ.
+    if (!last?.resolved.every((token, index) => token === resolved[index])) last = { resolved, compiled: compile(resolved) }
+    return last.compiled
   }
 }
 
@@ -86,9 +100,10 @@ export function compileArnPattern(text: string, options: { readonly version: Pol
   const tokens = parseTokens(text, { wildcards: true, version: options.version })
   const constant = withoutVariables(tokens)
   if (!constant) {
+    const matchesOf = remembering((resolved) => compileArnTokens(resolved, options.expand))
     return (_arn, segments, context) => {
       const resolved = resolve(tokens, context)
-      return resolved !== undefined && compileArnTokens(resolved, options.expand)(segments)
+      return resolved !== undefined && matchesOf(resolved)(segments)
     }
   }
   if (constant.every((token) => typeof token === 'string')) {

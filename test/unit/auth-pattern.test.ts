@@ -103,6 +103,19 @@ describe('policy variables', () => {
     expect(like(pattern, value, context)).toBe(matches)
   })
 
+  it('are what they are for each caller in turn, also in ARNs: nothing of the one before is kept', () => {
+    const callers = ['alice', 'bob', undefined, 'alice', '*', 'bob'].map((name) => ({ name, context: (): string | undefined => name }))
+    const path = compilePattern('home/${aws:username}/?', { wildcards: true, version: '2012-10-17' })
+    const arn = compileArnPattern('arn:aws:kms:*:*:key/${aws:username}-?', { version: '2012-10-17', expand: false })
+    for (const { name, context: ask } of callers) {
+      for (const wanted of ['alice', 'bob', '*', 'carol']) {
+        const resource = `arn:aws:kms:r:a:key/${wanted}-1`
+        expect(path(`home/${wanted}/x`, ask)).toBe(wanted === name)
+        expect(arn(resource, splitArn(resource), ask)).toBe(wanted === name)
+      }
+    }
+  })
+
   it('are plain text before version 2012-10-17', () => {
     const old = compilePattern('${aws:username}', { wildcards: true, version: '2008-10-17' })
     expect(old('alice', context)).toBe(false)
