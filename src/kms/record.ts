@@ -8,7 +8,7 @@ import type { AuditRecord } from '../audit/trail.ts'
 import type { Principal } from '../auth/principal.ts'
 import type { KmsError } from './errors.ts'
 import type { Call } from './operation.ts'
-import type { Shape } from './shape.ts'
+import { shownName, type Shape } from './shape.ts'
 
 /** A call that may have failed before anything but its operation was known. */
 export type RecordedCall = Omit<Call, 'principal' | 'input'> & {
@@ -113,15 +113,13 @@ function userIdentity(principal: Principal | undefined): Readonly<Record<string,
   return identity
 }
 
-const lowerFirst = (name: string) => name.charAt(0).toLowerCase() + name.slice(1)
-
 function visible(shape: Shape, input: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
   const shown: Record<string, unknown> = {}
   for (const name in shape) {
     const rule = shape[name]
     const value = input[name]
     if (value === undefined || !rule || rule.sensitive) continue
-    shown[lowerFirst(name)] = rule.fields
+    shown[shownName(name)] = rule.fields
       ? visibleNested(rule.fields, value)
       : rule.kind === 'timestamp'
         ? new Date(value as number).toISOString()
@@ -134,7 +132,9 @@ function visible(shape: Shape, input: Readonly<Record<string, unknown>>): Readon
 function visibleAnswer(value: unknown, name = ''): unknown {
   if (Array.isArray(value)) return value.map((item) => visibleAnswer(item))
   if (typeof value === 'object' && value !== null) {
-    return Object.fromEntries(Object.entries(value).map(([inner, item]) => [lowerFirst(inner), visibleAnswer(item, inner)]))
+    return Object.fromEntries(
+      Object.entries(value).map(([inner, item]) => [inner.charAt(0).toLowerCase() + inner.slice(1), visibleAnswer(item, inner)]),
+    )
   }
   return typeof value === 'number' && name.endsWith('Date') ? new Date(value * 1000).toISOString() : (value ?? null)
 }

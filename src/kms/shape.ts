@@ -183,7 +183,14 @@ export function structure<S extends Shape>(fields: S): Member<Input<S>> {
 
 export const keyId = string({ min: 1, max: 2048 })
 
-const lowerFirst = (name: string) => name.charAt(0).toLowerCase() + name.slice(1)
+const shownNames = new Map<string, string>()
+
+/** A member as messages and records spell it: `keyId`. Kept for each, since every call asks for all of its members; the names are our shapes' own. */
+export function shownName(member: string): string {
+  let shown = shownNames.get(member)
+  if (shown === undefined) shownNames.set(member, (shown = member.charAt(0).toLowerCase() + member.slice(1)))
+  return shown
+}
 
 function readMembers<S extends Shape>(shape: S, body: Readonly<Record<string, unknown>>, prefix: string, problems: string[]): Input<S> {
   const input: Record<string, unknown> = {}
@@ -192,12 +199,11 @@ function readMembers<S extends Shape>(shape: S, body: Readonly<Record<string, un
     if (rule === undefined) continue
     const value = Object.hasOwn(body, name) ? body[name] : undefined
     if (value === undefined || value === null) {
-      if (!rule.optional)
-        problems.push(`Value null at '${prefix}${lowerFirst(name)}' failed to satisfy constraint: Member must not be null`)
+      if (!rule.optional) problems.push(`Value null at '${prefix}${shownName(name)}' failed to satisfy constraint: Member must not be null`)
       if (rule.fallback !== undefined) input[name] = rule.fallback
       continue
     }
-    input[name] = rule.read(value, `${prefix}${lowerFirst(name)}`, problems)
+    input[name] = rule.read(value, prefix === '' ? shownName(name) : prefix + shownName(name), problems)
   }
   return input as Input<S>
 }
