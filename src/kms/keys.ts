@@ -1,10 +1,11 @@
-/** Finding keys by what a caller may write for one: key id, key ARN, alias name, alias ARN. AWS's rules and words. */
+/** Finding keys by what a caller may write for one (key id, key ARN, alias name, alias ARN), by AWS's rules and words; and changing them. */
 
-import type { KeyRecord } from '../store/store.ts'
+import { StoreConflict, type KeyChange, type KeyRecord } from '../store/store.ts'
 import { foreignKeyUnseen } from './access.ts'
 import { aliasArn, isKeyId, keyArn, parseKmsArn } from './arn.ts'
 import { kmsError, type KmsError } from './errors.ts'
 import type { Call, FoundKey, KeyUse } from './operation.ts'
+import { allowedStates, refusal, type KeyOperationName } from './states.ts'
 
 /** A key that is being created was never answered for, so to a caller it is not there. */
 const visible = (key: KeyRecord | undefined): KeyRecord | undefined => (key?.state === 'Creating' ? undefined : key)
@@ -51,5 +52,21 @@ export function keyFrom<M extends string>(
       const text = input[member]
       return text === undefined ? undefined : findKey(call, text, rule.alias ? 'key or alias' : 'key', rule.action)
     },
+  }
+}
+
+/** Changes a key under its newest record: the state is checked again there, since another call may have come between. */
+export async function changeKey(call: Call, key: KeyRecord, change: (current: KeyRecord) => KeyChange): Promise<KeyRecord> {
+  const { name } = call.operation
+  const states: readonly string[] = allowedStates[name as KeyOperationName]
+  try {
+    return await call.service.store.updateKey(key.arn, (current) => {
+      if (!states.includes(current.state)) throw refusal(current.arn, current.state, name)
+      return change(current)
+    })
+  } catch (error) {
+    // Its destruction was finished meanwhile.
+    if (error instanceof StoreConflict && !call.service.store.view.key(key.arn)) throw keyMissing(key.arn)
+    throw error
   }
 }

@@ -1,11 +1,11 @@
 /** Key policies: the one policy of each key, named `default`. */
 
 import { kmsError } from '../errors.ts'
-import { keyFrom } from '../keys.ts'
+import { changeKey, keyFrom } from '../keys.ts'
 import { operation } from '../operation.ts'
 import { page, pageOf } from '../page.ts'
 import { boolean, integer, keyId, optional, string } from '../shape.ts'
-import { changeKey, checkKeyPolicy } from './keys.ts'
+import { checkKeyPolicy } from './keys.ts'
 import { marker, policyText } from './members.ts'
 
 const policyName = optional(string({ min: 1, max: 128, pattern: /[\w]+/ }))

@@ -3,16 +3,15 @@
 import { randomUUID } from 'node:crypto'
 import { compilePolicy, type CompiledPolicy } from '../../auth/policy.ts'
 import { wouldLockOut } from '../../auth/authorize.ts'
-import { StoreConflict, type KeyChange, type KeyRecord } from '../../store/store.ts'
+import type { KeyRecord } from '../../store/store.ts'
 import { permitResource, requestContext } from '../access.ts'
 import { keyArn } from '../arn.ts'
 import { kmsError } from '../errors.ts'
-import { keyFrom, keyMissing } from '../keys.ts'
+import { changeKey, keyFrom } from '../keys.ts'
 import { createKey } from '../material.ts'
 import { operation, type Call } from '../operation.ts'
 import { page } from '../page.ts'
 import { boolean, integer, keyId, oneOf, optional, string } from '../shape.ts'
-import { allowedStates, refusal, type KeyOperationName } from '../states.ts'
 import { customerMasterKeySpecs, grantTokens, keySpecs, keyUsages, marker, policyText, tagList, usagesBySpec } from './members.ts'
 import { readTags } from './tags.ts'
 
@@ -41,22 +40,6 @@ function keyMetadata(key: KeyRecord): Readonly<Record<string, unknown>> {
     EncryptionAlgorithms: ['SYMMETRIC_DEFAULT'],
     MultiRegion: key.multiRegion,
     ...(key.materialId !== null && { CurrentKeyMaterialId: key.materialId }),
-  }
-}
-
-/** Changes a key under its newest record: the state is checked again there, since another call may have come between. */
-export async function changeKey(call: Call, key: KeyRecord, change: (current: KeyRecord) => KeyChange): Promise<KeyRecord> {
-  const { name } = call.operation
-  const states: readonly string[] = allowedStates[name as KeyOperationName]
-  try {
-    return await call.service.store.updateKey(key.arn, (current) => {
-      if (!states.includes(current.state)) throw refusal(current.arn, current.state, name)
-      return change(current)
-    })
-  } catch (error) {
-    // Its destruction was finished meanwhile.
-    if (error instanceof StoreConflict && !call.service.store.view.key(key.arn)) throw keyMissing(key.arn)
-    throw error
   }
 }
 

@@ -2,11 +2,10 @@
 
 import type { Tag } from '../../store/store.ts'
 import { kmsError } from '../errors.ts'
-import { keyFrom } from '../keys.ts'
+import { changeKey, keyFrom } from '../keys.ts'
 import { operation } from '../operation.ts'
 import { page, pageOf } from '../page.ts'
 import { integer, keyId, list, optional, string } from '../shape.ts'
-import { changeKey } from './keys.ts'
 import { marker, maxTagsGiven, tagList } from './members.ts'
 
 const maxTags = 50
