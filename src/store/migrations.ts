@@ -19,6 +19,36 @@ interface Migration {
 /** Version n is the n-th entry. Never edit one that was released: add another. */
 const migrations: readonly Migration[] = [{ name: 'keys, principals, leases', up: firstTables }]
 
+/** Up to which migration the database has come. @throws StoreFailure `NEWER` when it is beyond this program. */
+async function readVersion(backend: Backend): Promise<number> {
+  const [[newest]] = await backend.read([
+    backend.sql
+      .selectFrom('migrations')
+      .select((eb) => eb.fn.coalesce(eb.fn.max('version'), eb.lit(0)).as('version'))
+      .compile(),
+  ])
+  const version = newest?.version ?? 0
+  if (version > migrations.length) {
+    throw new StoreFailure(
+      `${backend.name} was last used by a newer version of this program (schema ${version}, this one knows ${migrations.length}): ` +
+        'start that version, or restore a backup made before the upgrade',
+      'NEWER',
+    )
+  }
+  return version
+}
+
+/** For who only reads. @throws StoreFailure `NEWER` or `OLDER` when the database is not of this program's version. */
+export async function requireVersion(backend: Backend): Promise<void> {
+  const version = await readVersion(backend)
+  if (version === migrations.length) return
+  throw new StoreFailure(
+    `${backend.name} was last used by an older version of this program (schema ${version}, this one knows ${migrations.length}): ` +
+      'the service brings it up to date when it starts',
+    'OLDER',
+  )
+}
+
 /** Brings the database to this program's version. @throws StoreFailure `NEWER` when it is already beyond. */
 export async function migrate(backend: Backend, clock: Clock): Promise<void> {
   const { sql } = backend
@@ -34,20 +64,7 @@ export async function migrate(backend: Backend, clock: Clock): Promise<void> {
     },
   ])
   for (;;) {
-    const [[newest]] = await backend.read([
-      sql
-        .selectFrom('migrations')
-        .select((eb) => eb.fn.coalesce(eb.fn.max('version'), eb.lit(0)).as('version'))
-        .compile(),
-    ])
-    const version = newest?.version ?? 0
-    if (version > migrations.length) {
-      throw new StoreFailure(
-        `${backend.name} was last used by a newer version of this program (schema ${version}, this one knows ${migrations.length}): ` +
-          'start that version, or restore a backup made before the upgrade',
-        'NEWER',
-      )
-    }
+    const version = await readVersion(backend)
     const next = migrations[version]
     if (!next) return
     const record = { version: version + 1, name: next.name, applied_at: clock.now() }

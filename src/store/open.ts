@@ -11,7 +11,7 @@ import type { CompiledQuery, ExpressionBuilder, Insertable } from 'kysely'
 import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { Backend, Step } from './backend.ts'
-import { migrate } from './migrations.ts'
+import { migrate, requireVersion } from './migrations.ts'
 import {
   accessKeyRow,
   accountRow,
@@ -42,16 +42,18 @@ export interface StoreOptions {
   readonly log?: Log
   /** How often to look for changes of other processes. */
   readonly pollMs?: number
+  /** The file must exist and be of this program's version; it is not changed, and every write fails. */
+  readonly readOnly?: boolean
   /** How many changes are kept for the others to catch up by; one that fell further behind loads everything again. */
   readonly keptChanges?: number
 }
 
 /**
- * Opens the store, migrating the database first.
- * @throws StoreFailure when the file cannot be opened or belongs to a newer program.
+ * Opens the store, migrating the database first unless it is only to be read.
+ * @throws StoreFailure when the file cannot be opened, belongs to a newer program, or is only to be read and belongs to an older one.
  */
 export async function openStore(options: StoreOptions): Promise<Store> {
-  const backend = await openSqlite({ file: options.file, pollMs: options.pollMs ?? 200 })
+  const backend = await openSqlite({ file: options.file, pollMs: options.pollMs ?? 200, readOnly: options.readOnly ?? false })
   try {
     return await openStoreOn(backend, options)
   } catch (error) {
@@ -64,7 +66,8 @@ export async function openStore(options: StoreOptions): Promise<Store> {
 export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 'file' | 'pollMs'>): Promise<Store> {
   const { clock, log, keptChanges = 20_000 } = options
   const { sql } = backend
-  await migrate(backend, clock)
+  if (options.readOnly) await requireVersion(backend)
+  else await migrate(backend, clock)
 
   const view = openView()
   /** The last change that is in the view. */

@@ -1,5 +1,11 @@
 /** What the store asks of its SQLite thread. */
 
+/** What the thread is started with. */
+export interface SqliteThreadData {
+  readonly file: string
+  readonly readOnly: boolean
+}
+
 export interface WireStatement {
   readonly sql: string
   readonly parameters: readonly unknown[]

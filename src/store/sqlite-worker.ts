@@ -8,9 +8,9 @@
 
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads'
 import type { Database, Statement } from 'better-sqlite3'
-import { openSqliteFile } from './sqlite-file.ts'
+import { openSqliteFile, openSqliteFileReadOnly } from './sqlite-file.ts'
 import { conflictCode } from './sqlite-protocol.ts'
-import type { SqliteRequest, WireStatement } from './sqlite-protocol.ts'
+import type { SqliteRequest, SqliteThreadData, WireStatement } from './sqlite-protocol.ts'
 import type { ThreadCall, ThreadWord } from './worker.ts'
 
 interface Work {
@@ -147,7 +147,8 @@ function failure(id: number, error: unknown): ThreadWord {
 }
 
 try {
-  serve(openSqliteFile((workerData as { readonly file: string }).file))
+  const { file, readOnly } = workerData as SqliteThreadData
+  serve(readOnly ? openSqliteFileReadOnly(file) : openSqliteFile(file))
   port.postMessage({ opened: true } satisfies ThreadWord)
 } catch (error) {
   port.postMessage({ refused: (error as Error).message } satisfies ThreadWord)

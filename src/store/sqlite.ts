@@ -9,16 +9,25 @@ import type { CompiledQuery } from 'kysely'
 import type { Answers, Backend } from './backend.ts'
 import type { Tables } from './schema.ts'
 import { conflictCode } from './sqlite-protocol.ts'
-import type { SqliteRequest, WireStatement } from './sqlite-protocol.ts'
+import type { SqliteRequest, SqliteThreadData, WireStatement } from './sqlite-protocol.ts'
 import { StoreConflict, StoreFailure } from './store.ts'
 import { openThread } from './worker.ts'
 
-/** @param options.pollMs how often the thread looks for commits of other processes. */
-export async function openSqlite(options: { readonly file: string; readonly pollMs: number }): Promise<Backend> {
-  const { file, pollMs } = options
+/**
+ * @param options.pollMs how often the thread looks for commits of other processes.
+ * @param options.readOnly the file must exist, and every write fails.
+ */
+export async function openSqlite(options: {
+  readonly file: string
+  readonly pollMs: number
+  readonly readOnly?: boolean
+}): Promise<Backend> {
+  const { file, pollMs, readOnly = false } = options
   let onChange: (() => void) | undefined
   const program = new URL('./sqlite-worker.ts', import.meta.url)
-  const thread = await openThread<SqliteRequest>(program, { file }, `the database ${file}`, () => onChange?.())
+  const thread = await openThread<SqliteRequest>(program, { file, readOnly } satisfies SqliteThreadData, `the database ${file}`, () =>
+    onChange?.(),
+  )
 
   const sql = new Kysely<Tables>({
     dialect: {

@@ -158,7 +158,7 @@ export class StoreConflict extends Error {
  */
 export class StoreFailure extends Error {
   override readonly name = 'StoreFailure'
-  /** `SQLITE_…` where the database gave a code; `ENDED`, `OPEN` or `NEWER` of our own. */
+  /** `SQLITE_…` where the database gave a code; `ENDED`, `OPEN`, `NEWER` or `OLDER` of our own. */
   readonly code: string
   constructor(message: string, code: string) {
     super(message)

@@ -48,6 +48,30 @@ describe('the file', () => {
     await expect(open()).rejects.toThrow(/newer version of this program \(schema 99, .*: start that version, or restore a backup/)
   })
 
+  test('can be opened to be read only: nothing is migrated, written or made, and only the version of this program is read', async () => {
+    const readOnly = async () => {
+      const store = await openStore({ file, clock, readOnly: true })
+      opened.push(store)
+      return store
+    }
+    await expect(readOnly()).rejects.toThrow(file)
+    expect(readdirSync(directory)).toEqual([])
+    const writer = await open()
+    const { arn } = sampleKey({ keyId: 'kept' })
+    await writer.insertKey(sampleKey({ keyId: 'kept' }), undefined)
+    const reader = await readOnly()
+    expect([...reader.view.allKeys()].map((key) => key.arn)).toEqual([arn])
+    await expect(reader.deleteKey(arn)).rejects.toThrow(/readonly/)
+    await Promise.all([writer.close(), reader.close()])
+    const database = new Database(file)
+    database.exec('DELETE FROM migrations')
+    database.close()
+    await expect(readOnly()).rejects.toThrow(/older version of this program \(schema 0, /)
+    const again = new Database(file)
+    expect(again.prepare('SELECT count(*) FROM migrations').pluck().get()).toBe(0)
+    again.close()
+  })
+
   test('that is no database is refused with its name', async () => {
     const store = await open()
     await store.close()
