@@ -18,4 +18,6 @@ export function provisionSoftHsm(options: {
   readonly dir: string
   readonly label: string
   readonly library: string
+  /** False: a token that is not there is an error, and nothing is written. */
+  readonly make?: boolean
 }): Promise<ProvisionedToken>

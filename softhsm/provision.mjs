@@ -40,15 +40,19 @@ const files = (dir) => ({
   soPin: join(dir, 'so-pin'),
 })
 
-export async function provisionSoftHsm({ dir, label, library }) {
+export async function provisionSoftHsm({ dir, label, library, make: mayMake = true }) {
   const home = resolve(dir)
   // SoftHSM reads its configuration line by line, takes `#` for a comment and trims blanks at the ends.
   if (/[\n\r#]/.test(home)) throw new ProvisionError(`SoftHSM cannot keep a token in a path with # or a line break: ${home}`)
   if (label.trim() !== label || label === '' || Buffer.byteLength(label) > 32) {
     throw new ProvisionError(`a token's label is 1 to 32 bytes without blanks at the ends, not "${label}"`)
   }
-  clearUnfinished(home)
-  if (isEmpty(home)) await make(home, label, library)
+  if (!mayMake) {
+    if (isEmpty(home)) throw new ProvisionError(`There is no SoftHSM2 token in ${home} yet: the service makes one when it starts.`)
+  } else {
+    clearUnfinished(home)
+    if (isEmpty(home)) await make(home, label, library)
+  }
 
   const { conf, tokens, pin, soPin } = files(home)
   const missing = [conf, tokens, pin, soPin].filter((path) => !existsSync(path))

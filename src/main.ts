@@ -4,11 +4,11 @@
  * them. `scripts/holdfast.mjs` and `scripts/start.mjs` call `run`.
  */
 
-import { existsSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { text as readStream } from 'node:stream/consumers'
 import { ProvisionError } from '../softhsm/provision.mjs'
 import { systemClock } from './base/clock.ts'
-import { CommandFailure, exitCodes } from './cli/command.ts'
+import { exitCodes } from './cli/command.ts'
 import { runCommandLine } from './cli/commands.ts'
 import type { ClientSettings, Wiring } from './cli/wiring.ts'
 import { ConfigError, placesIn, readClientEnvironment, readConfig, settingsTable } from './config.ts'
@@ -72,13 +72,8 @@ const wiring: Wiring = {
   async doctor() {
     const { config } = readConfig()
     const places = placesIn(config.dataDir)
-    if (config.pkcs11.library === undefined && !existsSync(places.softhsm)) {
-      throw new CommandFailure(
-        `No PKCS#11 module is configured and there is no SoftHSM2 token in ${places.softhsm} yet: holdfast serve makes one, or set HOLDFAST_PKCS11_LIBRARY.`,
-      )
-    }
     const [{ tokenConfig }, { examine }] = await Promise.all([import('./serve.ts'), import('./doctor.ts')])
-    return examine({ tokenConfig: await tokenConfig(config), database: places.database })
+    return examine({ tokenConfig: await tokenConfig(config, false), database: places.database })
   },
   bench: async (options) => (await import('./measure.ts')).measure(readConfig().config, options),
   clientSettings,

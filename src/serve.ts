@@ -233,8 +233,8 @@ function getOpen(token: Token | undefined): Token {
   return token
 }
 
-/** How to reach the token: the configured module, or SoftHSM2 with a token of our own, made if need be. */
-export async function tokenConfig(config: Config): Promise<Omit<TokenConfig, 'provision'>> {
+/** How to reach the token: the configured module, or SoftHSM2 with a token of our own, made if need be unless `make` is false. */
+export async function tokenConfig(config: Config, make = true): Promise<Omit<TokenConfig, 'provision'>> {
   const { library, tokenLabel = 'holdfast', tokenSerial, pinFile, profile, sessions, queueLength, deadlineMs } = config.pkcs11
   const common = {
     queueLimit: queueLength,
@@ -251,7 +251,7 @@ export async function tokenConfig(config: Config): Promise<Omit<TokenConfig, 'pr
       'No PKCS#11 module is configured and SoftHSM2 is not installed: set HOLDFAST_PKCS11_LIBRARY, or run: apt-get install softhsm2',
     )
   }
-  const provisioned = await provisionSoftHsm({ dir: placesIn(config.dataDir).softhsm, label: tokenLabel, library: softhsm })
+  const provisioned = await provisionSoftHsm({ dir: placesIn(config.dataDir).softhsm, label: tokenLabel, library: softhsm, make })
   return {
     ...common,
     library: provisioned.library,

@@ -9,8 +9,7 @@ import { findDeviceError } from './errors.ts'
 import { keyTypeOf, makeKey, sortObjects, Unprotected } from './keys.ts'
 import type { ProviderProfile } from './profile.ts'
 import { cbcMechanism, hmacMechanism, type DeviceSession, type KeyObjects } from './session.ts'
-
-export const canaryLabel = 'holdfast/canary'
+import { canaryLabel } from './token.ts'
 
 /** As long as this product's key ids are, 16 or 2 bytes, say. */
 export function canaryId(profile: ProviderProfile): Buffer {

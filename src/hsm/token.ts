@@ -71,6 +71,9 @@ export interface Capabilities {
   readonly probes: readonly { readonly name: string; readonly passed: boolean; readonly detail: string }[]
 }
 
+/** The label of the key object by which the agent knows its token; every provisioned token has it. */
+export const canaryLabel = 'holdfast/canary'
+
 export type SignatureAlgorithm = 'ECDSA_SHA_256' | 'RSASSA_PKCS1_V1_5_SHA_256'
 
 export interface TokenHealth {

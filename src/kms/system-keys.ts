@@ -17,6 +17,10 @@ export interface SystemKey {
   readonly label: string
 }
 
+/** All there are. */
+export const systemKeyNames = ['service', 'audit'] as const
+type SystemKeyName = (typeof systemKeyNames)[number]
+
 interface Setting {
   /** Made and checked. From then on its absence is an alarm, never a reason to make another one. */
   readonly key?: SystemKey
@@ -29,7 +33,7 @@ interface Rooms {
   readonly store: Store
 }
 
-export async function ensureSystemKey({ token, store }: Rooms, name: 'service' | 'audit', kind: TokenKeyKind): Promise<SystemKey> {
+export async function ensureSystemKey({ token, store }: Rooms, name: SystemKeyName, kind: TokenKeyKind): Promise<SystemKey> {
   const setting = `system-key/${name}`
   const read = (): Setting => JSON.parse(store.view.setting(setting) ?? '{"candidates":[]}') as Setting
   /** Changes the setting under its newest value; `change` answers undefined to leave it. */
@@ -71,6 +75,11 @@ export async function ensureSystemKey({ token, store }: Rooms, name: 'service' |
     await update((current) => ({ ...current, candidates: without(current.candidates, left) }))
   }
   return key
+}
+
+/** What was made under this name, undefined before the first start. */
+export function findSystemKey({ view }: Pick<Store, 'view'>, name: SystemKeyName): SystemKey | undefined {
+  return (JSON.parse(view.setting(`system-key/${name}`) ?? '{}') as Partial<Setting>).key
 }
 
 /** A CKA_ID as long as this token wants it. */

@@ -36,6 +36,13 @@ function everything(path: string): readonly string[] {
     })
 }
 
+test('who may not make a token is told that there is none, and nothing is written', async () => {
+  await expect(provisionSoftHsm({ dir, label: 'test', library, make: false })).rejects.toThrow(`There is no SoftHSM2 token in ${dir} yet`)
+  expect(existsSync(join(dir, '..'))).toBe(false)
+  await provision()
+  expect((await provisionSoftHsm({ dir, label: 'test', library, make: false })).label).toBe('test')
+})
+
 async function canLogIn(token: ProvisionedToken): Promise<boolean> {
   const module = new RawModule(token.library, token.env)
   try {

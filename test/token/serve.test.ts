@@ -169,7 +169,10 @@ describe('one data directory, from its first start on', () => {
 
     const doctor = await run(['doctor', '--json'], dir)
     expect(doctor.code).toBe(0)
-    expect(JSON.parse(doctor.out)).toMatchObject({ inventory: { keysWithoutObjects: [], objectsWithoutKeys: [] }, problems: [] })
+    expect(JSON.parse(doctor.out)).toMatchObject({
+      inventory: { keysWithoutObjects: [], keysWithHalfTheirObjects: [], objectsWithoutKeys: [], leftovers: [] },
+      problems: [],
+    })
 
     service.child.kill('SIGINT')
     expect(await service.ended).toMatchObject({ code: 0 })
