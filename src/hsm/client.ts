@@ -621,6 +621,10 @@ class TokenClient implements Token {
     call.reject(new TokenError(failure, message))
   }
 
+  #abandonAll(agent: AgentProcess, reason: string): void {
+    for (const lane of agent.lanes) for (const call of lane.underWay) this.#abandon(call, 'unavailable', reason)
+  }
+
   /** Ends calls that are overdue, and agents whose device hangs. */
   #sweep(): void {
     const now = performance.now()
@@ -681,6 +685,8 @@ class TokenClient implements Token {
     child.on('message', (message: FromAgent) => this.#news(agent, message))
     child.on('error', (error) => this.#exited(agent, error.message))
     child.on('exit', (code, signal) => this.#exited(agent, `the agent ended (${signal ?? `exit code ${code}`})`))
+    // After the last of its bytes: of an agent that was asked to end, with calls under way, nobody else tells them.
+    child.on('close', () => this.#abandonAll(agent, 'the agent ended'))
     const agentConfig: AgentConfig = {
       library: config.library,
       profile: config.profile ?? null,
@@ -789,10 +795,8 @@ class TokenClient implements Token {
     this.#draining.delete(agent)
     if (wasCurrent) this.#agent = undefined
     if (wasSuccessor) this.#successor = undefined
-    for (const lane of agent.lanes) {
-      for (const call of lane.underWay) this.#abandon(call, 'unavailable', reason)
-      lane.socket.destroy()
-    }
+    this.#abandonAll(agent, reason)
+    for (const lane of agent.lanes) lane.socket.destroy()
     if (wasCurrent) {
       for (const call of this.#queue) this.#abandon(call, 'unavailable', reason)
       this.#queue.length = 0

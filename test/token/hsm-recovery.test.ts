@@ -254,6 +254,21 @@ describe.skipIf(library === undefined)('a device that fails', () => {
     expect(opened.pid()).not.toBe(pid)
   })
 
+  test('closing answers also the calls of an agent that was replaced and hangs', async () => {
+    const closing = await openShim(60_000)
+    const own = await makeWrappingKey(closing.token)
+    faults.set({ function: 'C_Encrypt', rv: 'hang' })
+    const hung = failureOf(closing.token.wrap(own, none, plaintext))
+    await until('the hang', () => faults.left()[0] === 0)
+    // A key that is not there brings a new agent; the old one is left with the call that hangs.
+    expect(await closing.token.objects(freshId())).toEqual([])
+    expect(closing.token.health().respawns).toBe(1)
+    process.kill(closing.pid(), 'SIGKILL')
+    await until('the new agent to be gone', () => closing.token.health().state !== 'up')
+    await closing.token.close()
+    expect(await Promise.race([hung, new Promise((resolve) => setTimeout(resolve, 2000, 'never'))])).toBe('unavailable')
+  })
+
   test('a token whose directory goes away is down, and back when the directory is', async () => {
     const directory = `${readFileSync(lab.env['SOFTHSM2_CONF'] ?? '', 'utf8')
       .match(/directories\.tokendir\s*=\s*(.+)/)?.[1]
