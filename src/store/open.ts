@@ -35,6 +35,9 @@ import { openView } from './view.ts'
 /** Of two racing processes one always wins, so this many losses in a row mean a fault and not a race. */
 const maxSwapTries = 100
 
+/** How soon the view tries again to read what is committed. */
+const catchUpMs = 250
+
 export interface StoreOptions {
   /** The SQLite file; made with its directory if missing. */
   readonly file: string
@@ -72,78 +75,99 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
   const view = openView()
   /** The last change that is in the view. */
   let seen = 0
+  let closed = false
+
+  /** All records, or those that changed after `from`; with the changes, of which `from` undefined brings only the newest. On one snapshot. */
+  const readRecords = async (from?: number) => {
+    const all = from === undefined
+    const changed = (kind: ChangeKind) =>
+      sql
+        .selectFrom('changes')
+        .select('id')
+        .where('seq', '>', from ?? 0)
+        .where('kind', '=', kind)
+    const changesRows = sql.selectFrom('changes').selectAll()
+    const [[floor], changes, accounts, keys, backingKeys, aliases, principals, accessKeys, settings] = await backend.read([
+      sql.selectFrom('changes_floor').select('seq').compile(),
+      (all ? changesRows.orderBy('seq', 'desc').limit(1) : changesRows.where('seq', '>', from).orderBy('seq')).compile(),
+      sql
+        .selectFrom('accounts')
+        .selectAll()
+        .$if(!all, (query) => query.where('account_id', 'in', changed('account')))
+        .compile(),
+      sql
+        .selectFrom('keys')
+        .selectAll()
+        .$if(!all, (query) => query.where('arn', 'in', changed('key')))
+        .orderBy('key_id')
+        .compile(),
+      sql
+        .selectFrom('backing_keys')
+        .selectAll()
+        .$if(!all, (query) => query.where('material_id', 'in', changed('backing')))
+        .compile(),
+      sql
+        .selectFrom('aliases')
+        .selectAll()
+        .$if(!all, (query) => query.where('arn', 'in', changed('alias')))
+        .orderBy('name')
+        .compile(),
+      sql
+        .selectFrom('principals')
+        .selectAll()
+        .$if(!all, (query) => query.where('arn', 'in', changed('principal')))
+        .orderBy('name')
+        .compile(),
+      sql
+        .selectFrom('access_keys')
+        .selectAll()
+        .$if(!all, (query) => query.where('access_key_id', 'in', changed('access-key')))
+        .compile(),
+      sql
+        .selectFrom('settings')
+        .selectAll()
+        .$if(!all, (query) => query.where('name', 'in', changed('setting')))
+        .compile(),
+    ])
+    return {
+      floor: floor?.seq ?? 0,
+      changes,
+      records: {
+        accounts: accounts.map(readAccount),
+        keys: keys.map(readKey),
+        backingKeys: backingKeys.map(readBackingKey),
+        aliases: aliases.map(readAlias),
+        principals: principals.map(readPrincipal),
+        accessKeys: accessKeys.map(readAccessKey),
+        settings,
+      },
+    }
+  }
 
   const load = async (): Promise<void> => {
-    const [[newest], accounts, keys, backingKeys, aliases, principals, accessKeys, settings] = await backend.read([
-      // The floor counts too: all changes may have been pruned.
-      sql
-        .selectFrom('changes_floor')
-        .select((eb) => [
-          'changes_floor.seq as floor',
-          eb
-            .selectFrom('changes')
-            .select((max) => max.fn.max('changes.seq').as('seq'))
-            .as('seq'),
-        ])
-        .compile(),
-      sql.selectFrom('accounts').selectAll().compile(),
-      sql.selectFrom('keys').selectAll().orderBy('key_id').compile(),
-      sql.selectFrom('backing_keys').selectAll().compile(),
-      sql.selectFrom('aliases').selectAll().orderBy('name').compile(),
-      sql.selectFrom('principals').selectAll().orderBy('name').compile(),
-      sql.selectFrom('access_keys').selectAll().compile(),
-      sql.selectFrom('settings').selectAll().compile(),
-    ])
+    const { floor, changes, records } = await readRecords()
     view.clear()
-    view.apply({
-      accounts: accounts.map(readAccount),
-      keys: keys.map(readKey),
-      backingKeys: backingKeys.map(readBackingKey),
-      aliases: aliases.map(readAlias),
-      principals: principals.map(readPrincipal),
-      accessKeys: accessKeys.map(readAccessKey),
-      settings,
-      gone: [],
-    })
-    seen = Math.max(newest?.floor ?? 0, newest?.seq ?? 0)
+    view.apply({ ...records, gone: [] })
+    // The floor counts too: all changes may have been pruned.
+    seen = Math.max(floor, changes[0]?.seq ?? 0)
   }
 
   const followOnce = async (): Promise<void> => {
-    const from = seen
-    const changed = (kind: ChangeKind) => sql.selectFrom('changes').select('id').where('seq', '>', from).where('kind', '=', kind)
-    const [[floor], changes, accounts, keys, backingKeys, aliases, principals, accessKeys, settings] = await backend.read([
-      sql.selectFrom('changes_floor').select('seq').compile(),
-      sql.selectFrom('changes').selectAll().where('seq', '>', from).orderBy('seq').compile(),
-      sql.selectFrom('accounts').selectAll().where('account_id', 'in', changed('account')).compile(),
-      sql.selectFrom('keys').selectAll().where('arn', 'in', changed('key')).compile(),
-      sql.selectFrom('backing_keys').selectAll().where('material_id', 'in', changed('backing')).compile(),
-      sql.selectFrom('aliases').selectAll().where('arn', 'in', changed('alias')).compile(),
-      sql.selectFrom('principals').selectAll().where('arn', 'in', changed('principal')).compile(),
-      sql.selectFrom('access_keys').selectAll().where('access_key_id', 'in', changed('access-key')).compile(),
-      sql.selectFrom('settings').selectAll().where('name', 'in', changed('setting')).compile(),
-    ])
-    if ((floor?.seq ?? 0) > from) return load()
+    const { floor, changes, records } = await readRecords(seen)
+    if (floor > seen) return load()
     const last = changes.at(-1)
     if (!last) return
+    const { accounts, keys, backingKeys, aliases, principals, accessKeys, settings } = records
     const present = new Set([
-      ...accounts.map((row) => `account ${row.account_id}`),
-      ...keys.map((row) => `key ${row.arn}`),
-      ...backingKeys.map((row) => `backing ${row.material_id}`),
-      ...aliases.map((row) => `alias ${row.arn}`),
-      ...principals.map((row) => `principal ${row.arn}`),
-      ...accessKeys.map((row) => `access-key ${row.access_key_id}`),
-      ...settings.map((row) => `setting ${row.name}`),
+      ...accounts.map(({ accountId }) => `account ${accountId}`),
+      ...keys.map(({ arn }) => `key ${arn}`),
+      ...backingKeys.map(({ materialId }) => `backing ${materialId}`),
+      ...aliases.map(({ arn }) => `alias ${arn}`),
+      ...principals.map(({ arn }) => `principal ${arn}`),
+      ...accessKeys.map(({ accessKeyId }) => `access-key ${accessKeyId}`),
+      ...settings.map(({ name }) => `setting ${name}`),
     ])
-    view.apply({
-      accounts: accounts.map(readAccount),
-      keys: keys.map(readKey),
-      backingKeys: backingKeys.map(readBackingKey),
-      aliases: aliases.map(readAlias),
-      principals: principals.map(readPrincipal),
-      accessKeys: accessKeys.map(readAccessKey),
-      settings,
-      gone: changes.filter(({ kind, id }) => !present.has(`${kind} ${id}`)),
-    })
+    view.apply({ ...records, gone: changes.filter(({ kind, id }) => !present.has(`${kind} ${id}`)) })
     seen = last.seq
   }
 
@@ -166,10 +190,23 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
   /** For a step that must touch exactly one row. */
   const one = (query: CompiledQuery): Step => ({ query, rows: 1 })
 
+  /** Until the view has what was committed: what has happened must not be told as a failure because reading it again failed. */
+  let catchingUp: NodeJS.Timeout | undefined
+  const followCommitted = async (): Promise<void> => {
+    try {
+      await follow().catch(follow)
+    } catch (error) {
+      log?.error({ err: error }, 'a change was written and could not be read back; it is read again until it can be')
+      if (closed) return
+      clearTimeout(catchingUp)
+      catchingUp = setTimeout(() => void followCommitted(), catchUpMs).unref()
+    }
+  }
+
   let prunedAt = 0
   const write = async (what: string, steps: readonly Step[]): Promise<readonly (readonly unknown[])[]> => {
     const answers = await backend.write(what, steps)
-    await follow()
+    await followCommitted()
     if (seen - prunedAt > keptChanges) {
       prunedAt = seen
       const upTo = seen - keptChanges
@@ -291,8 +328,7 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
       const keyArn = view.backingKey(materialId)?.keyArn ?? ''
       return untilSwapped(`key ${keyArn}`, async () => {
         const backing = view.backingKey(materialId)
-        if (!backing || backing.state === 'destroyed')
-          throw new StoreConflict(`promote backing key ${materialId}: it is ${backing?.state ?? 'gone'}`)
+        if (!backing) throw new StoreConflict(`promote backing key ${materialId}: it is gone`)
         if (backing.state === 'creating' && backing.creator !== creator)
           throw new StoreConflict(`promote backing key ${materialId}: another has taken it over`)
         const current = getKey(backing.keyArn)
@@ -465,7 +501,11 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
     async ping() {
       await backend.read([sql.selectFrom('migrations').select('version').limit(1).compile()])
     },
-    close: () => backend.close(),
+    close() {
+      closed = true
+      clearTimeout(catchingUp)
+      return backend.close()
+    },
   }
 }
 

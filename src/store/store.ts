@@ -54,7 +54,7 @@ export interface BackingKeyRecord {
   /** CKA_LABEL, `kms/<the 32 digits of the key id>/<ordinal>`. */
   readonly label: string
   readonly ordinal: number
-  readonly state: 'creating' | 'ready' | 'destroyed'
+  readonly state: 'creating' | 'ready'
   readonly createdAt: number
   /** Encryptions handed out so far in reserved blocks: never below the true count. */
   readonly encryptionsReserved: number
@@ -177,7 +177,8 @@ export interface InstanceRecord {
 export type KeyChange = Partial<Omit<KeyRecord, 'arn' | 'region' | 'accountId' | 'keyId' | 'version' | 'createdAt'>>
 
 /**
- * Every write resolves when it is durable and in `view`, and throws StoreConflict with nothing written when a name
+ * Every write resolves when it is durable and in `view`; where it cannot be read back, it resolves and comes into `view` as soon as
+ * it can be, since it has happened. It throws StoreConflict with nothing written when a name
  * exists, a row to change or to delete does not, or a row it refers to does not (an alias onto a key that was just deleted).
  */
 export interface Store {

@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
-import { openStore } from '../../src/store/open.ts'
+import { openStore, openStoreOn } from '../../src/store/open.ts'
+import { openSqlite } from '../../src/store/sqlite.ts'
 import type { Store } from '../../src/store/store.ts'
 import { linesUntilKilled, startProgram } from './audit-suite.ts'
 import { accountId, clock, region, sampleAccessKey, sampleAlias, sampleBackingKey, sampleKey } from './store-suite.ts'
@@ -148,6 +149,22 @@ describe('a second real process', () => {
       }
     }
   })
+})
+
+test('what is committed is not told as failed because it cannot be read back; it comes into the view when it can', async () => {
+  const backend = await openSqlite({ file, pollMs: 60_000 })
+  let failures = 0
+  const read: typeof backend.read = (queries) => (failures-- > 0 ? Promise.reject(new Error('no memory')) : backend.read(queries))
+  const store = await openStoreOn({ ...backend, read }, { clock })
+  opened.push(store)
+  const [once, thrice] = [sampleKey(), sampleKey()]
+  failures = 1
+  await store.insertKey(once, undefined)
+  expect(store.view.key(once.arn)).toBeDefined()
+  failures = 3
+  await store.insertKey(thrice, undefined)
+  expect(store.view.key(thrice.arn)).toBeUndefined()
+  await vi.waitFor(() => expect(store.view.key(thrice.arn)).toBeDefined(), { timeout: 10_000 })
 })
 
 describe('ten thousand keys', () => {
