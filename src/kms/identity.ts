@@ -49,9 +49,12 @@ export interface Identities {
    * @throws SignatureError, or KmsError with AWS's code for an unknown, inactive or expired credential.
    */
   authenticate(request: SignedRequest, signingService: string): Promise<Authenticated> | Authenticated
-  /** A new access key for a user or an account's root: made, handed to `publish`, then stored. */
+  /**
+   * A new access key for a user or an account's root: made, handed to `publish`, then stored.
+   * @throws StoreConflict when the owner has `most` of them already.
+   */
   createAccessKey(
-    owner: { readonly accountId: string; readonly principalArn: string },
+    owner: { readonly accountId: string; readonly principalArn: string; readonly most?: number },
     publish?: (credential: Credential) => Promise<void>,
   ): Promise<Credential>
   /** Temporary credentials for an assumed role. */
@@ -199,18 +202,21 @@ export function openIdentities(service: () => Service): Identities {
       )
     },
 
-    async createAccessKey({ accountId, principalArn }, publish) {
+    async createAccessKey({ accountId, principalArn, most }, publish) {
       const credential = await newCredential(service(), 'AKIA')
       const sealedSecret = await seal(service(), Buffer.from(credential.secretAccessKey, 'latin1'), `access-key/${credential.accessKeyId}`)
       await publish?.(credential)
-      await service().store.insertAccessKey({
-        accessKeyId: credential.accessKeyId,
-        accountId,
-        principalArn,
-        sealedSecret,
-        active: true,
-        createdAt: service().clock.now(),
-      })
+      await service().store.insertAccessKey(
+        {
+          accessKeyId: credential.accessKeyId,
+          accountId,
+          principalArn,
+          sealedSecret,
+          active: true,
+          createdAt: service().clock.now(),
+        },
+        most,
+      )
       return credential
     },
 

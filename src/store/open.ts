@@ -425,8 +425,11 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
         changed('principal', arn),
       ])
     },
-    async insertAccessKey(key) {
+    async insertAccessKey(key, most) {
+      const last = sql.selectFrom('access_keys').select('access_key_id').where('principal_arn', '=', key.principalArn).limit(1)
       await write(`insert access key ${key.accessKeyId}`, [
+        // Counted where nobody comes between: there must be no key in the last place.
+        ...(most === undefined ? [] : [{ query: last.offset(most - 1).compile(), rows: 0 }]),
         { query: sql.insertInto('access_keys').values(accessKeyRow(key)).compile() },
         changed('access-key', key.accessKeyId),
       ])

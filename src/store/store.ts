@@ -224,7 +224,8 @@ export interface Store {
   ): Promise<PrincipalRecord>
   /** With its access keys. */
   deletePrincipal(arn: string): Promise<void>
-  insertAccessKey(key: AccessKeyRecord): Promise<void>
+  /** Throws StoreConflict when the principal has `most` access keys already. */
+  insertAccessKey(key: AccessKeyRecord, most?: number): Promise<void>
   setAccessKeyActive(accessKeyId: string, active: boolean): Promise<void>
   deleteAccessKey(accessKeyId: string): Promise<void>
 

@@ -348,6 +348,18 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     await expect(store.setAccessKeyActive(root.accessKeyId, true)).rejects.toThrow(StoreConflict)
   })
 
+  test('of access keys that come together as many are inserted as there is room for', async () => {
+    const user = samplePrincipal('Alice')
+    await store.insertPrincipal(user)
+    const stores = [store, await database.open()]
+    const inserts = await Promise.allSettled(
+      ['AKIA1', 'AKIA2', 'AKIA3', 'AKIA4'].map((id, index) => stores[index % 2]?.insertAccessKey(sampleAccessKey(user.arn, id), 2)),
+    )
+    expect(inserts.map(({ status }) => status).toSorted()).toEqual(['fulfilled', 'fulfilled', 'rejected', 'rejected'])
+    for (const insert of inserts) if (insert.status === 'rejected') expect(insert.reason).toBeInstanceOf(StoreConflict)
+    expect((await reopened()).accessKeysOf(user.arn)).toHaveLength(2)
+  })
+
   test('an account is inserted once', async () => {
     await store.insertAccount({ accountId, createdAt: 1 })
     await expect(store.insertAccount({ accountId, createdAt: 2 })).rejects.toThrow(StoreConflict)

@@ -26,7 +26,7 @@ const accessKeyId = string({ min: 16, max: 128, pattern: /[\w]+/ })
 const tags = optional(list(structure({ Key: string({ min: 1, max: 128 }), Value: string({ max: 256 }) }), { max: 50 }))
 const listing = { Limit: optional(integer({ min: 1, max: 1000 })), Marker: marker } as const
 
-/** AWS IAM's quota on the inline policies of one user or role together, in characters without white space. */
+/** AWS IAM's quota on the inline policies of one user or role together, in characters as JavaScript counts them (UTF-16 units); white space does not count. */
 const maxPolicyCharacters = 10_240
 
 type Kind = 'user' | 'role'
@@ -183,11 +183,11 @@ function rowsFor(
         compilePolicy(input.PolicyDocument, 'identity')
         await change(call, record, (current) => {
           const policies = { ...current, [input.PolicyName]: input.PolicyDocument }
-          const size = Object.values(policies).reduce((sum, text) => sum + text.replaceAll(/\s/g, '').length, 0)
-          if (size > maxPolicyCharacters) {
+          const characters = Object.values(policies).reduce((sum, text) => sum + text.replaceAll(/\s/g, '').length, 0)
+          if (characters > maxPolicyCharacters) {
             throw kmsError(
               'LimitExceededException',
-              `Maximum policy size of ${maxPolicyCharacters} bytes exceeded for ${kind} ${record.name}`,
+              `Maximum policy size of ${maxPolicyCharacters} characters without white space exceeded for ${kind} ${record.name}`,
             )
           }
           return policies
@@ -366,16 +366,12 @@ export const CreateAccessKey = operation({
   },
   async run(call, input) {
     const owner = keyOwner(call, input.UserName)
-    const { view } = call.service.store
-    if (view.accessKeysOf(owner.arn).length >= maxAccessKeys) {
-      throw quotaReached()
-    }
-    const made = await call.service.identities.createAccessKey({ accountId: owner.accountId, principalArn: owner.arn })
-    // Calls that counted together would all have found room.
-    if (view.accessKeysOf(owner.arn).length > maxAccessKeys) {
-      await orConflict(call.service.store.deleteAccessKey(made.accessKeyId), quotaReached)
-      throw quotaReached()
-    }
+    if (call.service.store.view.accessKeysOf(owner.arn).length >= maxAccessKeys) throw quotaReached()
+    // Of calls that counted together the store lets in as many as there is room for.
+    const made = await orConflict(
+      call.service.identities.createAccessKey({ accountId: owner.accountId, principalArn: owner.arn, most: maxAccessKeys }),
+      quotaReached,
+    )
     return {
       AccessKey: {
         ...(owner.userName !== undefined && { UserName: owner.userName }),
