@@ -219,6 +219,27 @@ describe.each(built)('$api $name', ({ api, name, operation }) => {
   const sdk = sdks[api]
   if (!sdk) throw new Error(`no SDK for ${api}`)
 
+  test('tells the audit of operations that are not built, too, whether they change anything', () => {
+    const { operations } = apiNamed('kms')
+    expect(unsupportedOperations.filter((name) => operations.get(name)?.readOnly === false)).toEqual([
+      'ConnectCustomKeyStore',
+      'CreateCustomKeyStore',
+      'CreateGrant',
+      'DeleteCustomKeyStore',
+      'DeleteImportedKeyMaterial',
+      'DisableKeyRotation',
+      'DisconnectCustomKeyStore',
+      'EnableKeyRotation',
+      'ImportKeyMaterial',
+      'ReplicateKey',
+      'RetireGrant',
+      'RevokeGrant',
+      'RotateKeyOnDemand',
+      'UpdateCustomKeyStore',
+      'UpdatePrimaryRegion',
+    ])
+  })
+
   test('takes the members of the SDK, with their types and what is required', () => {
     expect(comparable(describeShape(operation.input))).toEqual(comparable(schemaOf(sdk.exports, name, 4)))
   })
