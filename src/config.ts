@@ -154,7 +154,7 @@ export const settings = {
       'PKCS11_PIN_FILE',
       orAbsent(path),
       undefined,
-      "File with the user PIN (first line), readable by its owner only. `user:password` where the vendor's PIN has that form.",
+      "File with the user PIN (first line); refused when everyone may read it. `user:password` where the vendor's PIN has that form.",
     ),
     profile: setting(
       'PKCS11_PROFILE',
