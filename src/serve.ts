@@ -9,6 +9,7 @@ import { relative } from 'node:path'
 import { findSoftHsm } from '../softhsm/find.mjs'
 import { provisionSoftHsm, ProvisionError } from '../softhsm/provision.mjs'
 import { openTrail } from './audit/open.ts'
+import type { Trail } from './audit/trail.ts'
 import { systemClock } from './base/clock.ts'
 import { openLog, type Log, type OpenLog } from './base/log.ts'
 import { openMetrics, type Metrics } from './base/metrics.ts'
@@ -298,7 +299,7 @@ function watchRooms(
   rooms: {
     readonly token: Token
     readonly store: Store
-    readonly trail: { pending(): number }
+    readonly trail: Pick<Trail, 'pending' | 'sealed'>
     readonly main: Listener
     readonly calls: () => number
   },
@@ -315,6 +316,17 @@ function watchRooms(
     () => token.health().respawns,
   )
   metrics.gauge('holdfast_audit_pending', 'Audit records that are not durable yet.', () => trail.pending())
+  // Without the trail there is no number; the rest of the page is shown.
+  const sealed = () => trail.sealed().catch(() => undefined)
+  metrics.gauge(
+    'holdfast_audit_unsealed',
+    'Audit records since the last seal, of all processes on the trail.',
+    async () => (await sealed())?.unsealed,
+  )
+  metrics.gauge('holdfast_audit_last_seal_age_seconds', 'How long ago the audit trail was last sealed.', async () => {
+    const lastSealMs = (await sealed())?.lastSealMs
+    return lastSealMs === undefined ? undefined : (systemClock.now() - lastSealMs) / 1000
+  })
   metrics.gauge(
     'holdfast_gcm_encryptions_reserved',
     'Encryptions reserved under the current backing key, for the ten keys with the most.',

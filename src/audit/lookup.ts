@@ -113,17 +113,24 @@ function summarise(log: AuditLogReader, number: number): StoredBlock {
   return { number, minMs, maxMs, filter: encodeFilter(tokens) }
 }
 
+/** Up to which block all have a filter: blocks are added at the end and go at the beginning, so no gap comes after. */
+const filedTo = new WeakMap<AuditLog, number>()
+
 /** Files up to `limit` full blocks that have no filter yet, newest first; answers how many. */
 export function fileBlocks(log: AuditLog, limit: number): number {
   const head = log.head()
   const first = log.firstSequence()
   if (!head || first === undefined) return 0
+  const newest = blockOf(head.sequence + 1) - 1
+  const oldest = Math.max(blockOf(first), (filedTo.get(log) ?? -1) + 1)
   let filed = 0
-  for (let number = blockOf(head.sequence + 1) - 1; number >= blockOf(first) && filed < limit; number--) {
+  for (let number = newest; number >= oldest; number--) {
     if (log.block(number)) continue
+    if (filed === limit) return filed
     log.insertBlock(summarise(log, number))
     filed++
   }
+  filedTo.set(log, newest)
   return filed
 }
 

@@ -194,6 +194,10 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
     },
     lookup: async (query) => (await askReader({ kind: 'lookup', query })) as LookupPage,
     pending: () => pending,
+    async sealed() {
+      const { head, sealedSequence, sealedAtMs } = (await askReader({ kind: 'state' })) as TrailState
+      return { unsealed: Math.max(0, head.sequence - sealedSequence), lastSealMs: sealedAtMs }
+    },
     seal,
     async prune(beforeMs) {
       const state = await stateNow()

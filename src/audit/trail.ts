@@ -41,6 +41,8 @@ export interface Trail {
   lookup(query: LookupQuery): Promise<LookupPage>
   /** Records waiting to become durable: for metrics. */
   pending(): number
+  /** Of all processes on the file: records that no seal covers yet, and when the last seal was made (ms since the epoch). */
+  sealed(): Promise<{ readonly unsealed: number; readonly lastSealMs: number | undefined }>
   /** Seals what is not sealed yet; called at intervals and on close. */
   seal(): Promise<void>
   /**

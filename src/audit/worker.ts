@@ -38,6 +38,8 @@ export interface TrailState {
   readonly lastNumber: number
   /** Up to where a `seal` reaches; 0 when there is none. */
   readonly sealedSequence: number
+  /** When that seal was made. */
+  readonly sealedAtMs: number | undefined
 }
 
 export interface TrailThreadData {
@@ -51,14 +53,17 @@ function serve(log: AuditLog, request: TrailRequest): unknown {
   switch (request.kind) {
     case 'append':
       return log.append(request.texts, (previous, text) => recordHash(previous ?? start, text)).sequence
-    case 'state':
+    case 'state': {
+      const last = log.lastSeal()
       return {
         trailId: log.trailId,
         head: log.head() ?? start,
         firstSequence: log.firstSequence(),
         lastNumber: log.lastNumber(),
-        sealedSequence: log.lastSeal()?.sequence ?? 0,
+        sealedSequence: last?.sequence ?? 0,
+        sealedAtMs: last?.timeMs,
       } satisfies TrailState
+    }
     case 'seal-at':
       return log.sealAt(request.timeMs)
     case 'insert-seal':

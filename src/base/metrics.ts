@@ -15,7 +15,7 @@ export interface Sample {
   readonly value: number
 }
 
-type Reading = () => number | readonly Sample[] | undefined | Promise<number>
+type Reading = () => number | readonly Sample[] | undefined | Promise<number | undefined>
 
 export interface Metrics {
   /** Counts a finished call and how long it took. `code` is an error's fixed code, `ok` for success. */

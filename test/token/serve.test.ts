@@ -125,6 +125,7 @@ describe('one data directory, from its first start on', () => {
       'holdfast_token_sessions',
       'holdfast_token_respawns_total',
       'holdfast_audit_pending',
+      'holdfast_audit_unsealed',
       'nodejs_eventloop_lag_p99_seconds',
     ])
       expect(metrics).toContain(name)

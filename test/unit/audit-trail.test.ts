@@ -76,6 +76,18 @@ describe('appending', () => {
     expect((await verifyTrail(at.file)).problems).toEqual([])
   })
 
+  test('how much no seal covers is told for all processes on the file', async () => {
+    const [trail, other] = [await at.open(), await at.open()]
+    expect(await trail.sealed()).toEqual({ unsealed: 0, lastSealMs: undefined })
+    await appendMany(trail, 3)
+    await appendMany(other, 2)
+    expect(await trail.sealed()).toEqual({ unsealed: 5, lastSealMs: undefined })
+    await other.seal()
+    expect(await trail.sealed()).toEqual({ unsealed: 0, lastSealMs: expect.any(Number) as number })
+    await appendMany(trail, 1)
+    expect((await other.sealed()).unsealed).toBe(1)
+  })
+
   test('a file held by another writer for too long rejects instead of losing the record', async () => {
     const trail = await at.open()
     const database = new Database(at.file)
