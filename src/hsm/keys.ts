@@ -4,7 +4,7 @@
  * Whatever a template asked for, the token's own word counts: after generation the attributes are read back, and a key
  * that could leave the device, or has left it, is destroyed before anyone learns of it.
  */
-import { CKO } from './constants.ts'
+import { CKA, CKO } from './constants.ts'
 import { keyRows, usageAttributes, type KeyRow, type KeyRowName } from './algorithms.ts'
 import { findDeviceError } from './errors.ts'
 import type { ProviderProfile } from './profile.ts'
@@ -78,9 +78,14 @@ function generate(session: DeviceSession, row: KeyRow, naming: KeyNaming, profil
   return [pair.privateKey, pair.publicKey]
 }
 
-/** The first thing wrong with an object that was generated from `row`, undefined if nothing is. */
-export function findWeakness(object: TokenObject, row: KeyRow, token: boolean): string | undefined {
+/**
+ * The first thing wrong with an object that was generated from `row`, undefined if nothing is.
+ * @param omit CKA_ numbers that the template did not have: what the token does by itself is no broken promise
+ */
+export function findWeakness(object: TokenObject, row: KeyRow, token: boolean, omit: readonly number[]): string | undefined {
   if (object.attributes['CKA_TOKEN'] !== token) return `CKA_TOKEN is ${String(object.attributes['CKA_TOKEN'])}`
+  // Whoever may change a key may also give it uses that it was made without.
+  if (!omit.includes(CKA.CKA_MODIFIABLE) && object.attributes['CKA_MODIFIABLE'] === true) return 'CKA_MODIFIABLE is true'
   if (object.objectClass === 'CKO_PUBLIC_KEY') return undefined
   for (const [name, wanted] of Object.entries(protection)) {
     if (object.attributes[name] !== wanted) return `${name} is ${String(object.attributes[name])}`
@@ -112,7 +117,7 @@ export function makeKey(
       handles.push(...made)
       for (const handle of made) {
         const object = session.describe(handle)
-        const weakness = findWeakness(object, row, naming.token)
+        const weakness = findWeakness(object, row, naming.token, profile.template.omit)
         if (weakness !== undefined) throw new Unprotected(`the token made a key whose ${weakness}; it was destroyed`)
         objects.push(object)
       }

@@ -227,6 +227,7 @@ describe.skipIf(library === undefined)('a device that fails', () => {
       ['CKA_PRIVATE', 0x002, false],
       ['CKA_TOKEN', 0x001, false],
       ['CKA_WRAP', 0x106, true],
+      ['CKA_MODIFIABLE', 0x170, true],
     ] as const)('a key that says %s is wrong is destroyed and refused', async (name, type, value) => {
       const ckaId = freshId()
       faults.set({ function: 'C_GetAttributeValue', count: 'always', attribute: { type, value } })
