@@ -2,7 +2,7 @@
 
 import { accessDeniedMessage, authorize, type ConditionContext, type Decision } from '../auth/authorize.ts'
 import { compilePolicy, type CompiledPolicy } from '../auth/policy.ts'
-import type { KeyRecord } from '../store/store.ts'
+import type { KeyRecord, PrincipalRecord } from '../store/store.ts'
 import { kmsError, KmsError } from './errors.ts'
 import type { Call, FoundKey, KeyUse } from './operation.ts'
 
@@ -14,6 +14,31 @@ export function keyPolicy(key: KeyRecord): CompiledPolicy {
   if (!compiled) {
     compiled = compilePolicy(key.policy, 'key')
     compiledKeyPolicies.set(key, compiled)
+  }
+  return compiled
+}
+
+const compiledTrust = new WeakMap<PrincipalRecord, CompiledPolicy>()
+
+/** A role's trust policy, compiled once for each version of the record; undefined for what nobody can assume. */
+export function trustPolicy(role: PrincipalRecord): CompiledPolicy | undefined {
+  if (role.trustPolicy === null) return undefined
+  let compiled = compiledTrust.get(role)
+  if (!compiled) compiledTrust.set(role, (compiled = compilePolicy(role.trustPolicy, 'trust')))
+  return compiled
+}
+
+/** The policies that sessions were asked for with lately: the same few again and again. */
+const compiledSessions = new Map<string, CompiledPolicy>()
+const maxCompiledSessions = 512
+
+/** A session's policy, compiled once while it is in use. @throws as `compilePolicy`. */
+export function sessionPolicy(text: string): CompiledPolicy {
+  let compiled = compiledSessions.get(text)
+  if (!compiled) {
+    compiled = compilePolicy(text, 'session')
+    if (compiledSessions.size >= maxCompiledSessions) compiledSessions.clear()
+    compiledSessions.set(text, compiled)
   }
   return compiled
 }
@@ -108,12 +133,6 @@ const memberKeys: Readonly<Record<string, readonly string[]>> = {
   schedulekeydeletionpendingwindowindays: ['PendingWindowInDays'],
 }
 
-/** What they are when the request leaves them out. */
-const memberDefaults: Readonly<Record<string, string>> = {
-  bypasspolicylockoutsafetycheck: 'false',
-  schedulekeydeletionpendingwindowindays: '30',
-}
-
 /**
  * The request's condition keys, looked up only when a policy asks for them. Names come in lower case.
  * Source: AWS's "Condition keys for AWS KMS" and "AWS global condition context keys".
@@ -152,12 +171,8 @@ function kmsKey(call: Call, found: FoundKey | undefined, members: Members, name:
     return matching[0]?.[1]
   }
   switch (name) {
-    case 'calleraccount':
-      return call.principal.accountId
     case 'encryptionalgorithm':
-      return (
-        text(call.input[members.algorithm]) ?? (Object.hasOwn(call.operation.input, members.algorithm) ? 'SYMMETRIC_DEFAULT' : undefined)
-      )
+      return text(input[members.algorithm])
     case 'encryptioncontextkeys': {
       const names = Object.keys(encryptionContext(call, members))
       return names.length > 0 ? names : undefined
@@ -185,9 +200,7 @@ function kmsKey(call: Call, found: FoundKey | undefined, members: Members, name:
     default: {
       const carriers = Object.hasOwn(memberKeys, name) ? memberKeys[name] : undefined
       if (!carriers) return undefined
-      const given = carriers.map((member) => text(input[member])).find((value) => value !== undefined)
-      if (given !== undefined) return given
-      return carriers.some((member) => Object.hasOwn(call.operation.input, member)) ? memberDefaults[name] : undefined
+      return carriers.map((member) => text(input[member])).find((value) => value !== undefined)
     }
   }
 }

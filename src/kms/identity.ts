@@ -20,6 +20,7 @@ import {
 import { wrapSchemes, type WrapScheme } from '../hsm/token.ts'
 import { maxPlaintextBytes } from '../hsm/wrap.ts'
 import { StoreConflict, type AccessKeyRecord, type PrincipalRecord } from '../store/store.ts'
+import { sessionPolicy } from './access.ts'
 import { rootArn } from './arn.ts'
 import { kmsError, type KmsError } from './errors.ts'
 import { deadInstances } from './lifecycle.ts'
@@ -264,7 +265,7 @@ function sessionPrincipal(claims: Omit<SessionClaims, 'secretAccessKey'>, role: 
     },
     tags: sessionTags(claims.tags, role),
     identityPolicies: identityPolicies(role),
-    ...(claims.policy !== undefined && { sessionPolicies: [compilePolicy(claims.policy, 'session')] }),
+    ...(claims.policy !== undefined && { sessionPolicies: [sessionPolicy(claims.policy)] }),
   }
 }
 

@@ -4,13 +4,13 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { compilePolicy } from '../../src/auth/policy.ts'
 import type { Principal } from '../../src/auth/principal.ts'
 import { silentLog } from '../../src/base/log.ts'
-import { permitKey, requestContext } from '../../src/kms/access.ts'
+import { permitKey, requestContext, sessionPolicy, trustPolicy } from '../../src/kms/access.ts'
 import { KmsError } from '../../src/kms/errors.ts'
 import type { Call, FoundKey, Operation } from '../../src/kms/operation.ts'
 import { apis } from '../../src/kms/operations/index.ts'
 import type { Service } from '../../src/kms/service.ts'
 import type { KeyRecord, Store } from '../../src/store/store.ts'
-import { accountId, backEnds, region, sampleAlias, sampleKey, type TestDatabase } from './store-suite.ts'
+import { accountId, backEnds, region, sampleAlias, sampleKey, type TestDatabase, samplePrincipal } from './store-suite.ts'
 
 const alice: Principal = {
   type: 'IAMUser',
@@ -89,7 +89,6 @@ describe('a condition key of KMS', () => {
 
   test('about the key comes from the key', () => {
     const ask = requestContext(encrypt(), found(key, 'alias/app'))
-    expect(ask('kms:calleraccount')).toBe(accountId)
     expect(ask('kms:keyspec')).toBe('SYMMETRIC_DEFAULT')
     expect(ask('kms:keyusage')).toBe('ENCRYPT_DECRYPT')
     expect(ask('kms:keyorigin')).toBe('AWS_KMS')
@@ -302,4 +301,18 @@ describe('a key of another account', () => {
     )
     expect(() => permitKey(call, 'kms:DisableKey', found(theirs), { crossAccount: true })).not.toThrow()
   })
+})
+
+test('the policies of roles and sessions are compiled once for each version', () => {
+  const statement = { Effect: 'Allow', Principal: { AWS: accountId }, Action: 'sts:AssumeRole' }
+  const document = JSON.stringify({ Version: '2012-10-17', Statement: [statement] })
+  const role = samplePrincipal('deploy', { kind: 'role', trustPolicy: document })
+  expect(trustPolicy(role)).toBe(trustPolicy(role))
+  expect(trustPolicy({ ...role })).not.toBe(trustPolicy(role))
+  expect(trustPolicy({ ...role, trustPolicy: null })).toBeUndefined()
+  const session = (name: string): string =>
+    JSON.stringify({ Version: '2012-10-17', Statement: [{ Effect: 'Allow', Action: `kms:${name}`, Resource: '*' }] })
+  expect(sessionPolicy(session('Encrypt'))).toBe(sessionPolicy(session('Encrypt')))
+  expect(sessionPolicy(session('Encrypt'))).not.toBe(sessionPolicy(session('Decrypt')))
+  expect(() => sessionPolicy('{')).toThrow()
 })

@@ -26,7 +26,7 @@ export const GetKeyPolicy = operation({
 })
 
 export const PutKeyPolicy = operation({
-  input: { KeyId: keyId, PolicyName: policyName, Policy: policyText, BypassPolicyLockoutSafetyCheck: optional(boolean) },
+  input: { KeyId: keyId, PolicyName: policyName, Policy: policyText, BypassPolicyLockoutSafetyCheck: optional(boolean, false) },
   output: [],
   keys: { key: keyFrom('KeyId') },
   readOnly: false,

@@ -99,7 +99,7 @@ export const CreateKey = operation({
     KeySpec: optional(oneOf(...keySpecs)),
     Origin: optional(oneOf('AWS_KMS', 'EXTERNAL', 'AWS_CLOUDHSM', 'EXTERNAL_KEY_STORE')),
     CustomKeyStoreId: optional(string({ min: 1, max: 64 })),
-    BypassPolicyLockoutSafetyCheck: optional(boolean),
+    BypassPolicyLockoutSafetyCheck: optional(boolean, false),
     Tags: optional(tagList),
     MultiRegion: optional(boolean),
     XksKeyId: optional(string({ min: 1, max: 128, pattern: /^[a-zA-Z0-9-_.]+$/ })),
@@ -223,7 +223,7 @@ export const UpdateKeyDescription = operation({
 })
 
 export const ScheduleKeyDeletion = operation({
-  input: { KeyId: keyId, PendingWindowInDays: optional(integer({ min: 1, max: 365 })) },
+  input: { KeyId: keyId, PendingWindowInDays: optional(integer({ min: 1, max: 365 }), 30) },
   output: ['KeyId', 'DeletionDate', 'KeyState', 'PendingWindowInDays'],
   keys: { key: keyFrom('KeyId') },
   readOnly: false,

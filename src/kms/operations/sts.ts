@@ -1,8 +1,7 @@
 /** The two STS operations that KMS clients lean on: who am I, and credentials for a role. API version 2011-06-15. */
 
 import { accessDeniedMessage, authorizeAssumeRole } from '../../auth/authorize.ts'
-import { compilePolicy } from '../../auth/policy.ts'
-import { requestContext } from '../access.ts'
+import { requestContext, sessionPolicy, trustPolicy } from '../access.ts'
 import { kmsError } from '../errors.ts'
 import { operation } from '../operation.ts'
 import { integer, list, optional, string, structure } from '../shape.ts'
@@ -62,9 +61,10 @@ export const AssumeRole = operation({
     if (call.principal.type === 'Root') throw denied('RootMayNotAssumeRoles')
     const role = call.service.store.view.principal(input.RoleArn)
     // A role that is not there is denied like one that does not trust the caller.
-    if (role?.kind !== 'role' || role.trustPolicy === null) throw denied('NoTrustPolicyAllows')
+    const policy = role?.kind === 'role' ? trustPolicy(role) : undefined
+    if (!role || !policy) throw denied('NoTrustPolicyAllows')
     call.touched.push({ arn: role.arn, accountId: role.accountId, type: 'AWS::IAM::Role' })
-    const trust = { arn: role.arn, accountId: role.accountId, trustPolicy: compilePolicy(role.trustPolicy, 'trust') }
+    const trust = { arn: role.arn, accountId: role.accountId, trustPolicy: policy }
     const context = requestContext(call, undefined)
     const actions = (input.Tags?.length ?? 0) > 0 ? (['sts:AssumeRole', 'sts:TagSession'] as const) : (['sts:AssumeRole'] as const)
     for (const action of actions) {
@@ -78,7 +78,7 @@ export const AssumeRole = operation({
     if (durationSeconds > longest) {
       throw kmsError('ValidationException', 'The requested DurationSeconds exceeds the MaxSessionDuration set for this role.')
     }
-    if (input.Policy !== undefined) compilePolicy(input.Policy, 'session')
+    if (input.Policy !== undefined) sessionPolicy(input.Policy)
     const expiresAt = call.nowMs + durationSeconds * 1000
     const session = await call.service.identities.issueSession({
       roleArn: role.arn,

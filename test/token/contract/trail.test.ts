@@ -102,7 +102,7 @@ describeOurs('a call that is answered', () => {
       kms.send(new CreateKeyCommand({ Description: 'd', Tags: [{ TagKey: 'a', TagValue: 'b' }] })),
       (answer) => ({
         readOnly: false,
-        requestParameters: { description: 'd', tags: [{ tagKey: 'a', tagValue: 'b' }] },
+        requestParameters: { bypassPolicyLockoutSafetyCheck: false, description: 'd', tags: [{ tagKey: 'a', tagValue: 'b' }] },
         responseElements: {
           keyMetadata: expect.objectContaining({ arn: answer.KeyMetadata?.Arn, keyId: answer.KeyMetadata?.KeyId, keyState: 'Enabled' }),
         },
@@ -168,7 +168,11 @@ describeOurs('a call that is answered', () => {
     )
     await note('ListResourceTags', kms.send(new ListResourceTagsCommand({ KeyId })), onKey(true, { keyId: KeyId }))
     policy = given((await note('GetKeyPolicy', kms.send(new GetKeyPolicyCommand({ KeyId })), onKey(true, { keyId: KeyId }))).Policy)
-    await note('PutKeyPolicy', kms.send(new PutKeyPolicyCommand({ KeyId, Policy: policy })), onKey(false, { keyId: KeyId, policy }))
+    await note(
+      'PutKeyPolicy',
+      kms.send(new PutKeyPolicyCommand({ KeyId, Policy: policy })),
+      onKey(false, { bypassPolicyLockoutSafetyCheck: false, keyId: KeyId, policy }),
+    )
     await note('ListKeyPolicies', kms.send(new ListKeyPoliciesCommand({ KeyId })), onKey(true, { keyId: KeyId }))
     const encryptionContext = { Department: 'Finance' }
     const { CiphertextBlob } = await note(
