@@ -70,8 +70,15 @@ interface Session extends Omit<SessionClaims, 'secretAccessKey'> {
 /** Sessions opened lately; a token that fell out is opened again by the HSM. */
 const rememberedSessions = 4096
 
+/** Tokens that the HSM has refused; it would refuse them for ever, so a device is not asked about one of these twice. */
+const rememberedRefusals = 4096
+
+/** Base64 of at least a scheme's byte and a tag; how long the longest is follows from what a session can hold. */
+const tokenForm = /^[A-Za-z0-9+/]{40,}={0,2}$/
+const maxTokenCharacters = 2 * maxPlaintextBytes
+
 /** Whoever reaches the port can send a token that only the HSM can tell from a genuine one: no more than this many wait for it at once. */
-const maxTokensOpening = 64
+const maxTokensOpening = 32
 
 const invalidToken = (): KmsError => kmsError('UnrecognizedClientException', 'The security token included in the request is invalid.')
 const expiredToken = (): KmsError => kmsError('ExpiredTokenException', 'The security token included in the request is expired')
@@ -122,26 +129,41 @@ export function openIdentities(service: () => Service): Identities {
     return principal
   }
 
-  let tokensOpening = 0
-  const openToken = async (token: string): Promise<SessionClaims | undefined> => {
-    if (tokensOpening >= maxTokensOpening) throw kmsError('ThrottlingException', 'Rate exceeded')
-    tokensOpening++
+  const refused = new Set<string>()
+  /** By the token's hash: callers that come together with one token wait for one answer. */
+  const opening = new Map<string, Promise<SessionClaims | undefined>>()
+  const startOpening = async (token: string, name: string): Promise<SessionClaims | undefined> => {
     try {
-      return await openSessionToken(service(), token)
+      const claims = await openSessionToken(service(), token)
+      if (!claims) {
+        refused.add(name)
+        const [oldest] = refused
+        if (oldest !== undefined && refused.size > rememberedRefusals) refused.delete(oldest)
+      }
+      return claims
     } finally {
-      tokensOpening--
+      opening.delete(name)
     }
+  }
+  const openToken = async (token: string, name: string): Promise<SessionClaims | undefined> => {
+    if (refused.has(name) || token.length > maxTokenCharacters || !tokenForm.test(token)) return undefined
+    const underWay = opening.get(name)
+    if (underWay) return underWay
+    if (opening.size >= maxTokensOpening) throw kmsError('ThrottlingException', 'Rate exceeded')
+    const opened = startOpening(token, name)
+    opening.set(name, opened)
+    return opened
   }
 
   const openSession = async (
     received: ReceivedSignature & { readonly sessionToken: string },
   ): Promise<{ session: Session; secret: string | undefined }> => {
-    const name = createHash('sha256').update(received.sessionToken).digest('base64')
+    const name = nameOfToken(received.sessionToken)
     const known = sessions.get(name)
     const role = known && service().store.view.principal(known.roleArn)
     // A changed role (its policies, its tags) makes the principal anew from the same claims, so only the same record serves.
     if (known && role === known.role) return { session: known, secret: undefined }
-    const claims = await openToken(received.sessionToken)
+    const claims = await openToken(received.sessionToken, name)
     const current = claims && service().store.view.principal(claims.roleArn)
     if (!claims || current?.kind !== 'role') throw invalidToken()
     // The same name for a role made anew is another role; AWS ends the sessions of a deleted one.
@@ -176,7 +198,7 @@ export function openIdentities(service: () => Service): Identities {
     if (session.expiresAt <= service().clock.now()) throw expiredToken()
     let signingKey = signingKeys.find(received)
     if (!signingKey) {
-      const text = secret ?? (await openToken(received.sessionToken))?.secretAccessKey
+      const text = secret ?? (await openToken(received.sessionToken, nameOfToken(received.sessionToken)))?.secretAccessKey
       if (text === undefined) throw invalidToken()
       signingKey = signingKeys.get(received, () => text)
     }
@@ -233,6 +255,8 @@ export function openIdentities(service: () => Service): Identities {
     },
   }
 }
+
+const nameOfToken = (token: string): string => createHash('sha256').update(token).digest('base64')
 
 async function openSessionToken(service: Service, token: string): Promise<SessionClaims | undefined> {
   const sealed = Buffer.from(token, 'base64')
