@@ -353,6 +353,11 @@ function checkTogether(config: Config, where: (name: string) => string, problems
     else if (secret && (mode & 0o007) !== 0)
       problems.push(`${where(name)} names ${file}, which everybody on this machine may open: chmod 600 it.`)
   }
+  if (isOpenToAll(config.dataDir)) {
+    problems.push(
+      `${where('dataDir')} is ${config.dataDir}, where everybody on this machine may put files in the place of ours: chmod o-w it, or choose another.`,
+    )
+  }
   if (tls.certFile === undefined && !tls.allowPlainHttp) {
     for (const [name, address] of [
       ['host', config.host],
@@ -435,6 +440,15 @@ function readableFileMode(file: string): number | undefined {
     return found.isFile() ? found.mode & 0o777 : undefined
   } catch {
     return undefined
+  }
+}
+
+/** A directory that is not there, or cannot be looked at, is somebody else's complaint. */
+function isOpenToAll(directory: string): boolean {
+  try {
+    return (statSync(directory).mode & 0o002) !== 0
+  } catch {
+    return false
   }
 }
 

@@ -67,6 +67,14 @@ test('all problems are told at once, each with the setting and what it accepts',
   expect(problems).toHaveLength(expected.length)
 })
 
+test('a data directory in which everybody may write is refused', () => {
+  const open = scratch()
+  chmodSync(open, 0o777)
+  expect(problemsOf({ HOLDFAST_DATA_DIR: open }).join()).toMatch(/may put files in the place of ours: chmod o-w it/)
+  chmodSync(open, 0o755)
+  expect(problemsOf({ HOLDFAST_DATA_DIR: open })).toEqual([])
+})
+
 test('plain HTTP is for loopback, unless it is allowed or there is TLS', () => {
   const files = scratch()
   onTestFinished(() => files.remove())
