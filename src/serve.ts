@@ -328,6 +328,11 @@ function watchRooms(
     return lastSealMs === undefined ? undefined : (systemClock.now() - lastSealMs) / 1000
   })
   metrics.gauge(
+    'holdfast_gcm_budget_share',
+    'The highest share of its budget of encryptions that a current backing key has used; it is rotated at 0.5, and refused at 1.',
+    () => (mostUsed(store, 1)[0]?.encryptionsReserved ?? 0) / standardBudget.ceiling,
+  )
+  metrics.gauge(
     'holdfast_gcm_encryptions_reserved',
     'Encryptions reserved under the current backing key, for the ten keys with the most.',
     () => mostUsed(store, 10).map(({ keyArn, encryptionsReserved }) => ({ labels: { key: keyArn }, value: encryptionsReserved })),

@@ -4,6 +4,7 @@
  * high. At `rotateAt` the key gets a new backing key by itself; `ceiling` is never passed.
  */
 
+import type { Metrics } from '../base/metrics.ts'
 import { type BackingKeyRecord, type KeyRecord, StoreConflict } from '../store/store.ts'
 import { kmsError } from './errors.ts'
 import { keyMissing } from './keys.ts'
@@ -31,7 +32,12 @@ interface Account {
   reserving: Promise<void> | undefined
 }
 
-export function openBudget(service: () => Service, limits: BudgetLimits): Budget {
+export function openBudget(service: () => Service, limits: BudgetLimits, metrics: Pick<Metrics, 'count'>): Budget {
+  const rotated = metrics.count('holdfast_gcm_rotations_total', 'Rotations because a key had used its budget of encryptions.')
+  const failed = metrics.count(
+    'holdfast_gcm_rotation_failures_total',
+    'Such rotations that failed; until one succeeds the budget runs out.',
+  )
   const accounts = new Map<string, Account>()
   const rotations = new Map<string, Promise<void>>()
 
@@ -55,7 +61,13 @@ export function openBudget(service: () => Service, limits: BudgetLimits): Budget
       const now = current(arn)
       if (now.materialId !== materialId) return
       running = rotateMaterial(service(), now.key)
-        .then(() => undefined)
+        .then(
+          () => rotated(),
+          (error: unknown) => {
+            failed()
+            throw error
+          },
+        )
         .finally(() => rotations.delete(arn))
       rotations.set(arn, running)
     }

@@ -72,7 +72,7 @@ export async function openService(foundations: Foundations): Promise<Service> {
     instance,
     serviceKey,
     making: new Set(),
-    budget: openBudget(() => service, foundations.config.budget),
+    budget: openBudget(() => service, foundations.config.budget, foundations.metrics),
     identities: openIdentities(() => service),
     runLifecycle: () => lifecycle.run(),
     async close() {

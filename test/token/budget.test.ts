@@ -75,6 +75,7 @@ test('at half of the budget a key gets new material by itself, once, and what th
   for (let i = 0; i < 3; i++) blobs.push(await encrypt(rooms, keyId))
   await rooms.service.budget.close()
   expect(materials(rooms, keyId).map(({ ordinal, state }) => `${ordinal} ${state}`)).toEqual(['1 ready', '2 ready'])
+  expect((await rooms.service.metrics.page()).text).toMatch(/^holdfast_gcm_rotations_total 1$/m)
   blobs.push(await encrypt(rooms, keyId))
   const [, second] = materials(rooms, keyId)
   expect(rooms.store.view.keyById(region, keyId)?.materialId).toBe(second?.materialId)
@@ -178,6 +179,7 @@ test('at the ceiling, when no new material can be made, encryption stops with a 
   expect([...(await countByMaterial(rooms, blobs)).values()]).toEqual([limits.ceiling, 1])
   expect(await inspect(rooms, new Journal())).toEqual([])
   expect(rooms.store.view.account(accountId)).toBeDefined()
+  expect((await rooms.service.metrics.page()).text).toMatch(/^holdfast_gcm_rotation_failures_total [1-9]/m)
 })
 
 test('a ceiling that no whole number of blocks fills is still never passed', async () => {

@@ -126,6 +126,8 @@ describe('one data directory, from its first start on', () => {
       'holdfast_token_respawns_total',
       'holdfast_audit_pending',
       'holdfast_audit_unsealed',
+      'holdfast_gcm_budget_share',
+      'holdfast_gcm_rotations_total 0',
       'nodejs_eventloop_lag_p99_seconds',
     ])
       expect(metrics).toContain(name)
