@@ -68,7 +68,8 @@ test('all problems are told at once, each with the setting and what it accepts',
 })
 
 test('a data directory in which everybody may write is refused', () => {
-  const open = scratch()
+  const { dir: open, remove } = scratch()
+  onTestFinished(remove)
   chmodSync(open, 0o777)
   expect(problemsOf({ HOLDFAST_DATA_DIR: open }).join()).toMatch(/may put files in the place of ours: chmod o-w it/)
   chmodSync(open, 0o755)
