@@ -5,7 +5,7 @@
 
 import { existsSync, readFileSync } from 'node:fs'
 import { mkdir, rename, rm, writeFile } from 'node:fs/promises'
-import { relative } from 'node:path'
+import { dirname, relative } from 'node:path'
 import { findSoftHsm } from '../softhsm/find.mjs'
 import { provisionSoftHsm, ProvisionError } from '../softhsm/provision.mjs'
 import { openTrail } from './audit/open.ts'
@@ -15,7 +15,7 @@ import { openLog, type Log, type OpenLog } from './base/log.ts'
 import { openMetrics, type Metrics } from './base/metrics.ts'
 import { exitCodes } from './cli/command.ts'
 import { saveProfile } from './cli/credentials-file.ts'
-import { childEnvironment, placesIn, readConfig, type Config } from './config.ts'
+import { ConfigError, childEnvironment, placesIn, readConfig, type Config } from './config.ts'
 import { openToken, type TokenConfig } from './hsm/client.ts'
 import type { Token } from './hsm/token.ts'
 import { openApp } from './http/app.ts'
@@ -125,11 +125,22 @@ export async function openHouse(config: Config, log: Log): Promise<House> {
   }
 }
 
+/** Made with its parents, for its owner alone. @throws ConfigError when it cannot be. */
+async function makeDataDir(dataDir: string): Promise<void> {
+  try {
+    // Only where the parent is missing: Node's recursive form never ends where the system answers ENOENT for other reasons (/proc).
+    await mkdir(dataDir, { recursive: !existsSync(dirname(dataDir)), mode: 0o700 })
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException
+    if (code !== 'EEXIST') throw new ConfigError([`HOLDFAST_DATA_DIR is ${dataDir}, which cannot be made: ${message}. Choose another.`])
+  }
+}
+
 async function openRooms(config: Config, log: Log, opened: Opened): Promise<House> {
   const places = placesIn(config.dataDir)
   const metrics = openMetrics()
   const clock = systemClock
-  await mkdir(config.dataDir, { recursive: true, mode: 0o700 })
+  await makeDataDir(config.dataDir)
 
   // The operations port first: a start that waits for the device shows as not ready, not as dead.
   let token: Token | undefined
