@@ -46,7 +46,7 @@ interface Batch {
 /** A transaction longer than this would keep the next batch waiting for nothing. */
 const recordsPerCommit = 1000
 /** A commit costs as much as some dozen records, most of it in waking threads. */
-const recordsWorthACommit = 24
+const recordsWorthACommit = 8
 const gatherMs = 1
 const blocksPerRound = 4
 const recordsPerRemoval = 2000
@@ -186,7 +186,7 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
       batch.texts.push(text)
       pending++
       // After what else this turn brings: calls that end together are committed together.
-      if (!committing && !scheduled) {
+      if (!committing && (!scheduled || batch.texts.length === recordsWorthACommit)) {
         scheduled = true
         setImmediate(commitNext)
       }

@@ -45,7 +45,7 @@ export interface BenchReport {
   }
 }
 
-const warmupMs = 1500
+const warmupMs = 3000
 const signedRequests = 64
 
 function child(file: string): ChildProcess {

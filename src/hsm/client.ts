@@ -80,6 +80,8 @@ const backOff = { firstMs: 250, longestMs: 30_000, forgottenAfterMs: 10_000, dou
 
 /** Calls that take less than this are not worth waking another thread for while one is awake. */
 const cheapCallUs = 100
+/** As many cheap calls go to a worker in one piece while it is busy; all of them together would leave it and us waiting for each other. */
+const batchCalls = 8
 /** Work given to one worker before the next one gets some; two calls in any case, so that none waits for its next one. */
 const workerBacklogUs = 2000
 
@@ -156,7 +158,7 @@ type AgentState = 'starting' | 'ready' | 'draining' | 'ended'
 function mayWrite(lane: Lane): boolean {
   const [first] = lane.outgoing
   if (first === undefined) return false
-  return lane.outgoing.length === lane.underWay.length || first.expectedUs >= cheapCallUs
+  return lane.outgoing.length === lane.underWay.length || lane.outgoing.length >= batchCalls || first.expectedUs >= cheapCallUs
 }
 
 class AgentProcess {
