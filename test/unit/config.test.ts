@@ -68,8 +68,9 @@ test('all problems are told at once, each with the setting and what it accepts',
 })
 
 test('a data directory in which everybody may write is refused', () => {
-  const { dir: open, remove } = scratch()
-  onTestFinished(remove)
+  const folder = scratch()
+  onTestFinished(() => folder.remove())
+  const open = folder.dir
   chmodSync(open, 0o777)
   expect(problemsOf({ HOLDFAST_DATA_DIR: open }).join()).toMatch(/may put files in the place of ours: chmod o-w it/)
   chmodSync(open, 0o755)

@@ -353,10 +353,11 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     await store.insertPrincipal(user)
     const stores = [store, await database.open()]
     const inserts = await Promise.allSettled(
-      ['AKIA1', 'AKIA2', 'AKIA3', 'AKIA4'].map((id, index) => stores[index % 2]?.insertAccessKey(sampleAccessKey(user.arn, id), 2)),
+      ['AKIA1', 'AKIA2', 'AKIA3', 'AKIA4'].map(async (id, index) => stores[index % 2]?.insertAccessKey(sampleAccessKey(user.arn, id), 2)),
     )
     expect(inserts.map(({ status }) => status).toSorted()).toEqual(['fulfilled', 'fulfilled', 'rejected', 'rejected'])
-    for (const insert of inserts) if (insert.status === 'rejected') expect(insert.reason).toBeInstanceOf(StoreConflict)
+    const reasons: readonly unknown[] = inserts.flatMap((insert) => (insert.status === 'rejected' ? [insert.reason] : []))
+    expect(reasons.every((reason) => reason instanceof StoreConflict)).toBe(true)
     expect((await reopened()).accessKeysOf(user.arn)).toHaveLength(2)
   })
 
