@@ -128,7 +128,12 @@ export const settings = {
   port: setting('PORT', integer(0, 65535), 8480, 'Port of the KMS, STS and CloudTrail endpoint. 0 takes a free one.'),
   opsPort: setting('OPS_PORT', integer(0, 65535), 8481, 'Port of `/readyz` and `/metrics`. 0 takes a free one.'),
   opsHost: setting('OPS_HOST', orAbsent(host), undefined, 'Address for the operations port, where it is not `host`.'),
-  accountId: setting('ACCOUNT_ID', text('12 digits', /^\d{12}$/), '111122223333', 'The account that is made at the first start.'),
+  accountId: setting(
+    'ACCOUNT_ID',
+    text('12 digits', /^\d{12}$/),
+    '111122223333',
+    'The account that is made at the first start; it stays the same afterwards.',
+  ),
   regions: setting(
     'REGIONS',
     regionList,

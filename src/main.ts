@@ -7,6 +7,7 @@
 import { readFileSync } from 'node:fs'
 import { text as readStream } from 'node:stream/consumers'
 import { ProvisionError } from '../softhsm/provision.mjs'
+import { OperatorError } from './base/operator-error.ts'
 import { systemClock } from './base/clock.ts'
 import { exitCodes } from './cli/command.ts'
 import { runCommandLine } from './cli/commands.ts'
@@ -27,8 +28,13 @@ export async function run(words: readonly string[]): Promise<number> {
   }
 }
 
+/** System errors (a port in use, a file that is missing, a disk that is read-only) carry their `syscall`. */
 const isForOperator = (error: unknown): error is Error =>
-  error instanceof ConfigError || error instanceof ProvisionError || error instanceof TokenError
+  error instanceof ConfigError ||
+  error instanceof ProvisionError ||
+  error instanceof TokenError ||
+  error instanceof OperatorError ||
+  (error instanceof Error && (error.name === 'StoreFailure' || 'syscall' in error))
 
 function clientSettings(): ClientSettings {
   const { config } = readConfig()

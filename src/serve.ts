@@ -53,7 +53,7 @@ export async function serve(): Promise<number> {
     log.info({}, 'stopped')
     return exitCodes.done
   } catch (error) {
-    log.error({ err: error }, 'the service could not start')
+    log.debug({ err: error }, 'the service could not start')
     throw error
   } finally {
     log.flush()
@@ -362,9 +362,13 @@ function mostUsed(store: Store, limit: number): readonly { readonly keyArn: stri
   return used
 }
 
-/** Says in the data directory where this process listens, for as long as it does. */
+/** Where a caller on this machine reaches what listens on every address. */
+const reachable = (url: string): string => url.replace('://0.0.0.0:', '://127.0.0.1:').replace('://[::]:', '://[::1]:')
+
+/** Says in the data directory where this process listens, for as long as it does. What another living process says there stays. */
 async function announce(file: string, main: Listener, ops: Listener): Promise<{ close(): Promise<void> }> {
-  const text = `${JSON.stringify({ url: main.url, opsUrl: ops.url, pid: process.pid })}\n`
+  if (announcedByAnother(file)) return { close: async () => undefined }
+  const text = `${JSON.stringify({ url: reachable(main.url), opsUrl: reachable(ops.url), pid: process.pid })}\n`
   const beside = `${file}.${process.pid}`
   await writeFile(beside, text)
   await rename(beside, file)
@@ -376,12 +380,22 @@ async function announce(file: string, main: Listener, ops: Listener): Promise<{ 
   }
 }
 
+function announcedByAnother(file: string): boolean {
+  try {
+    const { pid } = JSON.parse(readFileSync(file, 'utf8')) as { readonly pid?: unknown }
+    return typeof pid === 'number' && pid !== process.pid && process.kill(pid, 0)
+  } catch {
+    // Not there, not ours to read, or of a process that is no more.
+    return false
+  }
+}
+
 function greet(config: Config, credentials: string, main: Listener, ops: Listener): string {
   const quoted = (path: string): string => (/^[\w./-]+$/.test(path) ? path : `'${path.replaceAll("'", String.raw`'\''`)}'`)
   const near = relative(process.cwd(), credentials)
   const file = quoted(near.startsWith('..') ? credentials : near)
   const trust = config.tls.certFile === undefined ? '' : `AWS_CA_BUNDLE=${quoted(config.tls.certFile)} `
-  const url = main.url.replace('://0.0.0.0:', '://127.0.0.1:').replace('://[::]:', '://[::1]:')
+  const url = reachable(main.url)
   return [
     '',
     `Holdfast answers at ${main.url} for ${config.regions.join(', ')}; readiness and metrics at ${ops.url}. Try:`,

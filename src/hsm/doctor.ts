@@ -220,7 +220,7 @@ export function diagnose(module: ModuleReport, opened?: OpenedToken): DoctorRepo
     findings.push({
       level: 'cost',
       subject: 'key specs',
-      text: `CreateKey answers UnsupportedOperationException for ${lacking.join(', ')}.`,
+      text: `This token has no mechanism for ${lacking.join(', ')}.`,
     })
   }
   return report(module, opened, specs, findings)
@@ -360,10 +360,12 @@ export function renderDoctor(report: DoctorReport): string {
         `Mechanisms of "${token.label}" (listed by the token; sizes in bits or bytes)\n${table(['mechanism', 'key size', 'for'], rows)}`,
       )
     }
-    const probeRows = report.probes.map(({ name, passed, detail }) => [name, passed ? 'passed' : 'FAILED', detail])
+    const probeRows = report.probes.map(({ name, passed, detail }) => [name, passed ? 'passed' : 'no', detail])
     sections.push(`Self-test (done by the token with throw-away keys)\n${table(['ability', 'outcome', 'detail'], probeRows)}`)
     const specRows = report.keySpecs.map(({ spec, supported, detail }) => [spec, supported ? 'yes' : 'no', detail])
-    sections.push(`KMS key specs\n${table(['key spec', 'here', 'detail'], specRows)}`)
+    sections.push(
+      `KMS key specs that this token could serve (CreateKey of this version makes SYMMETRIC_DEFAULT only)\n${table(['key spec', 'here', 'detail'], specRows)}`,
+    )
   }
   const words = { problem: 'PROBLEM', cost: 'missing', note: 'note' } as const
   const findings = report.findings.map(({ level, subject, text }) => `  ${words[level]}: ${subject}\n    ${paragraph(text, '    ')}`)

@@ -11,6 +11,7 @@ import { createServer as createHttpServer, STATUS_CODES, type RequestListener, t
 import { createServer as createHttpsServer, type Server as TlsServer } from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
 import { createSecureContext } from 'node:tls'
+import { OperatorError } from '../base/operator-error.ts'
 import type { Log } from '../base/log.ts'
 
 export interface ListenOptions {
@@ -72,7 +73,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   server.on('drop', () => log.warn({ listener: name, maxConnections: options.maxConnections }, 'too many connections: one was closed'))
 
   await new Promise<void>((resolve, reject) => {
-    server.once('error', (cause: NodeJS.ErrnoException) => reject(new Error(listenProblem(options, cause), { cause })))
+    server.once('error', (cause: NodeJS.ErrnoException) => reject(new OperatorError(listenProblem(options, cause), { cause })))
     server.listen({ host, port: options.port }, resolve)
   })
   server.removeAllListeners('error')
@@ -132,7 +133,7 @@ function readCertificate(tls: { readonly certFile: string; readonly keyFile: str
   try {
     createSecureContext({ ...pair, minVersion: 'TLSv1.2' })
   } catch (cause) {
-    throw new Error(
+    throw new OperatorError(
       `The certificate in ${tls.certFile} and the key in ${tls.keyFile} cannot be used together: ${cause instanceof Error ? cause.message : ''}`,
       { cause },
     )

@@ -17,6 +17,7 @@ import {
   type SignatureExpectation,
   type SignedRequest,
 } from '../auth/sigv4.ts'
+import { OperatorError } from '../base/operator-error.ts'
 import { wrapSchemes, type WrapScheme } from '../hsm/token.ts'
 import { maxPlaintextBytes } from '../hsm/wrap.ts'
 import { StoreConflict, type AccessKeyRecord, type PrincipalRecord } from '../store/store.ts'
@@ -345,6 +346,16 @@ async function unseal({ token, serviceKey }: Service, sealed: Uint8Array, purpos
   return token.unwrap(serviceKey.ckaId, scheme, Buffer.from(`holdfast/${purpose}`), sealed.subarray(1))
 }
 
+/** The configuration names an account that this data directory does not have, while it has others: a slip, not a first start. */
+class OtherAccount extends OperatorError {
+  constructor(wanted: string, present: string) {
+    super(
+      `HOLDFAST_ACCOUNT_ID is ${wanted}, but this data directory was made for account ${present}. ` +
+        'Set it back, or make a further account with "holdfast account create".',
+    )
+  }
+}
+
 /**
  * The account of the configuration, with an access key of its root, made once. The key is published (written to the credentials
  * file) before it is stored, and the account is stored last: a stop anywhere leads to the same end at the next start. Of several
@@ -354,6 +365,8 @@ export async function bootstrapAccount(service: Service, publish: (credential: C
   const { store, instance } = service
   const { accountId } = service.config
   const claim = `bootstrap/${accountId}`
+  const [other] = store.view.account(accountId) ? [] : store.view.listAccounts(undefined, 1).items
+  if (other) throw new OtherAccount(accountId, other.accountId)
   for (;;) {
     if (store.view.account(accountId)) return false
     const holder = store.view.setting(claim)

@@ -8,6 +8,7 @@
  */
 
 import { randomBytes } from 'node:crypto'
+import { OperatorError } from '../base/operator-error.ts'
 import type { Token, TokenKeyKind } from '../hsm/token.ts'
 import type { Store } from '../store/store.ts'
 
@@ -65,7 +66,7 @@ export async function ensureSystemKey({ token, store }: Rooms, name: SystemKeyNa
   }
   if (!key) throw new Error(`the store lost its setting ${setting}`)
   if ((await token.objects(key.ckaId)).length === 0) {
-    throw new Error(
+    throw new OperatorError(
       `The token ${JSON.stringify(token.info().label)} (serial ${token.info().serial}) does not show the key ${key.label} (CKA_ID ${key.ckaId}) that this data directory was set up with. ` +
         'It is another token, or has lost its objects. Configure the right token, or restore its backup; nothing was changed.',
     )
