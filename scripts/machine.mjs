@@ -9,7 +9,7 @@
  * that the tests can use.
  */
 import { spawnSync } from 'node:child_process'
-import { accessSync, closeSync, constants, existsSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
+import { accessSync, closeSync, constants, existsSync, linkSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { delimiter, dirname, join } from 'node:path'
 import { argv, env, execPath, exit, getuid, kill, pid, stderr, versions } from 'node:process'
 import { fileURLToPath } from 'node:url'
@@ -215,18 +215,10 @@ export function ownHeaders() {
 /** Runs `work` while no other process installs into this folder. A lock whose holder is gone is taken over. */
 export function withInstallLock(work, lock = join(root, '.install.lock')) {
   let told = false
-  for (;;) {
-    try {
-      const file = openSync(lock, 'wx')
-      writeSync(file, String(pid))
-      closeSync(file)
-      break
-    } catch (error) {
-      if (error.code !== 'EEXIST') throw error
-    }
+  while (!takeLock(lock)) {
     const holder = Number(readIfThere(lock))
     if (holder > 0 && !isRunning(holder)) {
-      rmSync(lock, { force: true })
+      breakLock(lock, holder)
       continue
     }
     if (!told) say(`waiting for another install (process ${holder || 'unknown'}; ${lock})`)
@@ -237,6 +229,40 @@ export function withInstallLock(work, lock = join(root, '.install.lock')) {
     return work()
   } finally {
     rmSync(lock, { force: true })
+  }
+}
+
+/** The file appears with its holder's process id in it, never empty. */
+function takeLock(lock) {
+  const beside = `${lock}.${pid}`
+  writeFileSync(beside, String(pid))
+  try {
+    linkSync(beside, lock)
+    return true
+  } catch (error) {
+    if (error.code !== 'EEXIST') throw error
+    return false
+  } finally {
+    rmSync(beside, { force: true })
+  }
+}
+
+/** One process at a time, which looks again: otherwise the second would remove the lock that the first has just taken. */
+function breakLock(lock, deadHolder) {
+  const guard = `${lock}.breaking`
+  try {
+    closeSync(openSync(guard, 'wx'))
+  } catch (error) {
+    if (error.code !== 'EEXIST') throw error
+    // Breaking a lock takes no time: an old guard is of a process that died over it.
+    const { mtimeMs } = statSync(guard, { throwIfNoEntry: false }) ?? { mtimeMs: 0 }
+    if (Date.now() - mtimeMs > 10_000) rmSync(guard, { force: true })
+    return
+  }
+  try {
+    if (Number(readIfThere(lock)) === deadHolder) rmSync(lock, { force: true })
+  } finally {
+    rmSync(guard, { force: true })
   }
 }
 
