@@ -1,5 +1,10 @@
-#!/usr/bin/env node
-/** The `holdfast` program: the TypeScript sources run as they are, through tsx. `holdfast help` lists the commands. */
+#!/usr/bin/env -S node --max-semi-space-size=64
+/**
+ * The `holdfast` program: the TypeScript sources run as they are, through tsx. `holdfast help` lists the commands.
+ *
+ * The flag above gives V8 more room for what is young: a call waits for the device and for the audit trail, and with the usual 16 MiB much of
+ * what a call needs is copied while it waits.
+ */
 import { argv } from 'node:process'
 import { checkNode, lockfileInstalled, Missing, orSayWhatIsMissing, root } from './machine.mjs'
 

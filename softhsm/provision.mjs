@@ -172,7 +172,8 @@ function tokenProcess(request, conf) {
       answer = message
     })
     child.once('error', fail)
-    child.once('exit', (code, signal) => {
+    // 'close', not 'exit': the end of the process can be seen before the last message it sent has been read.
+    child.once('close', (code, signal) => {
       if (answer?.labels !== undefined) done(answer.labels)
       else fail(new ProvisionError(`SoftHSM (${request.library}) failed: ${answer?.problem ?? `its process ended with ${signal ?? code}`}`))
     })

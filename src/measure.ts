@@ -6,15 +6,15 @@
  */
 
 import { fork } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { runBench, type BenchOptions, type BenchReport } from './bench/bench.ts'
 import { systemClock } from './base/clock.ts'
-import { openLog } from './base/log.ts'
 import { parseCredentials } from './cli/credentials-file.ts'
 import { placesIn, type Config } from './config.ts'
 import type { RawLoopOrder, RawLoopResult } from './hsm/raw-loop.ts'
-import { openHouse, tokenConfig } from './serve.ts'
+import { tokenConfig } from './serve.ts'
 
 export async function measure(config: Config, options: BenchOptions): Promise<BenchReport> {
   await mkdir(config.dataDir, { recursive: true, mode: 0o700 })
@@ -29,10 +29,8 @@ export async function measure(config: Config, options: BenchOptions): Promise<Be
     pkcs11: { ...config.pkcs11, library: undefined, tokenLabel: undefined, tokenSerial: undefined, pinFile: undefined, profile: undefined },
     tls: { certFile: undefined, keyFile: undefined, allowPlainHttp: false },
   }
-  // Lines are made and written as in earnest, to where nobody reads them.
-  const log = openLog({ level: 'info', destination: '/dev/null' })
   try {
-    const house = await openHouse(own, log)
+    const house = await startService(own)
     try {
       const credentials = parseCredentials(await readFile(placesIn(dataDir).credentials, 'utf8')).get('default')
       if (!credentials) throw new Error('the service made no credentials')
@@ -44,6 +42,29 @@ export async function measure(config: Config, options: BenchOptions): Promise<Be
     }
   } finally {
     await rm(dataDir, { recursive: true, force: true })
+  }
+}
+
+/** Starts the service in its own process. */
+async function startService(config: Config): Promise<{ readonly url: string; close(): Promise<void> }> {
+  const child = fork(new URL('measure-service.ts', import.meta.url), [], {
+    execArgv: [...process.execArgv, '--import', import.meta.resolve('tsx')],
+    serialization: 'advanced',
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  })
+  const ended = once(child, 'exit')
+  const { url } = await new Promise<{ readonly url: string }>((resolve, reject) => {
+    child.once('message', (message) => resolve(message as { readonly url: string }))
+    child.once('error', reject)
+    child.once('close', (code, signal) => reject(new Error(`the service ended with ${signal ?? `code ${code}`}`)))
+    child.send(config)
+  })
+  return {
+    url,
+    async close() {
+      if (child.connected) child.disconnect()
+      await ended
+    },
   }
 }
 
@@ -63,7 +84,7 @@ function rawLoop({
     })
     child.once('message', (result) => resolve((result as RawLoopResult).perSecond))
     child.once('error', reject)
-    child.once('exit', (code, signal) => reject(new Error(`the raw token loop ended with ${signal ?? `code ${code}`}`)))
+    child.once('close', (code, signal) => reject(new Error(`the raw token loop ended with ${signal ?? `code ${code}`}`)))
     child.send({ library, tokenLabel, pinFile, durationMs } satisfies RawLoopOrder)
   })
 }

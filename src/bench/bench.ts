@@ -50,7 +50,7 @@ const signedRequests = 64
 
 function child(file: string): ChildProcess {
   return fork(new URL(file, import.meta.url), [], {
-    execArgv: ['--import', import.meta.resolve('tsx')],
+    execArgv: [...process.execArgv, '--import', import.meta.resolve('tsx')],
     serialization: 'advanced',
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   })

@@ -94,7 +94,8 @@ export function inspectModule(request: {
       clearTimeout(timer)
       reject(new DoctorError(`the process that asks ${library} could not be started: ${error.message}`, { cause: error }))
     })
-    child.once('exit', (code, signal) => {
+    // 'close', not 'exit': the end of a process can be seen before the last message it sent has been read.
+    child.once('close', (code, signal) => {
       clearTimeout(timer)
       if (answer?.report !== undefined) resolve(answer.report)
       else if (late) reject(new DoctorError(`${library} did not answer in ${timeoutMs} ms; is the device reachable?`))

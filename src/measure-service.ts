@@ -1,0 +1,29 @@
+/**
+ * The service that `measure.ts` measures, a process of its own as it is in earnest: what measures must not share its event loop or its heap.
+ *
+ * Started by fork; takes a configuration, answers where it listens, closes everything when its parent disconnects.
+ */
+
+import { openLog } from './base/log.ts'
+import type { Config } from './config.ts'
+import { openHouse } from './serve.ts'
+
+process.once('message', (config: Config) => {
+  // Lines are made and written as in earnest, to where nobody reads them.
+  const log = openLog({ level: 'info', destination: '/dev/null' })
+  openHouse(config, log).then(
+    (house) => {
+      process.send?.({ url: house.url })
+      process.once('disconnect', () => {
+        house.close().then(
+          () => log.flush(),
+          () => log.flush(),
+        )
+      })
+    },
+    (error: unknown) => {
+      process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`)
+      process.exit(1)
+    },
+  )
+})
