@@ -4,6 +4,7 @@
  * Started by fork; takes a configuration, answers where it listens, closes everything when its parent disconnects.
  */
 
+import { once } from 'node:events'
 import { openLog } from './base/log.ts'
 import type { Config } from './config.ts'
 import { openHouse } from './serve.ts'
@@ -11,19 +12,15 @@ import { openHouse } from './serve.ts'
 process.once('message', (config: Config) => {
   // Lines are made and written as in earnest, to where nobody reads them.
   const log = openLog({ level: 'info', destination: '/dev/null' })
-  openHouse(config, log).then(
-    (house) => {
-      process.send?.({ url: house.url })
-      process.once('disconnect', () => {
-        house.close().then(
-          () => log.flush(),
-          () => log.flush(),
-        )
-      })
-    },
-    (error: unknown) => {
-      process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`)
-      process.exit(1)
-    },
-  )
+  const serveUntilDisconnected = async (): Promise<void> => {
+    const house = await openHouse(config, log)
+    process.send?.({ url: house.url })
+    await once(process, 'disconnect')
+    await house.close()
+    log.flush()
+  }
+  serveUntilDisconnected().catch((error: unknown) => {
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`)
+    process.exit(1)
+  })
 })
