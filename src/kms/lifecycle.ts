@@ -7,6 +7,7 @@
  */
 
 import { randomUUID } from 'node:crypto'
+import type { Token } from '../hsm/token.ts'
 import type { BackingKeyRecord, KeyRecord } from '../store/store.ts'
 import { abandonMaterial, destroyKey, isShown, isWhole, shownObjects, type ShownObjects } from './material.ts'
 import { eventTime } from './record.ts'
@@ -121,7 +122,7 @@ function recoverDead(isDead: (id: string) => boolean): Step {
     if (left.length === 0) return undefined
     return async () => {
       for (const backing of left) {
-        if (await abandonMaterial(service, backing)) {
+        if (await abandonMaterial(service, key, backing)) {
           service.log.warn({ key: key.arn, state: key.state }, 'key material whose making was interrupted has been removed')
         }
       }
@@ -184,11 +185,13 @@ async function recordDestruction(service: Service, key: KeyRecord, destroyed: nu
 
 /** What the token shows is asked once in a round, and only if a key waits for it: looked for one by one, each missing key would cost an agent. */
 function reviveUnavailable(): Step {
-  let objects: Promise<ShownObjects> | undefined
+  const shown = new Map<Token, Promise<ShownObjects>>()
   return (service, key) => {
     if (key.state !== 'Unavailable') return undefined
     return async () => {
-      objects ??= service.token.allObjects().then(shownObjects)
+      const token = service.tokenOf(key)
+      const objects = shown.get(token) ?? token.allObjects().then(shownObjects)
+      shown.set(token, objects)
       if (!isShown(service, key, await objects)) return
       await service.store.updateKey(key.arn, (current) => (current.state === 'Unavailable' ? { state: 'Enabled' } : {}))
       service.log.info({ key: key.arn }, 'the objects of this key are back: it is Enabled again')

@@ -24,7 +24,7 @@ export async function encrypt(
   plaintext: Uint8Array,
   context: EncryptionContext | undefined,
 ): Promise<{ readonly blob: Buffer; readonly materialId: string }> {
-  const { token } = service
+  const token = service.tokenOf(key)
   let scheme = token.capabilities().wrapScheme
   if (!scheme) throw kmsError('UnsupportedOperationException', 'The connected token has no mechanism for symmetric encryption.')
   for (let isLast = false; ; isLast = true) {
@@ -61,7 +61,7 @@ export async function decrypt(
   const backing = service.store.view.backingKey(ciphertext.materialId)
   if (!backing || backing.keyArn !== key.arn || backing.state !== 'ready') throw kmsError('InvalidCiphertextException')
   return onToken(service, key, () =>
-    service.token.unwrap(backing.ckaId, ciphertext.scheme, additionalData(ciphertext.header, context), ciphertext.body),
+    service.tokenOf(key).unwrap(backing.ckaId, ciphertext.scheme, additionalData(ciphertext.header, context), ciphertext.body),
   )
 }
 
@@ -86,11 +86,11 @@ async function markUnavailable(service: Service, arn: string): Promise<void> {
 /** At most 40 bytes, which is what the smallest devices keep of a label: the digits of the key id, and which generation. */
 const labelOf = (keyId: string, ordinal: number): string => `kms/${keyId.replace(/^mrk-/, '').replaceAll('-', '')}/${ordinal}`
 
-function newBacking(service: Service, key: Pick<KeyRecord, 'arn' | 'keyId'>, ordinal: number): BackingKeyRecord {
+function newBacking(service: Service, key: Pick<KeyRecord, 'arn' | 'keyId' | 'region'>, ordinal: number): BackingKeyRecord {
   return {
     materialId: randomBytes(32).toString('hex'),
     keyArn: key.arn,
-    ckaId: newCkaId(service.token),
+    ckaId: newCkaId(service.tokenOf(key)),
     label: labelOf(key.keyId, ordinal),
     ordinal,
     state: 'creating',
@@ -105,6 +105,7 @@ export function createKey(service: Service, key: KeyRecord): Promise<KeyRecord> 
   const backing = newBacking(service, key, 1)
   return make(
     service,
+    key,
     backing,
     () => service.store.insertKey(key, backing),
     () => ({ state: 'Enabled', creator: null }),
@@ -117,6 +118,7 @@ export function rotateMaterial(service: Service, key: KeyRecord): Promise<KeyRec
   const backing = newBacking(service, key, ordinal)
   return make(
     service,
+    key,
     backing,
     () => service.store.insertBackingKey(backing),
     (current) => {
@@ -128,6 +130,7 @@ export function rotateMaterial(service: Service, key: KeyRecord): Promise<KeyRec
 
 async function make(
   service: Service,
+  key: KeyRecord,
   backing: BackingKeyRecord,
   insert: () => Promise<void>,
   change: (current: KeyRecord) => KeyChange,
@@ -136,10 +139,10 @@ async function make(
   try {
     await insert()
     try {
-      await service.token.generateKey({ kind: 'wrapping', ckaId: backing.ckaId, label: backing.label })
+      await service.tokenOf(key).generateKey({ kind: 'wrapping', ckaId: backing.ckaId, label: backing.label })
       return await service.store.promoteBackingKey(backing.materialId, backing.creator, change)
     } catch (error) {
-      await abandonLoudly(service, backing)
+      await abandonLoudly(service, key, backing)
       throw error
     }
   } finally {
@@ -148,9 +151,9 @@ async function make(
 }
 
 /** The caller is told why making the key failed, not why cleaning up did: the lifecycle job tries that again. */
-async function abandonLoudly(service: Service, backing: BackingKeyRecord): Promise<void> {
+async function abandonLoudly(service: Service, key: KeyRecord, backing: BackingKeyRecord): Promise<void> {
   try {
-    await abandonMaterial(service, backing)
+    await abandonMaterial(service, key, backing)
   } catch (error) {
     service.log.warn({ key: backing.keyArn, err: error }, 'what a failed key generation left could not be removed yet')
   }
@@ -160,13 +163,13 @@ async function abandonLoudly(service: Service, backing: BackingKeyRecord): Promi
  * Removes material that was begun and not finished, and its key if that was never answered for. Leaves alone what turns out to be finished.
  * @returns whether there was anything to remove.
  */
-export async function abandonMaterial(service: Service, backing: BackingKeyRecord): Promise<boolean> {
-  const { store, token } = service
+export async function abandonMaterial(service: Service, key: KeyRecord, backing: BackingKeyRecord): Promise<boolean> {
+  const { store } = service
   const { materialId, keyArn, ckaId, label } = backing
   const ours = await store.claimBackingKey(materialId, backing.creator, service.instance.id)
   if (!ours && store.view.backingKey(materialId)?.state === 'ready') return false
   // Where another has taken it over, that one may have looked before the object was there.
-  await token.destroyKey(ckaId, label)
+  await service.tokenOf(key).destroyKey(ckaId, label)
   if (!ours) return false
   if (store.view.key(keyArn)?.state === 'Creating') await store.deleteKey(keyArn)
   else await store.deleteBackingKey(materialId)
@@ -176,7 +179,7 @@ export async function abandonMaterial(service: Service, backing: BackingKeyRecor
 /** Whether the token shows, now, objects for everything that the key ever encrypted with. */
 export async function isWhole(service: Service, key: KeyRecord): Promise<boolean> {
   for (const backing of service.store.view.backingKeys(key.arn)) {
-    if (backing.state === 'ready' && (await objectsOf(service, backing)).length === 0) return false
+    if (backing.state === 'ready' && (await objectsOf(service, key, backing)).length === 0) return false
   }
   return true
 }
@@ -191,8 +194,8 @@ export function isShown({ store }: Service, key: KeyRecord, objects: ShownObject
   return store.view.backingKeys(key.arn).every((backing) => backing.state !== 'ready' || objects.has(shownName(backing)))
 }
 
-async function objectsOf(service: Service, { ckaId, label }: BackingKeyRecord): Promise<readonly TokenObject[]> {
-  return (await service.token.objects(ckaId)).filter((object) => object.label === label)
+async function objectsOf(service: Service, key: KeyRecord, { ckaId, label }: BackingKeyRecord): Promise<readonly TokenObject[]> {
+  return (await service.tokenOf(key).objects(ckaId)).filter((object) => object.label === label)
 }
 
 /**
@@ -202,8 +205,8 @@ async function objectsOf(service: Service, { ckaId, label }: BackingKeyRecord): 
 export async function destroyKey(service: Service, key: KeyRecord, record: (destroyed: number) => Promise<void>): Promise<number> {
   let destroyed = 0
   for (const backing of service.store.view.backingKeys(key.arn)) {
-    destroyed += await service.token.destroyKey(backing.ckaId, backing.label)
-    const left = await objectsOf(service, backing)
+    destroyed += await service.tokenOf(key).destroyKey(backing.ckaId, backing.label)
+    const left = await objectsOf(service, key, backing)
     if (left.length > 0) throw new Error(`${left.length} objects of ${key.arn} are still in the token after their destruction`)
   }
   await record(destroyed)

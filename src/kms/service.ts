@@ -7,7 +7,7 @@ import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { Metrics } from '../base/metrics.ts'
 import type { Token } from '../hsm/token.ts'
-import type { InstanceRecord, Store } from '../store/store.ts'
+import type { InstanceRecord, KeyRecord, Store } from '../store/store.ts'
 import { openBudget, type Budget, type BudgetLimits } from './budget.ts'
 import { openIdentities, type Identities } from './identity.ts'
 import { startLifecycle } from './lifecycle.ts'
@@ -24,7 +24,10 @@ export interface ServiceConfig {
 
 export interface Service {
   readonly config: ServiceConfig
+  /** The home token: the service's own keys, random bytes. */
   readonly token: Token
+  /** The token that holds a key's material. */
+  tokenOf(key: Pick<KeyRecord, 'region'>): Token
   readonly store: Store
   readonly trail: Trail
   readonly clock: Clock
@@ -69,6 +72,7 @@ export async function openService(foundations: Foundations): Promise<Service> {
 
   const service: Service = {
     ...foundations,
+    tokenOf: () => foundations.token,
     instance,
     serviceKey,
     making: new Set(),

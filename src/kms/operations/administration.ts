@@ -491,7 +491,7 @@ export const AttestKey = operation({
         keyMaterialId: backing.materialId,
         current: backing.materialId === key.materialId,
         ckaId: backing.ckaId,
-        objects: await token.objects(backing.ckaId),
+        objects: await call.service.tokenOf(key).objects(backing.ckaId),
       })
     }
     const attestation = JSON.stringify({
