@@ -13,6 +13,7 @@ import { StoreConflict, type BackingKeyRecord, type KeyChange, type KeyRecord } 
 import { additionalData, encodeHeader, type Ciphertext } from './ciphertext.ts'
 import { kmsError } from './errors.ts'
 import type { Service } from './service.ts'
+import { tokenKind } from './specs.ts'
 import { newCkaId } from './system-keys.ts'
 
 export type EncryptionContext = Readonly<Record<string, string>>
@@ -100,7 +101,7 @@ function newBacking(service: Service, key: Pick<KeyRecord, 'arn' | 'keyId' | 're
   }
 }
 
-/** Makes a key and its first material. `key` comes in state Creating and goes Enabled. */
+/** Makes a key and its first material, of the kind that its spec and usage ask for. `key` comes in state Creating and goes Enabled. */
 export function createKey(service: Service, key: KeyRecord): Promise<KeyRecord> {
   const backing = newBacking(service, key, 1)
   return make(
@@ -139,7 +140,12 @@ async function make(
   try {
     await insert()
     try {
-      await service.tokenOf(key).generateKey({ kind: 'wrapping', ckaId: backing.ckaId, label: backing.label })
+      await service.tokenOf(key).generateKey({
+        kind: tokenKind(key),
+        ckaId: backing.ckaId,
+        label: backing.label,
+        ...(key.multiRegion && { replicable: true }),
+      })
       return await service.store.promoteBackingKey(backing.materialId, backing.creator, change)
     } catch (error) {
       await abandonLoudly(service, key, backing)

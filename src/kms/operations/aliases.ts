@@ -5,10 +5,10 @@ import { foreignKeyUnseen } from '../access.ts'
 import { aliasArn } from '../arn.ts'
 import { kmsError, type KmsError } from '../errors.ts'
 import { findKey, keyMissing } from '../keys.ts'
+import { seconds } from '../metadata.ts'
 import { operation, type Call } from '../operation.ts'
 import { page } from '../page.ts'
 import { integer, keyId, optional, string } from '../shape.ts'
-import { seconds } from './keys.ts'
 import { marker } from './members.ts'
 
 const aliasName = string({ min: 1, max: 256, pattern: /^[a-zA-Z0-9:/_-]+$/ })

@@ -1,6 +1,5 @@
 /** KMS keys: made, shown, listed, enabled, disabled, scheduled for deletion. */
 
-import { randomUUID } from 'node:crypto'
 import { compilePolicy, type CompiledPolicy } from '../../auth/policy.ts'
 import { wouldLockOut } from '../../auth/authorize.ts'
 import type { KeyRecord } from '../../store/store.ts'
@@ -8,40 +7,17 @@ import { permitResource, requestContext } from '../access.ts'
 import { keyArn } from '../arn.ts'
 import { kmsError } from '../errors.ts'
 import { changeKey, keyFrom } from '../keys.ts'
-import { createKey } from '../material.ts'
+import { keyMetadata, seconds } from '../metadata.ts'
+import { checkMultiRegion, newKeyId } from '../multi-region.ts'
 import { operation, type Call } from '../operation.ts'
+import { originNames, origins } from '../origins/table.ts'
 import { page } from '../page.ts'
 import { boolean, integer, keyId, oneOf, optional, string } from '../shape.ts'
-import { customerMasterKeySpecs, grantTokens, keySpecs, keyUsages, marker, policyText, tagList, usagesBySpec } from './members.ts'
+import { checkUsage, keySpecs, keyUsages } from '../specs.ts'
+import { customerMasterKeySpecs, grantTokens, marker, policyText, tagList } from './members.ts'
 import { readTags } from './tags.ts'
 
 const dayMs = 86_400_000
-
-/** Seconds since the epoch, as dates travel in AWS's JSON. */
-export const seconds = (ms: number): number => ms / 1000
-
-/** KeyMetadata as DescribeKey and CreateKey answer it. */
-function keyMetadata(key: KeyRecord): Readonly<Record<string, unknown>> {
-  return {
-    AWSAccountId: key.accountId,
-    KeyId: key.keyId,
-    Arn: key.arn,
-    CreationDate: seconds(key.createdAt),
-    Enabled: key.state === 'Enabled',
-    Description: key.description,
-    KeyUsage: key.usage,
-    // Destruction under way is still "pending" to a caller: there is no AWS state beyond it.
-    KeyState: key.state === 'Destroying' ? 'PendingDeletion' : key.state,
-    ...(key.deletionAt !== null && { DeletionDate: seconds(key.deletionAt) }),
-    Origin: key.origin,
-    KeyManager: 'CUSTOMER',
-    CustomerMasterKeySpec: key.spec,
-    KeySpec: key.spec,
-    EncryptionAlgorithms: ['SYMMETRIC_DEFAULT'],
-    MultiRegion: key.multiRegion,
-    ...(key.materialId !== null && { CurrentKeyMaterialId: key.materialId }),
-  }
-}
 
 /** What AWS gives a key whose creator names no policy: the account decides, through its identity policies. */
 const defaultPolicy = (accountId: string): string => `{
@@ -97,7 +73,7 @@ export const CreateKey = operation({
     KeyUsage: optional(oneOf(...keyUsages)),
     CustomerMasterKeySpec: optional(oneOf(...customerMasterKeySpecs)),
     KeySpec: optional(oneOf(...keySpecs)),
-    Origin: optional(oneOf('AWS_KMS', 'EXTERNAL', 'AWS_CLOUDHSM', 'EXTERNAL_KEY_STORE')),
+    Origin: optional(oneOf(...originNames)),
     CustomKeyStoreId: optional(string({ min: 1, max: 64 })),
     BypassPolicyLockoutSafetyCheck: optional(boolean, false),
     Tags: optional(tagList),
@@ -120,28 +96,26 @@ export const CreateKey = operation({
       throw kmsError('ValidationException', 'You must specify a KeyUsage value for all KMS keys except for symmetric encryption keys.')
     }
     const usage = input.KeyUsage ?? 'ENCRYPT_DECRYPT'
-    if (!usagesBySpec[spec].includes(usage)) {
-      throw kmsError('ValidationException', `KeyUsage ${usage} is not compatible with KeySpec ${spec}`)
+    checkUsage(spec, usage)
+    const wanted = {
+      spec,
+      usage,
+      multiRegion: input.MultiRegion ?? false,
+      customKeyStoreId: input.CustomKeyStoreId,
+      xksKeyId: input.XksKeyId,
     }
     const origin = input.Origin ?? 'AWS_KMS'
-    if (spec !== 'SYMMETRIC_DEFAULT') throw kmsError('UnsupportedOperationException', `KeySpec ${spec} is not supported.`)
-    if (origin !== 'AWS_KMS') throw kmsError('UnsupportedOperationException', `Origin ${origin} is not supported.`)
-    if (input.MultiRegion) throw kmsError('UnsupportedOperationException', 'Multi-Region keys are not supported.')
-    if (input.CustomKeyStoreId !== undefined) {
-      throw kmsError('CustomKeyStoreNotFoundException', `Custom key store ${input.CustomKeyStoreId} does not exist.`)
-    }
-    if (input.XksKeyId !== undefined) {
-      throw kmsError('ValidationException', 'XksKeyId is valid only with Origin EXTERNAL_KEY_STORE and a CustomKeyStoreId.')
-    }
+    checkMultiRegion(wanted)
+    origins[origin].check(call, wanted)
 
     const { accountId } = call.principal
-    const id = randomUUID()
+    const id = newKeyId(wanted)
     const arn = keyArn(call.region, accountId, id)
     const tags = readTags(input.Tags ?? [], [])
     if (tags.length > 0) permitResource(call, 'kms:TagResource', arn)
     const policy = input.Policy ?? defaultPolicy(accountId)
     checkKeyPolicy(call, policy, { arn, accountId }, input.BypassPolicyLockoutSafetyCheck ?? false)
-    const key = await createKey(call.service, {
+    const draft: KeyRecord = {
       arn,
       region: call.region,
       accountId,
@@ -151,7 +125,7 @@ export const CreateKey = operation({
       usage,
       origin,
       description: input.Description ?? '',
-      multiRegion: false,
+      multiRegion: wanted.multiRegion,
       createdAt: call.nowMs,
       deletionAt: null,
       policy,
@@ -159,9 +133,10 @@ export const CreateKey = operation({
       materialId: null,
       creator: call.service.instance.id,
       version: 1,
-    })
+    }
+    const key = await origins[origin].create(call, draft, wanted)
     call.touched.push({ arn, accountId, type: 'AWS::KMS::Key' })
-    return { KeyMetadata: keyMetadata(key) }
+    return { KeyMetadata: keyMetadata(call.service, key) }
   },
 })
 
@@ -170,7 +145,7 @@ export const DescribeKey = operation({
   output: ['KeyMetadata'],
   keys: { key: keyFrom('KeyId', { alias: true, crossAccount: true }) },
   readOnly: true,
-  run: (_call, _input, { key }) => ({ KeyMetadata: keyMetadata(key) }),
+  run: ({ service }, _input, { key }) => ({ KeyMetadata: keyMetadata(service, key) }),
 })
 
 export const ListKeys = operation({

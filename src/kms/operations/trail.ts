@@ -3,9 +3,9 @@
 import { usernameOf } from '../../audit/lookup.ts'
 import type { AuditRecord, LookupQuery } from '../../audit/trail.ts'
 import { kmsError } from '../errors.ts'
+import { seconds } from '../metadata.ts'
 import { operation, type Call } from '../operation.ts'
 import { integer, list, oneOf, optional, string, structure, timestamp } from '../shape.ts'
-import { seconds } from './keys.ts'
 
 const attributeKeys = [
   'EventId',
