@@ -21,3 +21,10 @@ export function provisionSoftHsm(options: {
   /** False: a token that is not there is an error, and nothing is written. */
   readonly make?: boolean
 }): Promise<ProvisionedToken>
+
+/**
+ * Lets keys be replicated between these tokens, for every ordered pair of them: each gets a transport key pair where it has none, and
+ * its security officer marks the public keys of all the others CKA_TRUSTED. Each token is in a directory of its own (`dir` of
+ * `provisionSoftHsm`). What is there is found and left; a call that was stopped anywhere is finished by the next one.
+ */
+export function trustTransportKeys(tokens: readonly ProvisionedToken[]): Promise<void>

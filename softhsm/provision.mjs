@@ -5,6 +5,9 @@
  * A token appears whole or not at all: it is made in a directory beside, flushed to disk, and renamed to its place.
  * What a crash left beside is cleared away the next time. A directory that is there is read and never written.
  *
+ * Tokens between which keys are to be replicated are made each in a directory of its own, and then introduced to each other
+ * by `trustTransportKeys`: on a real HSM that is the security officers' ceremony.
+ *
  * Runs on plain Node, by itself too: `node softhsm/provision.mjs <directory> [label]`. The PKCS#11 calls are made in a
  * child process, which gets the PINs over its message channel: in a command line or an environment every user of the
  * machine could read them.
@@ -71,6 +74,25 @@ export async function provisionSoftHsm({ dir, label, library, make: mayMake = tr
     throw new ProvisionError(`${home} holds ${held}, not "${label}". Correct the label, or choose another directory.`)
   }
   return { library, label, pinFile: pin, soPinFile: soPin, env: { SOFTHSM2_CONF: conf } }
+}
+
+export async function trustTransportKeys(tokens) {
+  if (tokens.length < 2) return
+  const run = (token, request) => tokenProcess({ library: token.library, label: token.label, ...request }, token.env.SOFTHSM2_CONF)
+  const keys = await Promise.all(
+    tokens.map(async (token) => ({
+      label: token.label,
+      ...(await run(token, { action: 'transport', pin: readFileSync(token.pinFile, 'utf8') })),
+    })),
+  )
+  await Promise.all(
+    tokens.map(async (token, index) => {
+      const others = keys.filter((_, other) => other !== index)
+      await run(token, { action: 'trust', soPin: readFileSync(token.soPinFile, 'utf8'), others })
+      // What was made now, or by a process that died before it came here.
+      flush(files(dirname(token.env.SOFTHSM2_CONF)).tokens)
+    }),
+  )
 }
 
 /** Absent, or a directory with nothing in it, which a rename may replace. */
@@ -141,7 +163,14 @@ function flush(dir) {
 }
 
 function flushFile(path) {
-  const file = openSync(path, 'r+')
+  let file
+  try {
+    file = openSync(path, 'r+')
+  } catch (error) {
+    // A service at work with this token has destroyed the object meanwhile.
+    if (error.code === 'ENOENT') return
+    throw error
+  }
   try {
     fsyncSync(file)
   } finally {
@@ -174,7 +203,7 @@ function tokenProcess(request, conf) {
     child.once('error', fail)
     // 'close', not 'exit': the end of the process can be seen before the last message it sent has been read.
     child.once('close', (code, signal) => {
-      if (answer?.labels !== undefined) done(answer.labels)
+      if (answer?.result !== undefined) done(answer.result)
       else fail(new ProvisionError(`SoftHSM (${request.library}) failed: ${answer?.problem ?? `its process ended with ${signal ?? code}`}`))
     })
     child.send(request, (error) => {

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { findSoftHsm } from '../../softhsm/find.mjs'
-import { provisionSoftHsm, type ProvisionedToken } from '../../softhsm/provision.mjs'
+import { provisionSoftHsm, trustTransportKeys, type ProvisionedToken } from '../../softhsm/provision.mjs'
 import { RawModule } from './raw-module.ts'
 
 const root = mkdtempSync(join(tmpdir(), 'holdfast-provision-'))
@@ -167,5 +167,138 @@ describe('a token half made', () => {
     expect(new Set(made.map((token) => readFileSync(token.pinFile, 'utf8'))).size).toBe(1)
     expect(readdirSync(join(dir, '..'))).toEqual(['token'])
     expect(await canLogIn(await provision())).toBe(true)
+  })
+})
+
+describe('tokens between which keys are replicated', () => {
+  const labels = ['one', 'two', 'three']
+  const provisionAll = (): Promise<ProvisionedToken[]> =>
+    Promise.all(labels.map((label) => provisionSoftHsm({ dir: join(dir, label), label, library })))
+
+  const CKA = {
+    CLASS: 0,
+    PRIVATE: 2,
+    LABEL: 3,
+    TRUSTED: 0x86,
+    SENSITIVE: 0x103,
+    WRAP: 0x106,
+    UNWRAP: 0x107,
+    MODULUS: 0x120,
+    MODIFIABLE: 0x170,
+  }
+  const CKA_EXTRACTABLE = 0x162
+  const CKA_WRAP_WITH_TRUSTED = 0x210
+  const publicKey = 2
+  const privateKey = 3
+  const secretKey = 4
+
+  /** The transport objects of a token, as its user sees them. */
+  async function transportObjects(token: ProvisionedToken): Promise<readonly Record<string, string>[]> {
+    const module = new RawModule(token.library, token.env)
+    try {
+      const session = await module.login(token.label, readFileSync(token.pinFile, 'utf8'))
+      await module.call('C_FindObjectsInit', session, [])
+      const objects = []
+      for (const handle of await module.call<Buffer[]>('C_FindObjects', session, 100)) {
+        const read = async (type: number): Promise<string> => {
+          try {
+            const [answer] = await module.call<{ value: Uint8Array }[]>('C_GetAttributeValue', session, handle, [{ type }])
+            return Buffer.from(answer?.value ?? []).toString('hex')
+          } catch {
+            return 'none'
+          }
+        }
+        objects.push({
+          class: await read(CKA.CLASS),
+          label: Buffer.from(await read(CKA.LABEL), 'hex').toString(),
+          modulus: await read(CKA.MODULUS),
+          private: await read(CKA.PRIVATE),
+          trusted: await read(CKA.TRUSTED),
+          sensitive: await read(CKA.SENSITIVE),
+          extractable: await read(CKA_EXTRACTABLE),
+          wrap: await read(CKA.WRAP),
+          unwrap: await read(CKA.UNWRAP),
+          wrapWithTrusted: await read(CKA_WRAP_WITH_TRUSTED),
+          modifiable: await read(CKA.MODIFIABLE),
+        })
+      }
+      return objects
+    } finally {
+      await module.end()
+    }
+  }
+
+  const ofClass = (objects: readonly Record<string, string>[], number: number): readonly Record<string, string>[] =>
+    objects.filter((object) => object['class']?.startsWith(`0${number}`))
+
+  test('have each a transport key that never leaves, trust the others’ public halves, and nothing else', async () => {
+    const tokens = await provisionAll()
+    await trustTransportKeys(tokens)
+    const all = await Promise.all(tokens.map(transportObjects))
+    const modulus = all.map((objects) => ofClass(objects, privateKey)[0]?.['modulus'])
+    expect(new Set(modulus).size).toBe(3)
+    for (const [index, objects] of all.entries()) {
+      expect(ofClass(objects, privateKey)).toMatchObject([
+        { label: 'holdfast/transport', private: '01', sensitive: '01', extractable: '00', unwrap: '01', modifiable: '00' },
+      ])
+      const trusted = ofClass(objects, publicKey).filter((object) => object['trusted'] === '01')
+      expect(new Set(trusted.map((object) => object['modulus']))).toEqual(new Set(modulus.filter((_, other) => other !== index)))
+      for (const object of trusted) expect(object).toMatchObject({ private: '00', wrap: '01', modifiable: '00' })
+      expect(ofClass(objects, secretKey)).toMatchObject([
+        {
+          label: 'holdfast/transport-kek',
+          trusted: '01',
+          sensitive: '01',
+          extractable: '01',
+          wrapWithTrusted: '01',
+          wrap: '01',
+          unwrap: '00',
+          modifiable: '00',
+        },
+      ])
+    }
+  })
+
+  test('are introduced once: again finds what is there, and a new token joins', async () => {
+    const [one, two, three] = await provisionAll()
+    if (one === undefined || two === undefined || three === undefined) throw new Error('three tokens')
+    await trustTransportKeys([one])
+    expect(await transportObjects(one)).toEqual([])
+    await trustTransportKeys([one, two])
+    // SoftHSM counts logins in the file of the token itself.
+    const objects = (): readonly string[] => everything(join(dir, 'one')).filter((line) => !line.includes('/token.object '))
+    const before = objects()
+    await trustTransportKeys([one, two])
+    expect(objects()).toEqual(before)
+    await trustTransportKeys([two, three, one])
+    expect((await transportObjects(one)).map((object) => object['label'] ?? '').sort((a, b) => a.localeCompare(b))).toEqual([
+      'holdfast/transport',
+      'holdfast/transport',
+      'holdfast/transport of three',
+      'holdfast/transport of two',
+      'holdfast/transport-kek',
+    ])
+  })
+
+  test('trust each other after the next start, wherever SIGKILL fell', async () => {
+    const tokens = await provisionAll()
+    const module = fileURLToPath(new URL('../../softhsm/provision.mjs', import.meta.url))
+    const script = `import(${JSON.stringify(module)}).then((m) => m.trustTransportKeys(${JSON.stringify(tokens)}))`
+    for (const timeout of [200, 450]) {
+      spawnSync(process.execPath, ['-e', script], { timeout, killSignal: 'SIGKILL', stdio: 'ignore' })
+    }
+    await trustTransportKeys(tokens)
+    const all = await Promise.all(tokens.map(transportObjects))
+    for (const [index, objects] of all.entries()) {
+      const trusted = new Set(ofClass(objects, publicKey).flatMap((object) => (object['trusted'] === '01' ? [object['modulus']] : [])))
+      for (const [other, { label }] of tokens.entries()) {
+        if (other === index) continue
+        const held = ofClass(all[other] ?? [], privateKey).filter((object) => object['label'] === 'holdfast/transport')
+        expect(
+          held.some((object) => trusted.has(object['modulus'])),
+          `${label} is trusted`,
+        ).toBe(true)
+      }
+    }
   })
 })
