@@ -352,8 +352,8 @@ function watchRooms(
 
 function mostUsed(store: Store, limit: number): readonly { readonly keyArn: string; readonly encryptionsReserved: number }[] {
   const used: { readonly keyArn: string; readonly encryptionsReserved: number }[] = []
-  for (const { materialId } of store.view.allKeys()) {
-    const backing = materialId === null ? undefined : store.view.backingKey(materialId)
+  for (const { arn, materialId } of store.view.allKeys()) {
+    const backing = materialId === null ? undefined : store.view.backingKey(arn, materialId)
     if (!backing || (backing.encryptionsReserved <= (used.at(-1)?.encryptionsReserved ?? -1) && used.length === limit)) continue
     used.push(backing)
     used.sort((a, b) => b.encryptionsReserved - a.encryptionsReserved)

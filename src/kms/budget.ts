@@ -48,8 +48,8 @@ export function openBudget(service: () => Service, limits: BudgetLimits, metrics
     return { key, materialId: key.materialId }
   }
 
-  const backing = (materialId: string): BackingKeyRecord => {
-    const record = service().store.view.backingKey(materialId)
+  const backing = (arn: string, materialId: string): BackingKeyRecord => {
+    const record = service().store.view.backingKey(arn, materialId)
     if (!record) throw new Error(`the store has no backing key ${materialId}`)
     return record
   }
@@ -97,7 +97,7 @@ export function openBudget(service: () => Service, limits: BudgetLimits, metrics
       }
     }
     account.left -= 1
-    return backing(materialId)
+    return backing(arn, materialId)
   }
 
   const drawAfterRotation = async (arn: string, materialId: string): Promise<BackingKeyRecord> => {
@@ -117,7 +117,7 @@ export function openBudget(service: () => Service, limits: BudgetLimits, metrics
     if (!account) accounts.set(materialId, (account = { left: 0, reserving: undefined }))
     if (account.left === 0) return drawSlowly(arn, materialId, account)
     account.left -= 1
-    return backing(materialId)
+    return backing(arn, materialId)
   }
 
   return {

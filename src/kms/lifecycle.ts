@@ -1,16 +1,16 @@
 /**
- * What happens by itself: keys whose waiting period has ended are destroyed, what a dead process left half done is finished or undone, keys whose
+ * What happens by itself: keys whose waiting period has ended are destroyed, keys whose rotation is due get new material, what a dead process left half done is finished or undone, keys whose
  * objects are back become usable. One instance at a time does it, under a lease; each step may be stopped anywhere.
  *
  * Which instances are dead is a guess (a process may only have been asleep), so nothing rests on it: what is taken from one is
  * taken in the store first, and a sleeper that wakes up finds that it no longer holds it.
  */
 
-import { randomUUID } from 'node:crypto'
 import type { Token } from '../hsm/token.ts'
 import type { BackingKeyRecord, KeyRecord } from '../store/store.ts'
 import { abandonMaterial, destroyKey, isShown, isWhole, shownObjects, type ShownObjects } from './material.ts'
-import { eventTime } from './record.ts'
+import { serviceEvent } from './record.ts'
+import { recordRotations, rotateDue } from './rotation.ts'
 import type { Service } from './service.ts'
 
 const leaseName = 'lifecycle'
@@ -40,7 +40,7 @@ export function startLifecycle(service: Service): Lifecycle {
     // On one host a death is known at once, long before the lease ends.
     for (const id of dead.known) await store.releaseLease(leaseName, id)
     if (!(await holdLease())) return
-    for (const step of [recoverDead(dead.isDead), destroyDue, reviveUnavailable()]) {
+    for (const step of [recoverDead(dead.isDead), destroyDue, reviveUnavailable(), rotateDue, recordRotations]) {
       for (const { arn } of store.view.allKeys()) {
         const due = (): { key: KeyRecord; work: () => Promise<void> } | undefined => {
           const key = store.view.key(arn)
@@ -110,14 +110,14 @@ function isRunning(pid: number): boolean {
 }
 
 /** What is to be done about a key, undefined for nothing. */
-type Step = (service: Service, key: KeyRecord) => (() => Promise<void>) | undefined
+export type Step = (service: Service, key: KeyRecord) => (() => Promise<void>) | undefined
 
 /** Finishes or undoes what was begun and left: by instances that are no more, and by this one when the token or the store failed. */
 function recoverDead(isDead: (id: string) => boolean): Step {
   return (service, key) => {
     if (key.state === 'Destroying') return () => finishDestruction(service, key)
-    const isLeft = ({ state, creator, materialId }: BackingKeyRecord): boolean =>
-      state === 'creating' && (creator === service.instance.id ? !service.making.has(materialId) : creator === null || isDead(creator))
+    const isLeft = ({ state, creator, ckaId }: BackingKeyRecord): boolean =>
+      state === 'creating' && (creator === service.instance.id ? !service.making.has(ckaId) : creator === null || isDead(creator))
     const left = service.store.view.backingKeys(key.arn).filter(isLeft)
     if (left.length === 0) return undefined
     return async () => {
@@ -158,29 +158,9 @@ async function finishDestruction(service: Service, key: KeyRecord): Promise<void
 /** Said when nothing was left to destroy. A fresh agent has looked too: see `Token.destroyKey`. */
 const noneFound = 'the token shows no object of this key, which an interrupted run may have destroyed'
 
-/** CloudTrail's DeleteKey: an event of the service, not a call. */
 async function recordDestruction(service: Service, key: KeyRecord, destroyed: number): Promise<void> {
-  await service.trail.append({
-    eventVersion: '1.11',
-    userIdentity: { accountId: key.accountId, invokedBy: 'AWS Internal' },
-    eventTime: eventTime(service.clock.now()),
-    eventSource: 'kms.amazonaws.com',
-    eventName: 'DeleteKey',
-    awsRegion: key.region,
-    sourceIPAddress: 'AWS Internal',
-    userAgent: 'AWS Internal',
-    requestParameters: null,
-    responseElements: null,
-    additionalEventData: { objectsDestroyed: destroyed, ...(destroyed === 0 && { note: noneFound }) },
-    eventID: randomUUID(),
-    readOnly: false,
-    resources: [{ accountId: key.accountId, type: 'AWS::KMS::Key', ARN: key.arn }],
-    eventType: 'AwsServiceEvent',
-    managementEvent: true,
-    recipientAccountId: key.accountId,
-    serviceEventDetails: { keyId: key.keyId },
-    eventCategory: 'Management',
-  })
+  const additional = { objectsDestroyed: destroyed, ...(destroyed === 0 && { note: noneFound }) }
+  await service.trail.append(serviceEvent(service.clock.now(), key, 'DeleteKey', { additional }))
 }
 
 /** What the token shows is asked once in a round, and only if a key waits for it: looked for one by one, each missing key would cost an agent. */

@@ -8,8 +8,8 @@
  */
 
 import { randomBytes } from 'node:crypto'
-import { TokenError, type TokenObject, type WrapScheme } from '../hsm/token.ts'
-import { StoreConflict, type BackingKeyRecord, type KeyChange, type KeyRecord } from '../store/store.ts'
+import { TokenError, type Token, type TokenObject, type WrapScheme } from '../hsm/token.ts'
+import { StoreConflict, type BackingKeyRecord, type KeyChange, type KeyRecord, type RotationType } from '../store/store.ts'
 import { additionalData, encodeHeader, type Ciphertext } from './ciphertext.ts'
 import { kmsError } from './errors.ts'
 import type { Service } from './service.ts'
@@ -59,11 +59,24 @@ export async function decrypt(
   ciphertext: Ciphertext,
   context: EncryptionContext | undefined,
 ): Promise<Buffer> {
-  const backing = service.store.view.backingKey(ciphertext.materialId)
-  if (!backing || backing.keyArn !== key.arn || backing.state !== 'ready') throw kmsError('InvalidCiphertextException')
+  const backing = service.store.view.backingKey(key.arn, ciphertext.materialId)
+  if (backing?.state !== 'ready') throw kmsError('InvalidCiphertextException')
   return onToken(service, key, () =>
     service.tokenOf(key).unwrap(backing.ckaId, ciphertext.scheme, additionalData(ciphertext.header, context), ciphertext.body),
   )
+}
+
+/** The material that a key works with now. Of keys that never rotate it is the only one. */
+export function currentMaterial({ store }: Service, key: KeyRecord): BackingKeyRecord {
+  const backing = key.materialId === null ? undefined : store.view.backingKey(key.materialId)
+  if (backing?.state !== 'ready') throw kmsError('KMSInvalidStateException', `${key.arn} is unavailable.`)
+  return backing
+}
+
+/** Work of the token with a key's current material: everything but symmetric encryption, which has a budget to draw on. */
+export function withMaterial<T>(service: Service, key: KeyRecord, work: (token: Token, ckaId: string) => Promise<T>): Promise<T> {
+  const { ckaId } = currentMaterial(service, key)
+  return onToken(service, key, () => work(service.tokenOf(key), ckaId))
 }
 
 /** A key whose object the token does not show becomes Unavailable; it is never taken for deleted. */
@@ -87,7 +100,8 @@ async function markUnavailable(service: Service, arn: string): Promise<void> {
 /** At most 40 bytes, which is what the smallest devices keep of a label: the digits of the key id, and which generation. */
 const labelOf = (keyId: string, ordinal: number): string => `kms/${keyId.replace(/^mrk-/, '').replaceAll('-', '')}/${ordinal}`
 
-function newBacking(service: Service, key: Pick<KeyRecord, 'arn' | 'keyId' | 'region'>, ordinal: number): BackingKeyRecord {
+function newBacking(service: Service, key: KeyRecord, ordinal: number, rotationType: RotationType | null): BackingKeyRecord {
+  const now = service.clock.now()
   return {
     materialId: randomBytes(32).toString('hex'),
     keyArn: key.arn,
@@ -95,15 +109,20 @@ function newBacking(service: Service, key: Pick<KeyRecord, 'arn' | 'keyId' | 're
     label: labelOf(key.keyId, ordinal),
     ordinal,
     state: 'creating',
-    createdAt: service.clock.now(),
+    createdAt: now,
     encryptionsReserved: 0,
+    validTo: null,
+    description: null,
+    rotationType,
+    rotatedAt: rotationType && now,
+    rotationRecorded: false,
     creator: service.instance.id,
   }
 }
 
 /** Makes a key and its first material, of the kind that its spec and usage ask for. `key` comes in state Creating and goes Enabled. */
 export function createKey(service: Service, key: KeyRecord): Promise<KeyRecord> {
-  const backing = newBacking(service, key, 1)
+  const backing = newBacking(service, key, 1, null)
   return make(
     service,
     key,
@@ -113,10 +132,19 @@ export function createKey(service: Service, key: KeyRecord): Promise<KeyRecord> 
   )
 }
 
-/** Gives a key new material; what the old material encrypted stays readable. */
-export function rotateMaterial(service: Service, key: KeyRecord): Promise<KeyRecord> {
+/**
+ * Gives a key new material; what the old material encrypted stays readable.
+ * @param change what becomes of the key with it; throws to leave it as it is
+ * @throws StoreConflict when another rotation of this key came first, or it is being destroyed.
+ */
+export function rotateMaterial(
+  service: Service,
+  key: KeyRecord,
+  type: RotationType,
+  change: (current: KeyRecord) => KeyChange = () => ({}),
+): Promise<KeyRecord> {
   const ordinal = (service.store.view.backingKeys(key.arn).at(-1)?.ordinal ?? 0) + 1
-  const backing = newBacking(service, key, ordinal)
+  const backing = newBacking(service, key, ordinal, type)
   return make(
     service,
     key,
@@ -124,7 +152,8 @@ export function rotateMaterial(service: Service, key: KeyRecord): Promise<KeyRec
     () => service.store.insertBackingKey(backing),
     (current) => {
       if (current.state === 'Destroying') throw new StoreConflict(`rotate ${key.arn}: it is being destroyed`)
-      return {}
+      if (current.materialId !== key.materialId) throw new StoreConflict(`rotate ${key.arn}: another rotation came first`)
+      return change(current)
     },
   )
 }
@@ -136,7 +165,7 @@ async function make(
   insert: () => Promise<void>,
   change: (current: KeyRecord) => KeyChange,
 ): Promise<KeyRecord> {
-  service.making.add(backing.materialId)
+  service.making.add(backing.ckaId)
   try {
     await insert()
     try {
@@ -146,13 +175,13 @@ async function make(
         label: backing.label,
         ...(key.multiRegion && { replicable: true }),
       })
-      return await service.store.promoteBackingKey(backing.materialId, backing.creator, change)
+      return await service.store.promoteBackingKey(backing, backing.creator, change)
     } catch (error) {
       await abandonLoudly(service, key, backing)
       throw error
     }
   } finally {
-    service.making.delete(backing.materialId)
+    service.making.delete(backing.ckaId)
   }
 }
 
@@ -172,13 +201,13 @@ async function abandonLoudly(service: Service, key: KeyRecord, backing: BackingK
 export async function abandonMaterial(service: Service, key: KeyRecord, backing: BackingKeyRecord): Promise<boolean> {
   const { store } = service
   const { materialId, keyArn, ckaId, label } = backing
-  const ours = await store.claimBackingKey(materialId, backing.creator, service.instance.id)
-  if (!ours && store.view.backingKey(materialId)?.state === 'ready') return false
+  const ours = await store.claimBackingKey(backing, backing.creator, service.instance.id)
+  if (!ours && store.view.backingKey(keyArn, materialId)?.state === 'ready') return false
   // Where another has taken it over, that one may have looked before the object was there.
   await service.tokenOf(key).destroyKey(ckaId, label)
   if (!ours) return false
   if (store.view.key(keyArn)?.state === 'Creating') await store.deleteKey(keyArn)
-  else await store.deleteBackingKey(materialId)
+  else await store.deleteBackingKey(backing)
   return true
 }
 

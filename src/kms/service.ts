@@ -34,7 +34,7 @@ export interface Service {
   readonly log: Log
   readonly metrics: Metrics
   readonly instance: Omit<InstanceRecord, 'heartbeatAt'>
-  /** Material ids that this process is making right now; what is unfinished and not in here is a leftover. */
+  /** CKA_IDs that this process is making right now; what is unfinished and not in here is a leftover. */
   readonly making: Set<string>
   readonly budget: Budget
   readonly identities: Identities

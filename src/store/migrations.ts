@@ -17,7 +17,14 @@ interface Migration {
 }
 
 /** Version n is the n-th entry. Never edit one that was released: add another. */
-const migrations: readonly Migration[] = [{ name: 'keys, principals, leases', up: firstTables }]
+const migrations: readonly Migration[] = [
+  { name: 'keys, principals, leases', up: firstTables },
+  { name: 'imported key material', up: importedMaterial },
+  { name: 'several tokens, multi-Region keys', up: severalTokens },
+  { name: 'rotation', up: rotation },
+  { name: 'usage by day', up: usageByDay },
+  { name: 'custom key stores', up: keyStores },
+]
 
 /** Up to which migration the database has come. @throws StoreFailure `NEWER` when it is beyond this program. */
 async function readVersion(backend: Backend): Promise<number> {
@@ -204,5 +211,129 @@ function firstTables({ sql, types }: Backend): readonly CompiledQuery[] {
       .addColumn('seq', 'bigint', (column) => column.notNull())
       .compile(),
     sql.insertInto('changes_floor').values({ id: 1, seq: 0 }).compile(),
+  ]
+}
+
+function importedMaterial({ sql: { schema } }: Backend): readonly CompiledQuery[] {
+  const backing = schema.alterTable('backing_keys')
+  return [
+    backing.addColumn('valid_to', 'bigint').compile(),
+    backing.addColumn('description', 'text').compile(),
+    // Without a reference to the key: what may still be in the token outlives it.
+    schema
+      .createTable('import_objects')
+      .addColumn('cka_id', 'text', (column) => column.primaryKey())
+      .addColumn('label', 'text', (column) => column.notNull())
+      .addColumn('key_arn', 'text', (column) => column.notNull())
+      .addColumn('account_id', 'text', (column) => column.notNull())
+      .addColumn('token', 'text', (column) => column.notNull())
+      .addColumn('kind', 'text', (column) => column.notNull())
+      .addColumn('created_at', 'bigint', (column) => column.notNull())
+      .addColumn('due_at', 'bigint')
+      .addColumn('creator', 'text')
+      .compile(),
+    schema.createIndex('import_objects_by_account').on('import_objects').column('account_id').compile(),
+  ]
+}
+
+/** Until now all keys were in the one token there was, which is the one that the configuration calls `default`. */
+function severalTokens({ sql }: Backend): readonly CompiledQuery[] {
+  const { schema } = sql
+  const keys = schema.alterTable('keys')
+  return [
+    keys.addColumn('token', 'text', (column) => column.notNull().defaultTo('default')).compile(),
+    keys.addColumn('primary_region', 'text').compile(),
+    keys.addColumn('deletion_window_days', 'integer').compile(),
+    // One material may have a row for each of several keys: its id alone no longer names a row.
+    schema.alterTable('backing_keys').renameColumn('material_id', 'id').compile(),
+    schema
+      .alterTable('backing_keys')
+      .addColumn('material_id', 'text', (column) => column.notNull().defaultTo(''))
+      .compile(),
+    sql
+      .updateTable('backing_keys')
+      .set((eb) => ({ material_id: eb.ref('id'), id: raw`id || ' ' || key_arn` }))
+      .compile(),
+    schema.createIndex('backing_keys_by_material').on('backing_keys').unique().columns(['material_id', 'key_arn']).compile(),
+  ]
+}
+
+function rotation({ sql }: Backend): readonly CompiledQuery[] {
+  const { schema } = sql
+  const backing = schema.alterTable('backing_keys')
+  return [
+    schema.alterTable('keys').addColumn('rotation_period_days', 'integer').compile(),
+    schema.alterTable('keys').addColumn('next_rotation_at', 'bigint').compile(),
+    backing.addColumn('rotation_type', 'text').compile(),
+    backing.addColumn('rotated_at', 'bigint').compile(),
+    backing.addColumn('rotation_recorded', 'integer', (column) => column.notNull().defaultTo(0)).compile(),
+    // Until now there was one reason to rotate.
+    sql
+      .updateTable('backing_keys')
+      .set((eb) => ({ rotation_type: 'BUDGET', rotated_at: eb.ref('created_at') }))
+      .where('ordinal', '>', 1)
+      .compile(),
+  ]
+}
+
+function usageByDay({ sql: { schema } }: Backend): readonly CompiledQuery[] {
+  return [
+    schema
+      .createTable('usage_days')
+      .addColumn('account_id', 'text', (column) => column.notNull())
+      .addColumn('day', 'text', (column) => column.notNull())
+      .addColumn('region', 'text', (column) => column.notNull())
+      .addColumn('key_id', 'text', (column) => column.notNull())
+      .addColumn('operation', 'text', (column) => column.notNull())
+      .addColumn('price', 'text', (column) => column.notNull())
+      .addColumn('calls', 'bigint', (column) => column.notNull())
+      .addPrimaryKeyConstraint('usage_days_key', ['account_id', 'day', 'region', 'key_id', 'operation', 'price'])
+      .compile(),
+    schema.createIndex('usage_days_by_day').on('usage_days').column('day').compile(),
+    schema
+      .createTable('last_uses')
+      .addColumn('key_arn', 'text', (column) => column.primaryKey())
+      .addColumn('operation', 'text', (column) => column.notNull())
+      .addColumn('used_at', 'bigint', (column) => column.notNull())
+      .addColumn('event_id', 'text', (column) => column.notNull())
+      .addColumn('request_id', 'text', (column) => column.notNull())
+      .compile(),
+    // What a key that is gone would have cost. Of keys that went earlier nobody knows it any more.
+    schema
+      .createTable('key_lives')
+      .addColumn('key_arn', 'text', (column) => column.primaryKey())
+      .addColumn('account_id', 'text', (column) => column.notNull())
+      .addColumn('began_at', 'bigint', (column) => column.notNull())
+      .addColumn('ended_at', 'bigint', (column) => column.notNull())
+      .addColumn('rotations', 'text', (column) => column.notNull())
+      .compile(),
+    schema.createIndex('key_lives_by_account').on('key_lives').columns(['account_id', 'ended_at']).compile(),
+  ]
+}
+
+function keyStores({ sql: { schema }, types }: Backend): readonly CompiledQuery[] {
+  const keys = schema.alterTable('keys')
+  return [
+    schema
+      .createTable('key_stores')
+      .addColumn('id', 'text', (column) => column.primaryKey())
+      .addColumn('account_id', 'text', (column) => column.notNull())
+      .addColumn('region', 'text', (column) => column.notNull())
+      .addColumn('name', 'text', (column) => column.notNull())
+      .addColumn('place', 'text', (column) => column.notNull().unique())
+      .addColumn('created_at', 'bigint', (column) => column.notNull())
+      .addColumn('state', 'text', (column) => column.notNull())
+      .addColumn('error_code', 'text')
+      .addColumn('connection', 'text')
+      .addColumn('holder', 'text')
+      .addColumn('backing', 'text', (column) => column.notNull())
+      .addColumn('sealed_secret', types.bytes, (column) => column.notNull())
+      .addColumn('version', 'integer', (column) => column.notNull())
+      .addUniqueConstraint('key_stores_by_name', ['account_id', 'region', 'name'])
+      .compile(),
+    // The reference is what keeps a key store that has keys.
+    keys.addColumn('custom_key_store_id', 'text', (column) => column.references('key_stores.id')).compile(),
+    keys.addColumn('xks_key_id', 'text').compile(),
+    schema.createIndex('keys_by_external_key').on('keys').unique().columns(['custom_key_store_id', 'xks_key_id']).compile(),
   ]
 }

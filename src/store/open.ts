@@ -16,20 +16,23 @@ import {
   accessKeyRow,
   accountRow,
   aliasRow,
+  backingId,
   backingKeyRow,
+  importObjectRow,
   keyRow,
   principalRow,
   readAccessKey,
   readAccount,
   readAlias,
   readBackingKey,
+  readImportObject,
   readKey,
   readPrincipal,
 } from './schema.ts'
 import type { ChangeKind, Tables } from './schema.ts'
 import { openSqlite } from './sqlite.ts'
 import { StoreConflict } from './store.ts'
-import type { KeyChange, KeyRecord, PrincipalRecord, Store } from './store.ts'
+import type { BackingKeyRecord, BackingName, KeyChange, KeyRecord, PrincipalRecord, Store } from './store.ts'
 import { openView } from './view.ts'
 
 /** Of two racing processes one always wins, so this many losses in a row mean a fault and not a race. */
@@ -104,7 +107,7 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
       sql
         .selectFrom('backing_keys')
         .selectAll()
-        .$if(!all, (query) => query.where('material_id', 'in', changed('backing')))
+        .$if(!all, (query) => query.where('id', 'in', changed('backing')))
         .compile(),
       sql
         .selectFrom('aliases')
@@ -161,7 +164,7 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
     const present = new Set([
       ...accounts.map(({ accountId }) => `account ${accountId}`),
       ...keys.map(({ arn }) => `key ${arn}`),
-      ...backingKeys.map(({ materialId }) => `backing ${materialId}`),
+      ...backingKeys.map((backing) => `backing ${backingId(backing)}`),
       ...aliases.map(({ arn }) => `alias ${arn}`),
       ...principals.map(({ arn }) => `principal ${arn}`),
       ...accessKeys.map(({ accessKeyId }) => `access-key ${accessKeyId}`),
@@ -261,8 +264,41 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
 
   const backingSteps = (row: Insertable<Tables['backing_keys']>): Step[] => [
     { query: sql.insertInto('backing_keys').values(row).compile() },
-    changed('backing', row.material_id),
+    changed('backing', row.id),
   ]
+  const readySteps = (backing: BackingName, creator: string | null): Step[] => [
+    one(
+      sql
+        .updateTable('backing_keys')
+        .set({ state: 'ready', creator: null })
+        .where('id', '=', backingId(backing))
+        .where((eb) => eb.or([eb('state', '=', 'ready'), heldBy(eb, creator)]))
+        .compile(),
+    ),
+    changed('backing', backingId(backing)),
+  ]
+  /** @throws StoreConflict when it cannot become ready by this creator any more. */
+  const checkHeld = (backing: BackingName, creator: string | null): void => {
+    const found = view.backingKey(backing.keyArn, backing.materialId)
+    if (!found) throw new StoreConflict(`promote backing key ${backing.materialId}: it is gone`)
+    if (found.state === 'creating' && found.creator !== creator)
+      throw new StoreConflict(`promote backing key ${backing.materialId}: another has taken it over`)
+  }
+  /** What has been encrypted with a replica's material is the same in all its rows. */
+  const shareCounts = (arn: string): Step => ({
+    query: sql
+      .updateTable('backing_keys')
+      .set((eb) => ({
+        encryptions_reserved: eb
+          .selectFrom('backing_keys as same')
+          .select((same) => same.fn.max('same.encryptions_reserved').as('most'))
+          .whereRef('same.material_id', '=', 'backing_keys.material_id'),
+      }))
+      .where('key_arn', '=', arn)
+      .compile(),
+  })
+
+  const objectOf = (ckaId: string) => sql.selectFrom('import_objects').selectAll().where('cka_id', '=', ckaId)
 
   /** A compare-and-swap whose answer is whether it went through. Whoever lost is to see what won. */
   const attempted = async (what: string, steps: readonly Step[]): Promise<boolean> => {
@@ -288,11 +324,14 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
     },
 
     async insertKey(key, backing) {
+      const isReplica = key.primaryRegion !== null && key.primaryRegion !== key.region
+      const backings: readonly BackingKeyRecord[] = backing === undefined ? [] : 'keyArn' in backing ? [backing] : backing
       await write(`insert key ${key.arn}`, [
-        { query: sql.selectFrom('tombstones').select('arn').where('arn', '=', key.arn).compile(), rows: 0 },
+        ...(isReplica ? [] : [{ query: sql.selectFrom('tombstones').select('arn').where('arn', '=', key.arn).compile(), rows: 0 }]),
         { query: sql.insertInto('keys').values(keyRow(key)).compile() },
         changed('key', key.arn),
-        ...(backing ? backingSteps(backingKeyRow(backing)) : []),
+        ...backings.flatMap((each) => backingSteps(backingKeyRow(each))),
+        ...(isReplica ? [shareCounts(key.arn)] : []),
       ])
     },
     updateKey: (arn, change) =>
@@ -301,6 +340,14 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
         const { after, steps } = keyUpdate(current, change(current))
         return (await swapped(write(`update key ${arn}`, steps))) ? keyInView(after) : undefined
       }),
+    updateKeys: (name, plan) =>
+      untilSwapped(`keys ${name}`, async () => {
+        const { changes, ready = [], creator = null } = plan()
+        for (const backing of ready) checkHeld(backing, creator)
+        const updates = changes.map(({ arn, change }) => keyUpdate(getKey(arn), change))
+        const steps = [...updates.flatMap((update) => update.steps), ...ready.flatMap((backing) => readySteps(backing, creator))]
+        return (await swapped(write(`update keys ${name}`, steps))) ? updates.map(({ after }) => keyInView(after)) : undefined
+      }),
     async deleteKey(arn) {
       const aliases = sql
         .selectFrom('aliases')
@@ -308,7 +355,7 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
         .where('target_key_arn', '=', arn)
       const backing = sql
         .selectFrom('backing_keys')
-        .select((eb) => [eb.val<ChangeKind>('backing').as('kind'), 'material_id as id'])
+        .select((eb) => [eb.val<ChangeKind>('backing').as('kind'), 'id'])
         .where('key_arn', '=', arn)
       await write(`delete key ${arn}`, [
         { query: sql.insertInto('changes').columns(['kind', 'id']).expression(aliases).compile() },
@@ -316,7 +363,14 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
         { query: sql.deleteFrom('aliases').where('target_key_arn', '=', arn).compile() },
         { query: sql.deleteFrom('backing_keys').where('key_arn', '=', arn).compile() },
         one(sql.deleteFrom('keys').where('arn', '=', arn).compile()),
-        { query: sql.insertInto('tombstones').values({ arn, deleted_at: clock.now() }).compile() },
+        {
+          query: sql
+            .insertInto('tombstones')
+            .values({ arn, deleted_at: clock.now() })
+            // A replica may have been here before.
+            .onConflict((conflict) => conflict.column('arn').doUpdateSet({ deleted_at: clock.now() }))
+            .compile(),
+        },
         changed('key', arn),
       ])
     },
@@ -324,58 +378,123 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
     async insertBackingKey(backing) {
       await write(`insert backing key ${backing.materialId}`, backingSteps(backingKeyRow(backing)))
     },
-    promoteBackingKey: (materialId, creator, change) => {
-      const keyArn = view.backingKey(materialId)?.keyArn ?? ''
-      return untilSwapped(`key ${keyArn}`, async () => {
-        const backing = view.backingKey(materialId)
-        if (!backing) throw new StoreConflict(`promote backing key ${materialId}: it is gone`)
-        if (backing.state === 'creating' && backing.creator !== creator)
-          throw new StoreConflict(`promote backing key ${materialId}: another has taken it over`)
+    promoteBackingKey: (backing, creator, change) =>
+      untilSwapped(`key ${backing.keyArn}`, async () => {
+        checkHeld(backing, creator)
         const current = getKey(backing.keyArn)
-        const { after, steps } = keyUpdate(current, { ...change(current), materialId })
-        const ready = sql
-          .updateTable('backing_keys')
-          .set({ state: 'ready', creator: null })
-          .where('material_id', '=', materialId)
-          .where((eb) => eb.or([eb('state', '=', 'ready'), heldBy(eb, creator)]))
-        const done = await swapped(
-          write(`promote backing key ${materialId}`, [...steps, one(ready.compile()), changed('backing', materialId)]),
-        )
+        const { after, steps } = keyUpdate(current, { ...change(current), materialId: backing.materialId })
+        const done = await swapped(write(`promote backing key ${backing.materialId}`, [...steps, ...readySteps(backing, creator)]))
         return done ? keyInView(after) : undefined
-      })
-    },
-    claimBackingKey: (materialId, from, to) =>
-      attempted(`claim backing key ${materialId}`, [
+      }),
+    claimBackingKey: (backing, from, to) =>
+      attempted(`claim backing key ${backing.materialId}`, [
         one(
           sql
             .updateTable('backing_keys')
             .set({ creator: to })
-            .where('material_id', '=', materialId)
+            .where('id', '=', backingId(backing))
             .where((eb) => heldBy(eb, from))
             .compile(),
         ),
-        changed('backing', materialId),
+        changed('backing', backingId(backing)),
       ]),
-    async deleteBackingKey(materialId) {
-      await write(`delete backing key ${materialId}`, [
-        one(sql.deleteFrom('backing_keys').where('material_id', '=', materialId).where('state', '=', 'creating').compile()),
-        changed('backing', materialId),
+    async deleteBackingKey(backing) {
+      await write(`delete backing key ${backing.materialId}`, [
+        one(sql.deleteFrom('backing_keys').where('id', '=', backingId(backing)).where('state', '=', 'creating').compile()),
+        changed('backing', backingId(backing)),
       ])
     },
     async reserveEncryptions(materialId, count, ceiling) {
-      const [rows] = await write(`reserve ${count} encryptions of ${materialId}`, [
-        one(
-          sql
+      const ofMaterial = sql.selectFrom('backing_keys').where('material_id', '=', materialId)
+      const [, , , rows] = await write(`reserve ${count} encryptions of ${materialId}`, [
+        one(ofMaterial.select('id').limit(1).compile()),
+        {
+          query: ofMaterial
+            .select('id')
+            .where('encryptions_reserved', '>', ceiling - count)
+            .limit(1)
+            .compile(),
+          rows: 0,
+        },
+        {
+          query: sql
+            .insertInto('changes')
+            .columns(['kind', 'id'])
+            .expression(ofMaterial.select((eb) => [eb.val<ChangeKind>('backing').as('kind'), 'id']))
+            .compile(),
+        },
+        {
+          query: sql
             .updateTable('backing_keys')
             .set((eb) => ({ encryptions_reserved: eb('encryptions_reserved', '+', count) }))
             .where('material_id', '=', materialId)
-            .where('encryptions_reserved', '<=', ceiling - count)
             .returning('encryptions_reserved')
             .compile(),
-        ),
-        changed('backing', materialId),
+        },
       ])
       return (rows as readonly { readonly encryptions_reserved: number }[])[0]?.encryptions_reserved as number
+    },
+
+    changeMaterial: (keyArn, change) =>
+      untilSwapped(`key ${keyArn}`, async () => {
+        const current = getKey(keyArn)
+        const { key, put, drop, adopt, release } = change(current, view.backingKeys(keyArn))
+        const { after, steps } = keyUpdate(current, key)
+        if (put) {
+          const { encryptions_reserved: _counted, ...row } = backingKeyRow(put)
+          const known = view.backingKey(keyArn, put.materialId)
+          if (known) {
+            const update = sql.updateTable('backing_keys').set(row).where('id', '=', backingId(put))
+            steps.push(one(update.compile()), changed('backing', backingId(put)))
+          } else {
+            steps.push(...backingSteps(backingKeyRow(put)))
+          }
+        }
+        if (drop !== undefined) {
+          const id = backingId({ keyArn, materialId: drop })
+          steps.push(one(sql.deleteFrom('backing_keys').where('id', '=', id).compile()), changed('backing', id))
+        }
+        if (release) steps.push({ query: sql.insertInto('import_objects').values(importObjectRow(release)).compile() })
+        if (adopt) {
+          // Taken over by another it is lost for good; anything else that came between is seen at the next try.
+          const [[held]] = await backend.read([objectOf(adopt.ckaId).compile()])
+          if (!held || held.creator !== adopt.creator)
+            throw new StoreConflict(`adopt import object ${adopt.ckaId}: another has taken it over`)
+          const mine = sql.deleteFrom('import_objects').where('cka_id', '=', adopt.ckaId)
+          steps.push(one(mine.where('creator', 'is not distinct from', adopt.creator).compile()))
+        }
+        return (await swapped(write(`change material of ${keyArn}`, steps))) ? keyInView(after) : undefined
+      }),
+
+    async insertImportObject(object) {
+      await backend.write(`insert import object ${object.ckaId}`, [
+        { query: sql.insertInto('import_objects').values(importObjectRow(object)).compile() },
+      ])
+    },
+    async importObjects(accountId) {
+      const all = sql.selectFrom('import_objects').selectAll().orderBy('created_at').orderBy('cka_id')
+      const [rows] = await backend.read([
+        all.$if(accountId !== undefined, (query) => query.where('account_id', '=', accountId ?? '')).compile(),
+      ])
+      return rows.map(readImportObject)
+    },
+    async importObject(ckaId) {
+      const [[row]] = await backend.read([objectOf(ckaId).compile()])
+      return row && readImportObject(row)
+    },
+    claimImportObject: (ckaId, from, to) =>
+      attempted(`claim import object ${ckaId}`, [
+        one(
+          sql
+            .updateTable('import_objects')
+            .set({ creator: to })
+            .where('cka_id', '=', ckaId)
+            .where('creator', 'is not distinct from', from)
+            .compile(),
+        ),
+      ]),
+    async deleteImportObject(ckaId) {
+      await backend.write(`delete import object ${ckaId}`, [one(sql.deleteFrom('import_objects').where('cka_id', '=', ckaId).compile())])
     },
 
     async insertAlias(alias) {

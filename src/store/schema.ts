@@ -6,7 +6,19 @@
  */
 
 import type { Generated, Insertable, Selectable } from 'kysely'
-import type { AccessKeyRecord, AccountRecord, AliasRecord, BackingKeyRecord, KeyRecord, KeyState, PrincipalRecord, Tag } from './store.ts'
+import type {
+  AccessKeyRecord,
+  AccountRecord,
+  AliasRecord,
+  BackingKeyRecord,
+  BackingName,
+  ImportObject,
+  KeyRecord,
+  KeyStoreRecord,
+  KeyState,
+  PrincipalRecord,
+  Tag,
+} from './store.ts'
 
 interface KeyTable {
   arn: string
@@ -17,18 +29,27 @@ interface KeyTable {
   spec: string
   usage: string
   origin: string
+  custom_key_store_id: string | null
+  xks_key_id: string | null
   description: string
   multi_region: number
+  primary_region: string | null
+  token: string
   created_at: number
   deletion_at: number | null
+  deletion_window_days: number | null
   policy: string
   tags: string
   material_id: string | null
   creator: string | null
+  rotation_period_days: number | null
+  next_rotation_at: number | null
   version: number
 }
 
 interface BackingKeyTable {
+  /** See `backingId`. */
+  id: string
   material_id: string
   key_arn: string
   cka_id: string
@@ -37,6 +58,23 @@ interface BackingKeyTable {
   state: string
   created_at: number
   encryptions_reserved: number
+  creator: string | null
+  valid_to: number | null
+  description: string | null
+  rotation_type: string | null
+  rotated_at: number | null
+  rotation_recorded: number
+}
+
+interface ImportObjectTable {
+  cka_id: string
+  label: string
+  key_arn: string
+  account_id: string
+  token: string
+  kind: string
+  created_at: number
+  due_at: number | null
   creator: string | null
 }
 
@@ -81,14 +119,33 @@ interface AccessKeyTable {
   created_at: number
 }
 
+interface KeyStoreTable {
+  id: string
+  account_id: string
+  region: string
+  name: string
+  /** What no other key store may be connected to: see `placeOf`. */
+  place: string
+  created_at: number
+  state: string
+  error_code: string | null
+  connection: string | null
+  holder: string | null
+  backing: string
+  sealed_secret: Uint8Array
+  version: number
+}
+
 export interface Tables {
   migrations: { version: number; name: string; applied_at: number }
   accounts: AccountTable
   keys: KeyTable
   backing_keys: BackingKeyTable
+  import_objects: ImportObjectTable
   aliases: AliasTable
   principals: PrincipalTable
   access_keys: AccessKeyTable
+  key_stores: KeyStoreTable
   settings: { name: string; value: string }
   /** Keys that are gone. Their ids never come back. */
   tombstones: { arn: string; deleted_at: number }
@@ -101,7 +158,7 @@ export interface Tables {
 }
 
 /** Kinds of changes; each names the table whose primary key the change's id is. */
-export type ChangeKind = 'account' | 'key' | 'backing' | 'alias' | 'principal' | 'access-key' | 'setting'
+export type ChangeKind = 'account' | 'key' | 'backing' | 'alias' | 'principal' | 'access-key' | 'key-store' | 'setting'
 
 const parseTags = (json: string): readonly Tag[] => Object.freeze((JSON.parse(json) as Tag[]).map((tag) => Object.freeze(tag)))
 
@@ -123,14 +180,21 @@ export const readKey = (row: Selectable<KeyTable>): KeyRecord =>
     spec: row.spec,
     usage: row.usage,
     origin: row.origin,
+    customKeyStoreId: row.custom_key_store_id,
+    xksKeyId: row.xks_key_id,
     description: row.description,
     multiRegion: row.multi_region !== 0,
+    primaryRegion: row.primary_region,
+    token: row.token,
     createdAt: row.created_at,
     deletionAt: row.deletion_at,
+    deletionWindowDays: row.deletion_window_days,
     policy: row.policy,
     tags: parseTags(row.tags),
     materialId: row.material_id,
     creator: row.creator,
+    rotationPeriodDays: row.rotation_period_days,
+    nextRotationAt: row.next_rotation_at,
     version: row.version,
   })
 
@@ -143,14 +207,21 @@ export const keyRow = (key: KeyRecord): Insertable<KeyTable> => ({
   spec: key.spec,
   usage: key.usage,
   origin: key.origin,
+  custom_key_store_id: key.customKeyStoreId,
+  xks_key_id: key.xksKeyId,
   description: key.description,
   multi_region: key.multiRegion ? 1 : 0,
+  primary_region: key.primaryRegion,
+  token: key.token,
   created_at: key.createdAt,
   deletion_at: key.deletionAt,
+  deletion_window_days: key.deletionWindowDays,
   policy: key.policy,
   tags: JSON.stringify(key.tags),
   material_id: key.materialId,
   creator: key.creator,
+  rotation_period_days: key.rotationPeriodDays,
+  next_rotation_at: key.nextRotationAt,
   version: key.version,
 })
 
@@ -165,9 +236,18 @@ export const readBackingKey = (row: Selectable<BackingKeyTable>): BackingKeyReco
     createdAt: row.created_at,
     encryptionsReserved: row.encryptions_reserved,
     creator: row.creator,
+    validTo: row.valid_to,
+    description: row.description,
+    rotationType: row.rotation_type as BackingKeyRecord['rotationType'],
+    rotatedAt: row.rotated_at,
+    rotationRecorded: row.rotation_recorded !== 0,
   })
 
+/** What a backing key's row is called, among others in `changes`: one material may belong to several keys. */
+export const backingId = ({ keyArn, materialId }: BackingName): string => `${materialId} ${keyArn}`
+
 export const backingKeyRow = (backing: BackingKeyRecord): Insertable<BackingKeyTable> => ({
+  id: backingId(backing),
   material_id: backing.materialId,
   key_arn: backing.keyArn,
   cka_id: backing.ckaId,
@@ -177,6 +257,36 @@ export const backingKeyRow = (backing: BackingKeyRecord): Insertable<BackingKeyT
   created_at: backing.createdAt,
   encryptions_reserved: backing.encryptionsReserved,
   creator: backing.creator,
+  valid_to: backing.validTo,
+  description: backing.description,
+  rotation_type: backing.rotationType,
+  rotated_at: backing.rotatedAt,
+  rotation_recorded: backing.rotationRecorded ? 1 : 0,
+})
+
+export const readImportObject = (row: Selectable<ImportObjectTable>): ImportObject =>
+  Object.freeze({
+    ckaId: row.cka_id,
+    label: row.label,
+    keyArn: row.key_arn,
+    accountId: row.account_id,
+    token: row.token,
+    kind: row.kind as ImportObject['kind'],
+    createdAt: row.created_at,
+    dueAt: row.due_at,
+    creator: row.creator,
+  })
+
+export const importObjectRow = (object: ImportObject): Insertable<ImportObjectTable> => ({
+  cka_id: object.ckaId,
+  label: object.label,
+  key_arn: object.keyArn,
+  account_id: object.accountId,
+  token: object.token,
+  kind: object.kind,
+  created_at: object.createdAt,
+  due_at: object.dueAt,
+  creator: object.creator,
 })
 
 export const readAlias = (row: Selectable<AliasTable>): AliasRecord =>
@@ -253,3 +363,39 @@ export const accessKeyRow = (key: AccessKeyRecord): Insertable<AccessKeyTable> =
 })
 
 const isRoot = (principalArn: string): boolean => principalArn.endsWith(':root')
+
+export const readKeyStore = (row: Selectable<KeyStoreTable>): KeyStoreRecord =>
+  Object.freeze({
+    id: row.id,
+    accountId: row.account_id,
+    region: row.region,
+    name: row.name,
+    createdAt: row.created_at,
+    state: row.state as KeyStoreRecord['state'],
+    errorCode: row.error_code,
+    connection: row.connection,
+    holder: row.holder,
+    backing: Object.freeze(JSON.parse(row.backing) as KeyStoreRecord['backing']),
+    sealedSecret: row.sealed_secret,
+    version: row.version,
+  })
+
+export const keyStoreRow = (keyStore: KeyStoreRecord): Insertable<KeyStoreTable> => ({
+  id: keyStore.id,
+  account_id: keyStore.accountId,
+  region: keyStore.region,
+  name: keyStore.name,
+  place: placeOf(keyStore),
+  created_at: keyStore.createdAt,
+  state: keyStore.state,
+  error_code: keyStore.errorCode,
+  connection: keyStore.connection,
+  holder: keyStore.holder,
+  backing: JSON.stringify(keyStore.backing),
+  sealed_secret: keyStore.sealedSecret,
+  version: keyStore.version,
+})
+
+/** A token serves one key store of an account, an address of a proxy one of a region, whosoever. */
+const placeOf = ({ accountId, region, backing }: KeyStoreRecord): string =>
+  backing.type === 'AWS_CLOUDHSM' ? `${accountId} ${backing.clusterId}` : `${region} ${backing.uriEndpoint}${backing.uriPath}`

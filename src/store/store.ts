@@ -12,6 +12,8 @@ export type KeyState =
   | 'Enabled'
   | 'Disabled'
   | 'PendingDeletion'
+  /** A primary whose deletion is scheduled and that still has replicas. */
+  | 'PendingReplicaDeletion'
   | 'PendingImport'
   | 'Unavailable'
   /** Inside only: destruction in the token has begun and can no longer be cancelled. */
@@ -31,21 +33,38 @@ export interface KeyRecord {
   readonly spec: string
   readonly usage: string
   readonly origin: string
+  /** The custom key store that it lives in, null for none. Set once. */
+  readonly customKeyStoreId: string | null
+  /** The external key behind it (Origin EXTERNAL_KEY_STORE), by its proxy's name for it; unique in its key store. Set once. */
+  readonly xksKeyId: string | null
   readonly description: string
   readonly multiRegion: boolean
+  /** Where the primary of a multi-Region key is: the same for all keys of that id. Null for single-Region keys. */
+  readonly primaryRegion: string | null
+  /** The configured token that holds this key's material, by its name in the configuration (`default`). Set once. */
+  readonly token: string
   readonly createdAt: number
   /** When destruction is due (PendingDeletion), else null. */
   readonly deletionAt: number | null
+  /** The waiting period of a primary that waits for its replicas to go first (PendingReplicaDeletion), else null. */
+  readonly deletionWindowDays: number | null
   readonly policy: string
   readonly tags: readonly Tag[]
   /** The backing key that encrypts, null while there is none. */
   readonly materialId: string | null
   /** Who is creating it (`InstanceRecord.id`), null once created. */
   readonly creator: string | null
+  /** Days between automatic rotations, as last set; null while never set. */
+  readonly rotationPeriodDays: number | null
+  /** When the next automatic rotation is due; null while automatic rotation is off. */
+  readonly nextRotationAt: number | null
   readonly version: number
 }
 
-/** One generation of key material: one CKA_ID in the token. */
+/** Why a key got new material: its rotation was due, somebody asked for it, or the old material had used its budget of encryptions. */
+export type RotationType = 'AUTOMATIC' | 'ON_DEMAND' | 'BUDGET'
+
+/** One generation of key material of one key: one CKA_ID in the token. Related multi-Region keys have the same material, each in its token. */
 export interface BackingKeyRecord {
   /** 64 hex characters; the KeyMaterialId that AWS's API shows. */
   readonly materialId: string
@@ -54,11 +73,66 @@ export interface BackingKeyRecord {
   /** CKA_LABEL, `kms/<the 32 digits of the key id>/<ordinal>`. */
   readonly label: string
   readonly ordinal: number
-  readonly state: 'creating' | 'ready'
+  /** `absent`: imported, then deleted or expired. The token has no object of it until the same material is imported again. */
+  readonly state: 'creating' | 'ready' | 'absent'
   readonly createdAt: number
   /** Encryptions handed out so far in reserved blocks: never below the true count. */
   readonly encryptionsReserved: number
   readonly creator: string | null
+  /** When imported material expires, null for never. */
+  readonly validTo: number | null
+  /** What was said of it when it was imported. */
+  readonly description: string | null
+  /** What made it, or is making it, the current one; null for a key's first material and for material that waits for a rotation. */
+  readonly rotationType: RotationType | null
+  /** When that rotation was completed, else null. */
+  readonly rotatedAt: number | null
+  /** That rotation is in the audit trail. */
+  readonly rotationRecorded: boolean
+}
+
+/**
+ * An object of an import that may be in the token and that no key has as its material: a key pair that wraps what is to be imported, material
+ * that is being imported, material that is being destroyed. Read from the database, not from the view.
+ */
+export interface ImportObject {
+  readonly ckaId: string
+  readonly label: string
+  readonly keyArn: string
+  readonly accountId: string
+  /** The configured token that it is in, as `KeyRecord.token`. */
+  readonly token: string
+  /** `expired`: material whose time was over, which is recorded when it is gone. */
+  readonly kind: 'wrapping' | 'material' | 'expired'
+  readonly createdAt: number
+  /** When it is to go, null while it is being made into something else. */
+  readonly dueAt: number | null
+  /** Who is making it (`InstanceRecord.id`), null once it is made. */
+  readonly creator: string | null
+}
+
+/** What becomes of a key and one of its materials, all or nothing. */
+export interface MaterialChange {
+  readonly key: KeyChange
+  /** A new material, or an old one's row as it shall be; what has been encrypted with it stays counted. */
+  readonly put?: BackingKeyRecord
+  /** A material whose row goes. */
+  readonly drop?: string
+  /** The import object that `put` takes over: it must still be its creator's. */
+  readonly adopt?: Pick<ImportObject, 'ckaId' | 'creator'>
+  /** The object that no material has from now on. */
+  readonly release?: ImportObject
+}
+
+/** What names a backing key. */
+export type BackingName = Pick<BackingKeyRecord, 'keyArn' | 'materialId'>
+
+/** What happens to several keys at once. */
+export interface KeysPlan {
+  readonly changes: readonly { readonly arn: string; readonly change: KeyChange }[]
+  /** Unfinished backing keys of `creator` that become ready. */
+  readonly ready?: readonly BackingName[]
+  readonly creator?: string | null
 }
 
 export interface AliasRecord {
@@ -108,6 +182,51 @@ export interface AccessKeyRecord {
   readonly createdAt: number
 }
 
+export interface CloudHsmBacking {
+  readonly type: 'AWS_CLOUDHSM'
+  /** The token, by its name in the configuration. */
+  readonly clusterId: string
+  readonly trustAnchor: string
+  /** The token refused the password that is stored: it is not tried again. */
+  readonly passwordRefused: boolean
+}
+
+export interface ExternalBacking {
+  readonly type: 'EXTERNAL_KEY_STORE'
+  readonly connectivity: 'PUBLIC_ENDPOINT' | 'VPC_ENDPOINT_SERVICE'
+  readonly uriEndpoint: string
+  readonly uriPath: string
+  readonly accessKeyId: string
+  readonly vpcEndpointServiceName: string | null
+  readonly vpcEndpointServiceOwner: string | null
+}
+
+export type ConnectionState = 'CONNECTED' | 'CONNECTING' | 'FAILED' | 'DISCONNECTED' | 'DISCONNECTING'
+
+/** A custom key store: another token, or an external key manager behind an XKS proxy. */
+export interface KeyStoreRecord {
+  /** `cks-` and 17 hex digits. */
+  readonly id: string
+  readonly accountId: string
+  readonly region: string
+  /** Unique in its account and region. */
+  readonly name: string
+  readonly createdAt: number
+  readonly state: ConnectionState
+  /** AWS's ConnectionErrorCode (FAILED), else null. */
+  readonly errorCode: string | null
+  /** Another one for each connection: what a process opened for an earlier one is not for this. */
+  readonly connection: string | null
+  /** Who connects or disconnects it (`InstanceRecord.id`), null when nobody does. */
+  readonly holder: string | null
+  readonly backing: CloudHsmBacking | ExternalBacking
+  /** The password of the token, or the secret for the proxy, encrypted under the service key in the HSM. */
+  readonly sealedSecret: Uint8Array
+  readonly version: number
+}
+
+export type KeyStoreChange = Partial<Pick<KeyStoreRecord, 'name' | 'state' | 'errorCode' | 'connection' | 'holder' | 'backing' | 'sealedSecret'>>
+
 /** One page of a listing. `next` is the last item's key, to be handed back as `after`. */
 export interface Page<T> {
   readonly items: readonly T[]
@@ -126,7 +245,9 @@ export interface View {
   /** Every key: for start-up and jobs only. */
   allKeys(): Iterable<KeyRecord>
   keyCount(): number
-  backingKey(materialId: string): BackingKeyRecord | undefined
+  /** All keys of this id, in order of region: a multi-Region key with its replicas, whatever their state. Nothing for single-Region keys. */
+  multiRegionKeys(accountId: string, keyId: string): readonly KeyRecord[]
+  backingKey(keyArn: string, materialId: string): BackingKeyRecord | undefined
   /** In order of ordinal. */
   backingKeys(keyArn: string): readonly BackingKeyRecord[]
   alias(arn: string): AliasRecord | undefined
@@ -144,6 +265,11 @@ export interface View {
   listPrincipals(accountId: string, kind: 'user' | 'role', after: string | undefined, limit: number): Page<PrincipalRecord>
   accessKey(accessKeyId: string): AccessKeyRecord | undefined
   accessKeysOf(principalArn: string): readonly AccessKeyRecord[]
+  keyStore(id: string): KeyStoreRecord | undefined
+  /** Every custom key store: a handful for each account. For administration and jobs. */
+  allKeyStores(): readonly KeyStoreRecord[]
+  hasKeysIn(keyStoreId: string): boolean
+  keyByExternalKey(keyStoreId: string, xksKeyId: string): KeyRecord | undefined
   setting(name: string): string | undefined
 }
 
@@ -185,14 +311,24 @@ export interface Store {
   readonly view: View
 
   insertAccount(account: AccountRecord): Promise<void>
-  /** Both rows or none. Throws StoreConflict if the key exists or ever existed. */
-  insertKey(key: KeyRecord, backing: BackingKeyRecord | undefined): Promise<void>
+  /**
+   * All rows or none. Throws StoreConflict if the key exists or ever existed; a replica may come back, since its id belongs to the primary. What
+   * has been encrypted with a replica's material elsewhere is counted in its rows from the start.
+   */
+  insertKey(key: KeyRecord, backing: BackingKeyRecord | readonly BackingKeyRecord[] | undefined): Promise<void>
   /**
    * Read-modify-write: `change` gets the newest record and answers what to change, or throws to leave it. It is run
    * again when another writer came between. Answers the new record.
    * @throws StoreConflict when the key does not exist.
    */
   updateKey(arn: string, change: (current: KeyRecord) => KeyChange): Promise<KeyRecord>
+  /**
+   * The same for several keys, in one transaction. `plan` is asked under the newest view, and again when another writer changed one of these keys
+   * meanwhile; it throws to leave everything as it is.
+   * @param name of what they have in common
+   * @throws StoreConflict when a key of the plan does not exist, or an unfinished backing key is no longer `creator`'s.
+   */
+  updateKeys(name: string, plan: () => KeysPlan): Promise<readonly KeyRecord[]>
   /** Removes the key, its backing keys and aliases; keeps a tombstone, so that the id never comes back. */
   deleteKey(arn: string): Promise<void>
 
@@ -201,16 +337,30 @@ export interface Store {
    * In one transaction: marks the backing key ready and makes it the key's current one, and applies `change`. May be repeated.
    * @throws StoreConflict when it is unfinished and no longer `creator`'s: see `claimBackingKey`.
    */
-  promoteBackingKey(materialId: string, creator: string | null, change: (current: KeyRecord) => KeyChange): Promise<KeyRecord>
+  promoteBackingKey(backing: BackingName, creator: string | null, change: (current: KeyRecord) => KeyChange): Promise<KeyRecord>
   /**
    * Takes an unfinished backing key over from a creator that is thought dead. From then on that one, should it live after all, can no longer
    * promote it. Answers false when it is finished, gone, or another's by now; `view` is up to date then.
    */
-  claimBackingKey(materialId: string, from: string | null, to: string): Promise<boolean>
+  claimBackingKey(backing: BackingName, from: string | null, to: string): Promise<boolean>
   /** Removes a backing key that never became ready. */
-  deleteBackingKey(materialId: string): Promise<void>
-  /** Adds `count` durably and answers the new total; throws StoreConflict when it would pass `ceiling`. */
+  deleteBackingKey(backing: BackingName): Promise<void>
+  /** Adds `count` durably for all keys that have this material, and answers the new total; throws StoreConflict when it would pass `ceiling`. */
   reserveEncryptions(materialId: string, count: number, ceiling: number): Promise<number>
+  /**
+   * Read-modify-write of a key with its materials, as `updateKey`: what `change` is told of is the newest. Every change of imported material comes
+   * this way.
+   * @throws StoreConflict when the key does not exist, or what is to be adopted is another's by now.
+   */
+  changeMaterial(keyArn: string, change: (key: KeyRecord, materials: readonly BackingKeyRecord[]) => MaterialChange): Promise<KeyRecord>
+
+  insertImportObject(object: ImportObject): Promise<void>
+  /** All, or those of one account. In order of creation. */
+  importObjects(accountId?: string): Promise<readonly ImportObject[]>
+  importObject(ckaId: string): Promise<ImportObject | undefined>
+  /** From one creator to another, to null when it is made; false when it is gone or another's by now; `view` is up to date then. */
+  claimImportObject(ckaId: string, from: string | null, to: string | null): Promise<boolean>
+  deleteImportObject(ckaId: string): Promise<void>
 
   /** Throws StoreConflict when the name exists. */
   insertAlias(alias: AliasRecord): Promise<void>
@@ -228,6 +378,13 @@ export interface Store {
   insertAccessKey(key: AccessKeyRecord, most?: number): Promise<void>
   setAccessKeyActive(accessKeyId: string, active: boolean): Promise<void>
   deleteAccessKey(accessKeyId: string): Promise<void>
+
+  /** Throws StoreConflict when the account has `most` in this region already, or another one has this name or the same backing (`view` has it then). */
+  insertKeyStore(keyStore: KeyStoreRecord, most: number): Promise<void>
+  /** As `updateKey`. What `change` throws leaves it as it was; a name or backing that another has is a StoreConflict. */
+  updateKeyStore(id: string, change: (current: KeyStoreRecord) => KeyStoreChange): Promise<KeyStoreRecord>
+  /** Only one that is DISCONNECTED and has no keys; else StoreConflict. */
+  deleteKeyStore(id: string): Promise<void>
 
   /** Writes only if the present value is `expected` (undefined: absent); answers whether it did. Either way `view` has the newest. */
   compareAndSetSetting(name: string, expected: string | undefined, value: string): Promise<boolean>

@@ -5,7 +5,7 @@
  * without yielding, so a reader never sees half a transaction.
  */
 
-import type { ChangeKind } from './schema.ts'
+import { backingId, type ChangeKind } from './schema.ts'
 import type { AccessKeyRecord, AccountRecord, AliasRecord, BackingKeyRecord, KeyRecord, Page, PrincipalRecord, View } from './store.ts'
 
 /** Rows as the database has them now, and the ids of those it no longer has. */
@@ -16,6 +16,7 @@ export interface Delta {
   readonly aliases: readonly AliasRecord[]
   readonly principals: readonly PrincipalRecord[]
   readonly accessKeys: readonly AccessKeyRecord[]
+  readonly keyStores: readonly KeyStoreRecord[]
   readonly settings: readonly { readonly name: string; readonly value: string }[]
   readonly gone: readonly { readonly kind: ChangeKind; readonly id: string }[]
 }
@@ -126,15 +127,20 @@ const principalEntry = (principal: PrincipalRecord): string => entry(principal.n
 export function openView(): MutableView {
   const accounts = new Map<string, AccountRecord>()
   const keys = new Map<string, KeyRecord>()
+  /** By `backingId`. */
   const backingKeys = new Map<string, BackingKeyRecord>()
+  /** By key, then by material: without making a string on the hot path. */
+  const materialsOf = new Map<string, Map<string, BackingKeyRecord>>()
   const aliases = new Map<string, AliasRecord>()
   const principals = new Map<string, PrincipalRecord>()
   const accessKeys = new Map<string, AccessKeyRecord>()
+  const keyStores = new Map<string, KeyStoreRecord>()
   const settings = new Map<string, string>()
 
   const accountIds = new Groups()
   const keyArnById = new Map<string, string>()
   const keyArnsByScope = new Groups()
+  const multiRegionArns = new Groups()
   const backingByKey = new Groups()
   const aliasesByScope = new Groups()
   const aliasesByTarget = new Groups()
@@ -142,6 +148,8 @@ export function openView(): MutableView {
 
   const principalArnByName = new Map<string, string>()
   const accessKeysByPrincipal = new Groups()
+  const keyArnsByStore = new Groups()
+  const keyArnByExternalKey = new Map<string, string>()
 
   const aliasAt = (place: string): AliasRecord | undefined => aliases.get(foundOf(place))
   const principalAt = (place: string): PrincipalRecord | undefined => principals.get(foundOf(place))
@@ -156,12 +164,16 @@ export function openView(): MutableView {
     keys.delete(arn)
     keyArnById.delete(group(old.region, old.keyId))
     keyArnsByScope.remove(group(old.accountId, old.region), old.keyId)
+    if (old.multiRegion) multiRegionArns.remove(group(old.accountId, old.keyId), arn)
   }
-  const forgetBacking = (materialId: string): void => {
-    const old = backingKeys.get(materialId)
+  const forgetBacking = (id: string): void => {
+    const old = backingKeys.get(id)
     if (!old) return
-    backingKeys.delete(materialId)
+    backingKeys.delete(id)
     backingByKey.remove(old.keyArn, backingEntry(old))
+    const materials = materialsOf.get(old.keyArn)
+    materials?.delete(old.materialId)
+    if (materials?.size === 0) materialsOf.delete(old.keyArn)
   }
   const forgetAlias = (arn: string): void => {
     const old = aliases.get(arn)
@@ -190,6 +202,7 @@ export function openView(): MutableView {
     alias: forgetAlias,
     principal: forgetPrincipal,
     'access-key': forgetAccessKey,
+    'key-store': (id) => keyStores.delete(id),
     setting: (id) => settings.delete(id),
   }
 
@@ -205,13 +218,18 @@ export function openView(): MutableView {
         if (!keys.has(key.arn)) {
           keyArnById.set(group(key.region, key.keyId), key.arn)
           keyArnsByScope.add(group(key.accountId, key.region), key.keyId)
+          if (key.multiRegion) multiRegionArns.add(group(key.accountId, key.keyId), key.arn)
         }
         keys.set(key.arn, key)
       }
       for (const backing of delta.backingKeys) {
-        forgetBacking(backing.materialId)
-        backingKeys.set(backing.materialId, backing)
+        const id = backingId(backing)
+        forgetBacking(id)
+        backingKeys.set(id, backing)
         backingByKey.add(backing.keyArn, backingEntry(backing))
+        let materials = materialsOf.get(backing.keyArn)
+        if (!materials) materialsOf.set(backing.keyArn, (materials = new Map()))
+        materials.set(backing.materialId, backing)
       }
       for (const alias of delta.aliases) {
         forgetAlias(alias.arn)
@@ -230,14 +248,27 @@ export function openView(): MutableView {
         accessKeys.set(key.accessKeyId, key)
         accessKeysByPrincipal.add(key.principalArn, key.accessKeyId)
       }
+      for (const keyStore of delta.keyStores) keyStores.set(keyStore.id, keyStore)
       for (const { name, value } of delta.settings) settings.set(name, value)
     },
     clear() {
-      for (const map of [accounts, keys, backingKeys, aliases, principals, accessKeys, settings, keyArnById, principalArnByName])
+      for (const map of [
+        accounts,
+        keys,
+        backingKeys,
+        materialsOf,
+        aliases,
+        principals,
+        accessKeys,
+        settings,
+        keyArnById,
+        principalArnByName,
+      ])
         map.clear()
       for (const groups of [
         accountIds,
         keyArnsByScope,
+        multiRegionArns,
         backingByKey,
         aliasesByScope,
         aliasesByTarget,
@@ -259,8 +290,9 @@ export function openView(): MutableView {
     // A snapshot: a job may await between two keys while writes go on.
     allKeys: () => [...keys.values()],
     keyCount: () => keys.size,
-    backingKey: (materialId) => backingKeys.get(materialId),
-    backingKeys: (keyArn) => backingByKey.all(keyArn, (place) => backingKeys.get(foundOf(place))),
+    multiRegionKeys: (accountId, keyId) => multiRegionArns.all(group(accountId, keyId), (arn) => keys.get(arn)),
+    backingKey: (keyArn, materialId) => materialsOf.get(keyArn)?.get(materialId),
+    backingKeys: (keyArn) => backingByKey.all(keyArn, (place) => materialsOf.get(keyArn)?.get(foundOf(place))),
     alias: (arn) => aliases.get(arn),
     aliasesOf: (keyArn) => aliasesByTarget.all(keyArn, aliasAt),
     listAliases: (accountId, region, targetKeyArn, after, limit) =>
@@ -275,6 +307,10 @@ export function openView(): MutableView {
       byName(principalsByScope.page(group(accountId, kind), behind(after), limit, principalAt)),
     accessKey: (accessKeyId) => accessKeys.get(accessKeyId),
     accessKeysOf: (principalArn) => accessKeysByPrincipal.all(principalArn, (id) => accessKeys.get(id)),
+    keyStore: (id) => keyStores.get(id),
+    allKeyStores: () => [...keyStores.values()],
+    hasKeysIn: (keyStoreId) => keyArnsByStore.page(keyStoreId, undefined, 1, (arn) => keys.get(arn)).items.length > 0,
+    keyByExternalKey: (keyStoreId, xksKeyId) => keys.get(keyArnByExternalKey.get(group(keyStoreId, xksKeyId)) ?? ''),
     setting: (name) => settings.get(name),
   }
 }

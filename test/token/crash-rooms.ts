@@ -353,7 +353,7 @@ export async function inspect(rooms: Rooms, journal: Journal): Promise<readonly 
       if (backing.state !== 'ready') problems.push(`${backing.label} is still ${backing.state}`)
       inStore.push(`${backing.label} ${backing.ckaId}`)
     }
-    if (key.materialId === null || view.backingKey(key.materialId)?.state !== 'ready')
+    if (key.materialId === null || view.backingKey(key.arn, key.materialId)?.state !== 'ready')
       problems.push(`${key.arn} has no material to encrypt with`)
   }
   for (const name of ['service', 'audit']) {
@@ -411,7 +411,8 @@ export async function inspect(rooms: Rooms, journal: Journal): Promise<readonly 
     if (!expected.has(target)) problems.push(`${name} points to ${target ?? 'nothing'}, not to ${[...expected].join(' or ')}`)
   }
   for (const [material, count] of encryptions) {
-    const reserved = view.backingKey(material)?.encryptionsReserved ?? 0
+    const holders = [...view.allKeys()].flatMap(({ arn }) => view.backingKey(arn, material) ?? [])
+    const reserved = Math.min(...holders.map(({ encryptionsReserved }) => encryptionsReserved))
     if (reserved < count) problems.push(`${material} has made ${count} encryptions and ${reserved} are reserved`)
   }
 

@@ -539,12 +539,17 @@ async function insertUnfinished(rooms: Rooms, creator: string): Promise<void> {
     origin: 'AWS_KMS',
     description: creator,
     multiRegion: false,
+    primaryRegion: null,
+    token: 'default',
     createdAt: clock.now(),
     deletionAt: null,
+    deletionWindowDays: null,
     policy: '{}',
     tags: [],
     materialId: null,
     creator,
+    rotationPeriodDays: null,
+    nextRotationAt: null,
     version: 1,
   }
   const backing: BackingKeyRecord = {
@@ -556,6 +561,11 @@ async function insertUnfinished(rooms: Rooms, creator: string): Promise<void> {
     state: 'creating',
     createdAt: clock.now(),
     encryptionsReserved: 0,
+    validTo: null,
+    description: null,
+    rotationType: null,
+    rotatedAt: null,
+    rotationRecorded: false,
     creator,
   }
   await rooms.store.insertKey(key, backing)

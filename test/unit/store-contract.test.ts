@@ -10,6 +10,7 @@ import {
   sampleAccessKey,
   sampleAlias,
   sampleBackingKey,
+  sampleImportObject,
   sampleKey,
   samplePrincipal,
 } from './store-suite.ts'
@@ -33,7 +34,7 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     for (const view of [store.view, await reopened()]) {
       expect(view.key(key.arn)).toEqual(key)
       expect(view.keyById(region, key.keyId)).toBe(view.key(key.arn))
-      expect(view.backingKey(backing.materialId)).toEqual(backing)
+      expect(view.backingKey(backing.keyArn, backing.materialId)).toEqual(backing)
       expect(view.backingKeys(key.arn)).toEqual([backing])
       expect(view.keyCount()).toBe(1)
       expect([...view.allKeys()]).toEqual([key])
@@ -45,7 +46,7 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     const backing = sampleBackingKey(first)
     await store.insertKey(first, backing)
     const second = sampleKey()
-    await expect(store.insertKey(second, { ...sampleBackingKey(second), materialId: backing.materialId })).rejects.toThrow(StoreConflict)
+    await expect(store.insertKey(second, { ...sampleBackingKey(second), ckaId: backing.ckaId })).rejects.toThrow(StoreConflict)
     expect(store.view.key(second.arn)).toBeUndefined()
     expect((await reopened()).key(second.arn)).toBeUndefined()
   })
@@ -137,7 +138,7 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     for (const view of [store.view, await reopened()]) {
       expect(view.key(key.arn)).toBeUndefined()
       expect(view.keyById(region, key.keyId)).toBeUndefined()
-      expect(view.backingKey(backing.materialId)).toBeUndefined()
+      expect(view.backingKey(backing.keyArn, backing.materialId)).toBeUndefined()
       expect(view.backingKeys(key.arn)).toEqual([])
       expect(view.aliasesOf(key.arn)).toEqual([])
       expect(view.listAliases(accountId, region, undefined, undefined, 10).items.map(({ name }) => name)).toEqual(['alias/kept'])
@@ -150,14 +151,14 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     const key = sampleKey({ state: 'Creating', creator: 'me' })
     const backing = sampleBackingKey(key, { creator: 'me' })
     await store.insertKey(key, backing)
-    const after = await store.promoteBackingKey(backing.materialId, 'me', () => ({ state: 'Enabled', creator: null }))
+    const after = await store.promoteBackingKey(backing, 'me', () => ({ state: 'Enabled', creator: null }))
     expect(after).toEqual({ ...key, state: 'Enabled', creator: null, materialId: backing.materialId, version: 2 })
-    await store.promoteBackingKey(backing.materialId, 'anyone', () => ({}))
+    await store.promoteBackingKey(backing, 'anyone', () => ({}))
     for (const view of [store.view, await reopened()]) {
       expect(view.key(key.arn)).toMatchObject({ state: 'Enabled', materialId: backing.materialId, version: 3 })
-      expect(view.backingKey(backing.materialId)).toEqual({ ...backing, state: 'ready', creator: null })
+      expect(view.backingKey(backing.keyArn, backing.materialId)).toEqual({ ...backing, state: 'ready', creator: null })
     }
-    await expect(store.promoteBackingKey('00', null, () => ({}))).rejects.toThrow(StoreConflict)
+    await expect(store.promoteBackingKey({ keyArn: key.arn, materialId: '00' }, null, () => ({}))).rejects.toThrow(StoreConflict)
   })
 
   test('an unfinished backing key has one holder: whoever lost it can no longer finish it', async () => {
@@ -165,16 +166,16 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     const backing = sampleBackingKey(key, { creator: 'slow' })
     await store.insertKey(key, backing)
     const other = await database.open()
-    expect(await store.claimBackingKey(backing.materialId, 'somebody else', 'me')).toBe(false)
-    expect(await store.claimBackingKey(backing.materialId, 'slow', 'me')).toBe(true)
+    expect(await store.claimBackingKey(backing, 'somebody else', 'me')).toBe(false)
+    expect(await store.claimBackingKey(backing, 'slow', 'me')).toBe(true)
     // The other process has not been told yet; the claim holds against it all the same.
-    await expect(other.promoteBackingKey(backing.materialId, 'slow', () => ({ state: 'Enabled' }))).rejects.toThrow(StoreConflict)
-    expect(await other.claimBackingKey(backing.materialId, 'slow', 'too late')).toBe(false)
-    expect(other.view.backingKey(backing.materialId)?.creator).toBe('me')
+    await expect(other.promoteBackingKey(backing, 'slow', () => ({ state: 'Enabled' }))).rejects.toThrow(StoreConflict)
+    expect(await other.claimBackingKey(backing, 'slow', 'too late')).toBe(false)
+    expect(other.view.backingKey(backing.keyArn, backing.materialId)?.creator).toBe('me')
     expect(store.view.key(key.arn)).toEqual(key)
-    await store.promoteBackingKey(backing.materialId, 'me', () => ({ state: 'Enabled' }))
-    expect(await store.claimBackingKey(backing.materialId, 'me', 'me')).toBe(false)
-    expect(await store.claimBackingKey('00', null, 'me')).toBe(false)
+    await store.promoteBackingKey(backing, 'me', () => ({ state: 'Enabled' }))
+    expect(await store.claimBackingKey(backing, 'me', 'me')).toBe(false)
+    expect(await store.claimBackingKey({ keyArn: key.arn, materialId: '00' }, null, 'me')).toBe(false)
   })
 
   test('only a backing key that never became ready can be deleted', async () => {
@@ -183,9 +184,9 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     const creating = sampleBackingKey(key, { ordinal: 2 })
     await store.insertKey(key, ready)
     await store.insertBackingKey(creating)
-    await store.promoteBackingKey(ready.materialId, null, () => ({}))
-    await store.deleteBackingKey(creating.materialId)
-    await expect(store.deleteBackingKey(ready.materialId)).rejects.toThrow(StoreConflict)
+    await store.promoteBackingKey(ready, null, () => ({}))
+    await store.deleteBackingKey(creating)
+    await expect(store.deleteBackingKey(ready)).rejects.toThrow(StoreConflict)
     expect(store.view.backingKeys(key.arn).map(({ materialId }) => materialId)).toEqual([ready.materialId])
   })
 
@@ -206,8 +207,8 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     expect(totals.toSorted((a, b) => a - b)).toEqual([10, 20, 30, 40])
     await expect(store.reserveEncryptions(backing.materialId, 10, 45)).rejects.toThrow(StoreConflict)
     await expect(store.reserveEncryptions(backing.materialId, 5, 45)).resolves.toBe(45)
-    expect(store.view.backingKey(backing.materialId)?.encryptionsReserved).toBe(45)
-    expect((await reopened()).backingKey(backing.materialId)?.encryptionsReserved).toBe(45)
+    expect(store.view.backingKey(backing.keyArn, backing.materialId)?.encryptionsReserved).toBe(45)
+    expect((await reopened()).backingKey(backing.keyArn, backing.materialId)?.encryptionsReserved).toBe(45)
     await expect(store.reserveEncryptions('00', 1, 45)).rejects.toThrow(StoreConflict)
   })
 
@@ -216,6 +217,72 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     const backing = sampleBackingKey(key, { encryptionsReserved: 2 ** 40 })
     await store.insertKey(key, backing)
     await expect(store.reserveEncryptions(backing.materialId, 1, 2 ** 41)).resolves.toBe(2 ** 40 + 1)
+  })
+
+  test('imported material, its key and its object change together or not at all', async () => {
+    const key = sampleKey({ state: 'PendingImport', origin: 'EXTERNAL' })
+    await store.insertKey(key, undefined)
+    const object = sampleImportObject(key, { creator: 'me', dueAt: null })
+    await store.insertImportObject(object)
+    const material = sampleBackingKey(key, {
+      state: 'ready',
+      ckaId: object.ckaId,
+      validTo: clock.now() + 1,
+      description: 'from the vault',
+    })
+    const imported = {
+      key: { state: 'Enabled', materialId: material.materialId },
+      put: material,
+      adopt: { ckaId: object.ckaId, creator: 'me' },
+    } as const
+    const other = await database.open()
+    await other.changeMaterial(key.arn, (current, materials) => {
+      expect([current, materials]).toEqual([key, []])
+      return imported
+    })
+    await expect(store.changeMaterial(key.arn, () => imported)).rejects.toThrow(StoreConflict)
+    expect(await store.importObjects()).toEqual([])
+    for (const view of [store.view, await reopened()]) {
+      expect(view.key(key.arn)).toEqual({ ...key, ...imported.key, version: 2 })
+      expect(view.backingKeys(key.arn)).toEqual([material])
+    }
+
+    await store.reserveEncryptions(material.materialId, 10, 100)
+    await store.changeMaterial(key.arn, (_current, [current]) => ({
+      key: { state: 'PendingImport' },
+      put: { ...(current ?? material), state: 'absent', validTo: null, encryptionsReserved: 0 },
+      release: { ...object, creator: null, dueAt: 7 },
+    }))
+    expect(await other.importObject(object.ckaId)).toEqual({ ...object, creator: null, dueAt: 7 })
+    for (const view of [store.view, await reopened()]) {
+      expect(view.key(key.arn)?.state).toBe('PendingImport')
+      // What was encrypted stays counted: the same key may come back.
+      expect(view.backingKey(material.keyArn, material.materialId)).toEqual({ ...material, state: 'absent', validTo: null, encryptionsReserved: 10 })
+    }
+
+    await store.changeMaterial(key.arn, () => ({ key: { materialId: null }, drop: material.materialId }))
+    for (const view of [store.view, await reopened()]) expect(view.backingKeys(key.arn)).toEqual([])
+    await expect(store.changeMaterial('arn:none', () => ({ key: {} }))).rejects.toThrow(StoreConflict)
+  })
+
+  test('an object of an import has one holder, and outlives its key until somebody deletes it', async () => {
+    const key = sampleKey()
+    await store.insertKey(key, undefined)
+    const object = sampleImportObject(key, { creator: 'slow', dueAt: null })
+    await store.insertImportObject(object)
+    await expect(store.insertImportObject(object)).rejects.toThrow(StoreConflict)
+    expect(await store.claimImportObject(object.ckaId, 'somebody else', 'me')).toBe(false)
+    expect(await store.claimImportObject(object.ckaId, 'slow', 'me')).toBe(true)
+    const adopt = { ckaId: object.ckaId, creator: 'slow' }
+    await expect(store.changeMaterial(key.arn, () => ({ key: {}, put: sampleBackingKey(key), adopt }))).rejects.toThrow(StoreConflict)
+    expect(store.view.backingKeys(key.arn)).toEqual([])
+    expect(await store.claimImportObject(object.ckaId, 'me', null)).toBe(true)
+    await store.deleteKey(key.arn)
+    expect(await store.importObjects(accountId)).toEqual([{ ...object, creator: null }])
+    expect(await store.importObjects('999999999999')).toEqual([])
+    await store.deleteImportObject(object.ckaId)
+    await expect(store.deleteImportObject(object.ckaId)).rejects.toThrow(StoreConflict)
+    expect(await store.importObject(object.ckaId)).toBeUndefined()
   })
 
   test('an alias names one key, moves and goes', async () => {

@@ -21,17 +21,18 @@ const commands = fc.oneof(
   times(2, fc.record({ do: fc.constant('updateKey' as const), key: aKey, text: fc.string() })),
   times(1, fc.record({ do: fc.constant('deleteKey' as const), key: aKey })),
   times(4, fc.record({ do: fc.constant('insertBackingKey' as const), key: aKey, material: small, ordinal: small })),
-  times(2, fc.record({ do: fc.constant('promoteBackingKey' as const), material: small, creator: fc.constantFrom(null, 'me') })),
+  times(2, fc.record({ do: fc.constant('promoteBackingKey' as const), key: aKey, material: small, creator: fc.constantFrom(null, 'me') })),
   times(
     1,
     fc.record({
       do: fc.constant('claimBackingKey' as const),
+      key: aKey,
       material: small,
       from: fc.constantFrom(null, 'me'),
       to: fc.constantFrom('me', 'you'),
     }),
   ),
-  times(1, fc.record({ do: fc.constant('deleteBackingKey' as const), material: small })),
+  times(1, fc.record({ do: fc.constant('deleteBackingKey' as const), key: aKey, material: small })),
   times(1, fc.record({ do: fc.constant('reserveEncryptions' as const), material: small, count: fc.integer({ min: 1, max: 60 }) })),
   times(4, fc.record({ do: fc.constant('insertAlias' as const), key: aKey, name: small })),
   times(4, fc.record({ do: fc.constant('updateAlias' as const), key: aKey, name: small })),
@@ -50,6 +51,11 @@ type Command = typeof commands extends fc.Arbitrary<infer C> ? C : never
 const aliasArn = (name: number) => `arn:aws:kms:${regions[0]}:${accountId}:alias/n${name}`
 const user = (name: number) => `arn:aws:iam::${accountId}:user/u${name}`
 
+const named = (command: { readonly key: number; readonly material: number }) => ({
+  keyArn: keyArn(command.key),
+  materialId: material(command.material),
+})
+
 async function run(store: Store, command: Command): Promise<void> {
   switch (command.do) {
     case 'insertKey': {
@@ -66,13 +72,13 @@ async function run(store: Store, command: Command): Promise<void> {
       return store.insertBackingKey(sampleBackingKey(key, { materialId: material(command.material), ordinal: command.ordinal }))
     }
     case 'promoteBackingKey':
-      await store.promoteBackingKey(material(command.material), command.creator, () => ({ state: 'Enabled' }))
+      await store.promoteBackingKey(named(command), command.creator, () => ({ state: 'Enabled' }))
       return undefined
     case 'claimBackingKey':
-      await store.claimBackingKey(material(command.material), command.from, command.to)
+      await store.claimBackingKey(named(command), command.from, command.to)
       return undefined
     case 'deleteBackingKey':
-      return store.deleteBackingKey(material(command.material))
+      return store.deleteBackingKey(named(command))
     case 'reserveEncryptions':
       await store.reserveEncryptions(material(command.material), command.count, 100)
       return undefined
@@ -126,7 +132,7 @@ function everything(view: View): unknown {
     ]),
     all: [...view.allKeys()].toSorted((a, b) => (a.arn < b.arn ? -1 : 1)),
     count: view.keyCount(),
-    material: numbers.map((i) => view.backingKey(material(i))),
+    material: arns.flatMap((arn) => numbers.map((i) => view.backingKey(arn, material(i)))),
     backing: arns.map((arn) => view.backingKeys(arn)),
     alias: numbers.map((i) => view.alias(aliasArn(i))),
     aliasesOf: arns.map((arn) => view.aliasesOf(arn)),

@@ -6,7 +6,15 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ManualClock } from '../../src/base/clock.ts'
 import { openStore } from '../../src/store/open.ts'
-import type { AccessKeyRecord, AliasRecord, BackingKeyRecord, KeyRecord, PrincipalRecord, Store } from '../../src/store/store.ts'
+import type {
+  AccessKeyRecord,
+  AliasRecord,
+  BackingKeyRecord,
+  ImportObject,
+  KeyRecord,
+  PrincipalRecord,
+  Store,
+} from '../../src/store/store.ts'
 
 /** One empty database, opened as often as a test likes: each opening is what another process would see. */
 export interface TestDatabase {
@@ -51,12 +59,17 @@ export function sampleKey(values: Partial<KeyRecord> = {}): KeyRecord {
     origin: 'AWS_KMS',
     description: '',
     multiRegion: false,
+    primaryRegion: null,
+    token: 'default',
     createdAt: clock.now(),
     deletionAt: null,
+    deletionWindowDays: null,
     policy: '{}',
     tags: [],
     materialId: null,
     creator: null,
+    rotationPeriodDays: null,
+    nextRotationAt: null,
     version: 1,
     ...values,
   }
@@ -73,6 +86,26 @@ export function sampleBackingKey(key: KeyRecord, values: Partial<BackingKeyRecor
     state: 'creating',
     createdAt: clock.now(),
     encryptionsReserved: 0,
+    validTo: null,
+    description: null,
+    rotationType: null,
+    rotatedAt: null,
+    rotationRecorded: false,
+    creator: null,
+    ...values,
+  }
+}
+
+export function sampleImportObject(key: KeyRecord, values: Partial<ImportObject> = {}): ImportObject {
+  return {
+    ckaId: randomUUID().replaceAll('-', ''),
+    label: 'import/x',
+    keyArn: key.arn,
+    accountId: key.accountId,
+    token: 'default',
+    kind: 'material',
+    createdAt: clock.now(),
+    dueAt: clock.now(),
     creator: null,
     ...values,
   }

@@ -17,7 +17,7 @@ if (task === 'keys') {
       const backing = sampleBackingKey(key)
       await store.insertKey(key, backing)
       process.stdout.write(`inserted ${key.arn}\n`)
-      await store.promoteBackingKey(backing.materialId, null, () => ({ state: 'Enabled' }))
+      await store.promoteBackingKey(backing, null, () => ({ state: 'Enabled' }))
       process.stdout.write(`promoted ${key.arn}\n`)
     }
   }

@@ -126,12 +126,17 @@ export const CreateKey = operation({
       origin,
       description: input.Description ?? '',
       multiRegion: wanted.multiRegion,
+      primaryRegion: wanted.multiRegion ? call.region : null,
+      token: 'default',
       createdAt: call.nowMs,
       deletionAt: null,
+      deletionWindowDays: null,
       policy,
       tags,
       materialId: null,
       creator: call.service.instance.id,
+      rotationPeriodDays: null,
+      nextRotationAt: null,
       version: 1,
     }
     const key = await origins[origin].create(call, draft, wanted)
