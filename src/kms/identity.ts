@@ -18,7 +18,6 @@ import {
   type SignedRequest,
 } from '../auth/sigv4.ts'
 import { OperatorError } from '../base/operator-error.ts'
-import { wrapSchemes, type WrapScheme } from '../hsm/token.ts'
 import { maxPlaintextBytes } from '../hsm/wrap.ts'
 import { StoreConflict, type AccessKeyRecord, type PrincipalRecord } from '../store/store.ts'
 import { sessionPolicy } from './access.ts'
@@ -26,6 +25,7 @@ import { rootArn } from './arn.ts'
 import { kmsError, type KmsError } from './errors.ts'
 import { deadInstances } from './lifecycle.ts'
 import type { Authenticated } from './operation.ts'
+import { seal, unseal } from './seal.ts'
 import type { Service } from './service.ts'
 
 export interface Credential {
@@ -180,6 +180,7 @@ export function openIdentities(service: () => Service): Identities {
 
   const openSecret = async (key: AccessKeyRecord): Promise<string> => {
     const secret = await unseal(service(), key.sealedSecret, `access-key/${key.accessKeyId}`)
+    if (!secret) throw new Error(`the stored secret of ${key.accessKeyId} does not open under the service key`)
     const text = secret.toString('latin1')
     secret.fill(0)
     return text
@@ -261,10 +262,7 @@ const nameOfToken = (token: string): string => createHash('sha256').update(token
 
 async function openSessionToken(service: Service, token: string): Promise<SessionClaims | undefined> {
   const sealed = Buffer.from(token, 'base64')
-  const plain = await unseal(service, sealed, 'session').catch((error: unknown) => {
-    if (error instanceof UnsealError || (error as { failure?: string }).failure === 'rejected') return undefined
-    throw error
-  })
+  const plain = await unseal(service, sealed, 'session')
   if (!plain) return undefined
   try {
     return JSON.parse(plain.toString()) as SessionClaims
@@ -326,24 +324,6 @@ const base32 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'
 /** `length` random letters and digits, as AWS's unique ids have them. */
 export async function uniqueName(token: Service['token'], length: number): Promise<string> {
   return [...(await token.random(length))].map((byte) => base32.charAt(byte % 32)).join('')
-}
-
-class UnsealError extends Error {}
-
-/** One byte that says the wrap scheme, then what the token made. `purpose` is authenticated: a secret never opens as a session. */
-async function seal({ token, serviceKey }: Service, plaintext: Buffer, purpose: string): Promise<Buffer> {
-  try {
-    const { scheme, body } = await token.wrap(serviceKey.ckaId, Buffer.from(`holdfast/${purpose}`), plaintext)
-    return Buffer.concat([Buffer.from([wrapSchemes[scheme]]), body])
-  } finally {
-    plaintext.fill(0)
-  }
-}
-
-async function unseal({ token, serviceKey }: Service, sealed: Uint8Array, purpose: string): Promise<Buffer> {
-  const scheme = (Object.keys(wrapSchemes) as WrapScheme[]).find((name) => wrapSchemes[name] === sealed[0])
-  if (!scheme || sealed.length < 2) throw new UnsealError()
-  return token.unwrap(serviceKey.ckaId, scheme, Buffer.from(`holdfast/${purpose}`), sealed.subarray(1))
 }
 
 /** The configuration names an account that this data directory does not have, while it has others: a slip, not a first start. */
