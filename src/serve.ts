@@ -246,7 +246,7 @@ function getOpen(token: Token | undefined): Token {
 }
 
 /** How to reach the token: the configured module, or SoftHSM2 with a token of our own, made if need be unless `make` is false. */
-export async function tokenConfig(config: Config, make = true): Promise<Omit<TokenConfig, 'provision'>> {
+export async function tokenConfig(config: Config, make = true): Promise<Omit<TokenConfig, 'provision'> & { readonly pinFile: string }> {
   const { library, tokenLabel = 'holdfast', tokenSerial, pinFile, profile, sessions, queueLength, deadlineMs } = config.pkcs11
   const common = {
     queueLimit: queueLength,

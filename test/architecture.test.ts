@@ -15,7 +15,9 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   auth: ['base'],
   audit: ['base', 'store'],
   bulk: ['base'],
-  kms: ['base', 'hsm', 'store', 'auth', 'audit'],
+  // The XKS proxy protocol: it signs as a client of AWS does.
+  xks: ['base', 'auth'],
+  kms: ['base', 'hsm', 'store', 'auth', 'audit', 'xks'],
   http: ['base', 'auth', 'kms', 'bulk'],
   cli: ['base', 'auth', 'bulk', 'audit'],
   bench: ['base', 'auth'],

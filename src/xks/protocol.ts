@@ -1,0 +1,201 @@
+/**
+ * The XKS proxy API, version 1 (AWS KMS External Key Store Proxy API Specification 1.0.3), as its client sees it: what is sent, and what an
+ * answer must look like to be believed. A format file: no I/O. The spec's words are kept for names that travel.
+ *
+ * Answers are read strictly (a length that is not the spec's, or base64 that is none, is no answer); members that the spec does not have
+ * are ignored, as it asks.
+ */
+
+import { createHash, timingSafeEqual } from 'node:crypto'
+
+/** `<XksProxyUriEndpoint><XksProxyUriPath>` and this is where a call goes. */
+export const paths = {
+  health: '/health',
+  metadata: (externalKeyId: string) => `/keys/${externalKeyId}/metadata`,
+  encrypt: (externalKeyId: string) => `/keys/${externalKeyId}/encrypt`,
+  decrypt: (externalKeyId: string) => `/keys/${externalKeyId}/decrypt`,
+} as const
+
+export const signingService = 'kms-xks-proxy'
+
+/** Lengths in bytes, before base64. */
+const ivBytes: readonly number[] = [12, 16]
+const tagBytes = 16
+const cdivBytes = 32
+export const maxMetadataBytes = 20
+/** What every proxy must take. */
+export const maxPlaintextBytes = 4300
+/** No answer of the spec is longer: a plaintext in base64 with its fields. */
+export const maxAnswerBytes = 65_536
+
+/** Who asks for what, for the proxy's log and its own authorization. */
+export interface RequestMetadata {
+  readonly kmsRequestId: string
+  readonly kmsOperation: string
+  readonly awsPrincipalArn?: string
+  readonly kmsKeyArn?: string
+}
+
+export interface ExternalCiphertext {
+  readonly initializationVector: Buffer
+  readonly authenticationTag: Buffer
+  readonly ciphertext: Buffer
+  /** What the proxy wants to see again, up to 20 bytes; empty when it sent none. */
+  readonly ciphertextMetadata: Buffer
+}
+
+export interface ExternalKey {
+  readonly keySpec: string
+  readonly keyUsage: readonly string[]
+  readonly keyStatus: string
+}
+
+export interface Health {
+  readonly xksProxyFleetSize: number
+  readonly xksProxyVendor: string
+  readonly xksProxyModel: string
+  readonly ekmVendor: string
+  readonly ekmFleetDetails: readonly { readonly id: string; readonly model: string; readonly healthStatus: string }[]
+}
+
+/** The proxy answered, and this is no answer of the protocol. */
+export class InvalidAnswer extends Error {}
+
+/** Every `errorName` of the spec. */
+const errorNames = [
+  'ValidationException',
+  'InvalidStateException',
+  'InvalidCiphertextException',
+  'InvalidKeyUsageException',
+  'AuthenticationFailedException',
+  'AccessDeniedException',
+  'KeyNotFoundException',
+  'InvalidUriPathException',
+  'ThrottlingException',
+  'InternalException',
+  'UnsupportedOperationException',
+  'DependencyTimeoutException',
+] as const
+export type ErrorName = (typeof errorNames)[number]
+
+export function encryptBody(metadata: RequestMetadata, plaintext: Uint8Array, aad: Uint8Array): string {
+  return JSON.stringify({
+    requestMetadata: metadata,
+    plaintext: base64(plaintext),
+    encryptionAlgorithm: 'AES_GCM',
+    ...(aad.length > 0 && { additionalAuthenticatedData: base64(aad) }),
+    ciphertextDataIntegrityValueAlgorithm: 'SHA_256',
+  })
+}
+
+export function decryptBody(metadata: RequestMetadata, outer: ExternalCiphertext, aad: Uint8Array): string {
+  return JSON.stringify({
+    requestMetadata: metadata,
+    ciphertext: base64(outer.ciphertext),
+    encryptionAlgorithm: 'AES_GCM',
+    initializationVector: base64(outer.initializationVector),
+    authenticationTag: base64(outer.authenticationTag),
+    ...(outer.ciphertextMetadata.length > 0 && { ciphertextMetadata: base64(outer.ciphertextMetadata) }),
+    ...(aad.length > 0 && { additionalAuthenticatedData: base64(aad) }),
+  })
+}
+
+export const metadataBody = (metadata: RequestMetadata): string => JSON.stringify({ requestMetadata: metadata })
+
+/** @throws InvalidAnswer also when the integrity value is not that of what arrived: it was changed on the way, or never made properly. */
+export function readEncrypted(answer: unknown, plaintextBytes: number, aad: Uint8Array): ExternalCiphertext {
+  const members = readObject(answer)
+  const outer: ExternalCiphertext = {
+    ciphertext: readBytes(members, 'ciphertext', (length) => length === plaintextBytes),
+    initializationVector: readBytes(members, 'initializationVector', (length) => ivBytes.includes(length)),
+    authenticationTag: readBytes(members, 'authenticationTag', (length) => length === tagBytes),
+    ciphertextMetadata:
+      members['ciphertextMetadata'] === undefined || members['ciphertextMetadata'] === null
+        ? Buffer.alloc(0)
+        : readBytes(members, 'ciphertextMetadata', (length) => length <= maxMetadataBytes),
+  }
+  const cdiv = readBytes(members, 'ciphertextDataIntegrityValue', (length) => length === cdivBytes)
+  if (!timingSafeEqual(cdiv, integrityValue(outer, aad))) throw new InvalidAnswer('ciphertextDataIntegrityValue does not fit the answer')
+  return outer
+}
+
+/** CDIV: over the decoded bytes, without lengths; what is absent is empty (appendix C). */
+export function integrityValue(outer: ExternalCiphertext, aad: Uint8Array): Buffer {
+  return createHash('sha256')
+    .update(aad)
+    .update(outer.ciphertextMetadata)
+    .update(outer.initializationVector)
+    .update(outer.ciphertext)
+    .update(outer.authenticationTag)
+    .digest()
+}
+
+export function readDecrypted(answer: unknown, ciphertextBytes: number): Buffer {
+  return readBytes(readObject(answer), 'plaintext', (length) => length === ciphertextBytes)
+}
+
+export function readExternalKey(answer: unknown): ExternalKey {
+  const members = readObject(answer)
+  const keyUsage = members['keyUsage']
+  if (!Array.isArray(keyUsage) || keyUsage.length > 10 || !keyUsage.every((usage): usage is string => typeof usage === 'string')) {
+    throw new InvalidAnswer('keyUsage must be a list of at most 10 strings')
+  }
+  const keyStatus = readText(members, 'keyStatus')
+  if (keyStatus !== 'ENABLED' && keyStatus !== 'DISABLED') throw new InvalidAnswer('keyStatus must be ENABLED or DISABLED')
+  return { keySpec: readText(members, 'keySpec'), keyUsage, keyStatus }
+}
+
+const healthStates: readonly string[] = ['ACTIVE', 'DEGRADED', 'UNAVAILABLE']
+
+export function readHealth(answer: unknown): Health {
+  const members = readObject(answer)
+  const size = members['xksProxyFleetSize']
+  if (typeof size !== 'number' || !Number.isSafeInteger(size) || size < 1)
+    throw new InvalidAnswer('xksProxyFleetSize must be a positive integer')
+  const fleet = members['ekmFleetDetails']
+  if (!Array.isArray(fleet) || fleet.length < 1 || fleet.length > 10) throw new InvalidAnswer('ekmFleetDetails must have 1 to 10 entries')
+  return {
+    xksProxyFleetSize: size,
+    xksProxyVendor: readText(members, 'xksProxyVendor'),
+    xksProxyModel: readText(members, 'xksProxyModel'),
+    ekmVendor: readText(members, 'ekmVendor'),
+    ekmFleetDetails: fleet.map((each: unknown) => {
+      const manager = readObject(each)
+      const healthStatus = readText(manager, 'healthStatus')
+      if (!healthStates.includes(healthStatus)) throw new InvalidAnswer(`healthStatus must be one of ${healthStates.join(', ')}`)
+      return { id: readText(manager, 'id'), model: readText(manager, 'model'), healthStatus }
+    }),
+  }
+}
+
+/** The name is what counts; the text is the proxy's own, for the log only. */
+export function readError(answer: unknown): { readonly name: ErrorName; readonly message: string } {
+  const members = readObject(answer)
+  const name = errorNames.find((known) => known === members['errorName'])
+  if (name === undefined) throw new InvalidAnswer('errorName is none of the protocol')
+  const message = members['errorMessage']
+  // Printable ASCII under 512 characters, says the spec; a proxy that sends more must not fill the log.
+  return { name, message: typeof message === 'string' ? message.slice(0, 511).replace(/[^\x20-\x7e]/g, '?') : '' }
+}
+
+const base64 = (bytes: Uint8Array): string => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64')
+const base64Form = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/
+
+function readObject(value: unknown): Readonly<Record<string, unknown>> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new InvalidAnswer('not a JSON object')
+  return value as Readonly<Record<string, unknown>>
+}
+
+function readText(members: Readonly<Record<string, unknown>>, name: string): string {
+  const value = members[name]
+  if (typeof value !== 'string') throw new InvalidAnswer(`${name} must be a string`)
+  return value
+}
+
+function readBytes(members: Readonly<Record<string, unknown>>, name: string, fits: (length: number) => boolean): Buffer {
+  const text = readText(members, name)
+  if (!base64Form.test(text)) throw new InvalidAnswer(`${name} is not base64`)
+  const bytes = Buffer.from(text, 'base64')
+  if (!fits(bytes.length)) throw new InvalidAnswer(`${name} has ${bytes.length} bytes`)
+  return bytes
+}
