@@ -3,7 +3,7 @@
  *
  * The main thread selects the token, logs in on an anchor session that it keeps for nothing else, proves what the token
  * can do, and starts the worker threads that serve requests (`worker.ts`). After that it only logs in again when the
- * login was lost. It alone reads the PIN, from its file, at the moment of the login.
+ * login was lost. It alone reads the PIN file, at the moment of the login.
  *
  * Refuses to log in when the token says that a wrong PIN would be the last try, and to read a PIN file that
  * everyone may read. A PIN that was refused is never tried again here, and the service never starts another agent then.
@@ -214,15 +214,26 @@ class Agent {
     return this.#profile
   }
 
+  #pin(): string {
+    const { pin, pinFile } = this.#config
+    if (pin !== null) return pin
+    if (pinFile === null) throw new StartFailure('config', 'no PIN is given')
+    return readPin(pinFile)
+  }
+
   /** @param flags CK_TOKEN_INFO.flags, read just now */
   #login(flags: number): void {
     const anchor = this.#session()
     if (anchor.loggedIn()) return
     if ((flags & CKF.CKF_USER_PIN_LOCKED) !== 0) throw new StartFailure('pin', 'the token says that the PIN is locked', 'CKR_PIN_LOCKED')
     if ((flags & CKF.CKF_USER_PIN_FINAL_TRY) !== 0) {
-      throw new StartFailure('pin', 'the token says that one more wrong PIN locks it: log in once by hand with the right PIN, then restart')
+      throw new StartFailure(
+        'pin',
+        'the token says that one more wrong PIN locks it: log in once by hand with the right PIN, then restart',
+        'CKF_USER_PIN_FINAL_TRY',
+      )
     }
-    const pin = readPin(this.#config.pinFile)
+    const pin = this.#pin()
     try {
       anchor.login(CKU_USER, pin)
     } catch (error) {
@@ -233,7 +244,9 @@ class Agent {
         this.#stopped = true
         throw new StartFailure(
           'pin',
-          `the token refused the PIN in ${this.#config.pinFile} (${device.codeName}): correct it, then restart`,
+          this.#config.pinFile === null
+            ? `the token refused the PIN (${device.codeName})`
+            : `the token refused the PIN in ${this.#config.pinFile} (${device.codeName}): correct it, then restart`,
           device.codeName,
         )
       }

@@ -56,7 +56,7 @@ export function useCanary(session: DeviceSession, canary: KeyObjects): void {
     const signature = findSignature(keyTypeOf(session, canary.privateKey))
     if (signature === undefined) throw new Error('the canary key is of a kind that does not sign')
     const digest = Buffer.concat([signature.prefix, Buffer.alloc(signature.digestBytes, 1)])
-    output = session.sign({ mechanism: signature.mechanism }, canary.privateKey, digest)
+    output = session.sign(signature.mechanism, canary.privateKey, digest)
   } else throw new Error('the canary key has no object that can be used')
   if (output.length === 0) throw new Error(`the device answered nothing to the canary (${CKR.CKR_OK})`)
 }

@@ -23,6 +23,11 @@ import {
   TokenError,
   wrapSchemes,
   type Capabilities,
+  type ImportAlgorithm,
+  type Imported,
+  type MacAlgorithm,
+  type OaepAlgorithm,
+  type SigningAlgorithm,
   type Token,
   type TokenFailure,
   type TokenHealth,
@@ -35,9 +40,13 @@ import {
   encodeRequest,
   findFrame,
   headerBytes,
+  keyKindNumbers,
+  macNumbers,
+  oaepNumbers,
   parseAnswerHead,
   requestBytes,
   signatureNumbers,
+  signingNumbers,
   type AgentConfig,
   type AnswerHead,
   type FromAgent,
@@ -55,7 +64,9 @@ export interface TokenConfig {
   /** Needed where several tokens have one label. */
   readonly tokenSerial?: string
   /** Its first line is the user PIN; not readable by everyone. */
-  readonly pinFile: string
+  readonly pinFile?: string
+  /** The PIN itself, for a token without a PIN file. Stays in this process's memory, since every new agent logs in. */
+  readonly pin?: string
   /** Worker threads, each with a session; by default as many as the profile says. */
   readonly sessions?: number
   /** The environment of the agent process, complete: it inherits nothing of the service's. */
@@ -89,7 +100,14 @@ const workerBacklogUs = 2000
 const busyRestMs = 500
 
 const slowDeadlineMs = 60_000
-const slowOperations: ReadonlySet<Operation> = new Set<Operation>(['generateKey', 'destroyKey', 'allObjects', 'objects'])
+const slowOperations: ReadonlySet<Operation> = new Set<Operation>([
+  'generateKey',
+  'importKey',
+  'adoptKey',
+  'destroyKey',
+  'allObjects',
+  'objects',
+])
 
 /** A guess for the first call of each kind, in microseconds; after that the measured time, smoothed. */
 const firstGuessUs: Readonly<Record<Operation, number>> = {
@@ -103,6 +121,14 @@ const firstGuessUs: Readonly<Record<Operation, number>> = {
   destroyKey: 20_000,
   objects: 20_000,
   allObjects: 200_000,
+  signMessage: 1000,
+  decryptOaep: 2000,
+  mac: 50,
+  deriveSharedSecret: 1000,
+  importKey: 20_000,
+  exportKey: 20_000,
+  adoptKey: 20_000,
+  transportKey: 20_000,
 }
 
 /** Sockets made for an agent: at most as many workers as it can have. */
@@ -115,6 +141,9 @@ const maxMissingRemembered = 10_000
 /** Random bytes fetched at a time, and the level at which the next are fetched. */
 const randomBatchBytes = 16_384
 const randomLowBytes = 8192
+
+/** The longest key material: PKCS#8 of RSA-4096, wrapped, behind an RSA ciphertext. AWS takes 6144 bytes. */
+const maxWrappedBytes = 6144
 
 const nothing = Buffer.alloc(0)
 
@@ -282,9 +311,12 @@ class TokenClient implements Token {
     return { state: 'down', detail: this.#lastFailure, ...numbers }
   }
 
-  async generateKey(request: { kind: TokenKeyKind; ckaId: string; label: string }): Promise<readonly TokenObject[]> {
-    const { kind, ckaId, label } = request
-    return await this.#json<readonly TokenObject[]>('generateKey', ckaId, JSON.stringify({ kind, label }))
+  async generateKey(request: { kind: TokenKeyKind; ckaId: string; label: string; replicable?: boolean }): Promise<readonly TokenObject[]> {
+    const { kind, ckaId, label, replicable = false } = request
+    const data = Buffer.from(JSON.stringify({ label, replicable }))
+    return readJson(
+      (await this.#callKey('generateKey', numberOf(keyKindNumbers, kind), ckaId, nothing, data)).data,
+    ) as readonly TokenObject[]
   }
 
   async destroyKey(ckaId: string, label: string): Promise<number> {
@@ -313,8 +345,7 @@ class TokenClient implements Token {
   }
 
   async #json<T>(operation: Operation, ckaId: string, data: string): Promise<T> {
-    const answer = await this.#callKey(operation, 0, ckaId, nothing, Buffer.from(data))
-    return JSON.parse(answer.data.toString()) as T
+    return readJson((await this.#callKey(operation, 0, ckaId, nothing, Buffer.from(data))).data) as T
   }
 
   /** `aad` and `plaintext` must stay as they are until the promise settles. */
@@ -343,6 +374,61 @@ class TokenClient implements Token {
 
   async publicKey(ckaId: string): Promise<Buffer> {
     return (await this.#callKey('publicKey', 0, ckaId, nothing, nothing)).data
+  }
+
+  async signMessage(ckaId: string, algorithm: SigningAlgorithm, form: 'message' | 'digest', message: Uint8Array): Promise<Buffer> {
+    refuseUnless(message.length >= 1 && message.length <= maxPlaintextBytes, `a signature of ${message.length} bytes`)
+    const number = signingNumbers.findIndex((each) => each[0] === algorithm && each[1] === form)
+    refuseUnless(number >= 0, `signatures by ${algorithm}`)
+    return (await this.#callKey('signMessage', number, ckaId, nothing, message)).data
+  }
+
+  async decryptOaep(ckaId: string, algorithm: OaepAlgorithm, ciphertext: Uint8Array): Promise<Buffer> {
+    refuseUnless(ciphertext.length >= 1 && ciphertext.length <= maxPlaintextBytes, `a ciphertext of ${ciphertext.length} bytes`)
+    return (await this.#callKey('decryptOaep', numberOf(oaepNumbers, algorithm), ckaId, nothing, ciphertext)).data
+  }
+
+  async mac(ckaId: string, algorithm: MacAlgorithm, message: Uint8Array): Promise<Buffer> {
+    refuseUnless(message.length >= 1 && message.length <= maxPlaintextBytes, `a MAC of ${message.length} bytes`)
+    return (await this.#callKey('mac', numberOf(macNumbers, algorithm), ckaId, nothing, message)).data
+  }
+
+  async deriveSharedSecret(ckaId: string, publicKey: Uint8Array): Promise<Buffer> {
+    refuseUnless(publicKey.length >= 1 && publicKey.length <= maxPlaintextBytes, `a public key of ${publicKey.length} bytes`)
+    return (await this.#callKey('deriveSharedSecret', 0, ckaId, nothing, publicKey)).data
+  }
+
+  async importKey(request: {
+    kind: TokenKeyKind
+    ckaId: string
+    label: string
+    wrappingCkaId: string
+    algorithm: ImportAlgorithm
+    wrapped: Uint8Array
+  }): Promise<Imported> {
+    const { kind, ckaId, label, wrappingCkaId, algorithm, wrapped } = request
+    refuseUnless(wrapped.length >= 1 && wrapped.length <= maxWrappedBytes, `key material of ${wrapped.length} bytes`)
+    const particulars = Buffer.from(JSON.stringify({ label, wrappingCkaId, algorithm }))
+    return readJson((await this.#callKey('importKey', numberOf(keyKindNumbers, kind), ckaId, particulars, wrapped)).data) as Imported
+  }
+
+  async exportKey(ckaId: string, transportPublicKey: Uint8Array): Promise<{ wrapped: Buffer }> {
+    refuseUnless(transportPublicKey.length >= 1 && transportPublicKey.length <= maxPlaintextBytes, 'such a transport key')
+    return { wrapped: (await this.#callKey('exportKey', 0, ckaId, nothing, transportPublicKey)).data }
+  }
+
+  async adoptKey(request: { kind: TokenKeyKind; ckaId: string; label: string; wrapped: Uint8Array }): Promise<readonly TokenObject[]> {
+    const { kind, ckaId, label, wrapped } = request
+    refuseUnless(wrapped.length >= 1 && wrapped.length <= maxWrappedBytes, `key material of ${wrapped.length} bytes`)
+    const particulars = Buffer.from(JSON.stringify({ label }))
+    return readJson(
+      (await this.#callKey('adoptKey', numberOf(keyKindNumbers, kind), ckaId, particulars, wrapped)).data,
+    ) as readonly TokenObject[]
+  }
+
+  async transportKey(): Promise<Buffer | undefined> {
+    const { data } = await this.#call('transportKey', 0, '', nothing, nothing)
+    return data.length === 0 ? undefined : data
   }
 
   async check(): Promise<void> {
@@ -695,7 +781,8 @@ class TokenClient implements Token {
       tokenLabel: config.tokenLabel,
       // Once seen, it is this token and no other of the same label.
       tokenSerial: config.tokenSerial ?? this.#info?.serial ?? null,
-      pinFile: config.pinFile,
+      pinFile: config.pinFile ?? null,
+      pin: config.pin ?? null,
       sessions: config.sessions ?? null,
       provision: config.provision && this.#info === undefined,
       setEnv: Object.keys({ ...this.#env, ...config.env }),
@@ -872,6 +959,14 @@ class TokenClient implements Token {
       else reject(error)
     }
   }
+}
+
+const readJson = (data: Buffer): unknown => JSON.parse(data.toString())
+
+function numberOf<T extends string>(names: readonly T[], name: T): number {
+  const number = names.indexOf(name)
+  refuseUnless(number >= 0, name)
+  return number
 }
 
 function refuseUnless(holds: boolean, what: string): void {

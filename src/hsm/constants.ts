@@ -55,6 +55,7 @@ export const CKA = {
   CKA_MODIFIABLE: 0x170,
   CKA_EC_PARAMS: 0x180,
   CKA_EC_POINT: 0x181,
+  CKA_WRAP_WITH_TRUSTED: 0x210,
 } as const
 
 export const CKM = {
@@ -110,7 +111,10 @@ export const CKS_USER_FUNCTIONS: readonly number[] = [1, 3]
 export const statesNoLimit = (count: number): boolean => count === 0 || count >= 0xffff_fffe
 
 /** Which C structure the binding builds from a parameter object. Its older GCM kind (3) leaves ulIvBits unset: never use it. */
-export const parameterKind = { gcm: 7, oaep: 4 } as const
+export const parameterKind = { gcm: 7, oaep: 4, pss: 5, ecdh: 6 } as const
+
+/** CK_ECDH1_DERIVE_PARAMS.kdf: none, the shared secret is answered as it is. */
+export const CKD_NULL = 1
 
 export const CKR = {
   CKR_OK: 0x000,

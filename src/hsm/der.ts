@@ -44,6 +44,14 @@ export function encodeEcPublicKey(parameters: Buffer, ecPoint: Buffer): Buffer {
   return encode(SEQUENCE, algorithm, encode(BIT_STRING, Buffer.of(0), readPoint(ecPoint)))
 }
 
+const edwards25519 = Buffer.from('300506032b6570', 'hex')
+
+/** Ed25519 (RFC 8410). @param ecPoint CKA_EC_POINT: an OCTET STRING around the 32 bytes (PKCS#11 v3.0 section 2.3.5), or, on some tokens, these alone */
+export function encodeEdwardsPublicKey(ecPoint: Buffer): Buffer {
+  const bytes = ecPoint.length === 34 && ecPoint[0] === OCTET_STRING && ecPoint[1] === 32 ? ecPoint.subarray(2) : ecPoint
+  return encode(SEQUENCE, edwards25519, encode(BIT_STRING, Buffer.of(0), bytes))
+}
+
 function readPoint(value: Buffer): Buffer {
   // A bare uncompressed point begins with 04 as well; only for the OCTET STRING does the length that follows fit.
   if (value[0] === OCTET_STRING && value[1] === value.length - 2) return value.subarray(2)

@@ -22,6 +22,8 @@ export interface KeyNaming {
   readonly token: boolean
   readonly ckaId: Buffer
   readonly label: string
+  /** May leave the device, but only under a key that the security officer marked CKA_TRUSTED. */
+  readonly replicable?: boolean
 }
 
 type Usage = Partial<Record<AttributeName, boolean>>
@@ -29,7 +31,7 @@ type Usage = Partial<Record<AttributeName, boolean>>
 const usage = (all: readonly AttributeName[], granted: readonly AttributeName[]): Usage =>
   Object.fromEntries(all.map((name) => [name, granted.includes(name)]))
 
-/** What a key of this kind must say of itself, by object class. Public keys need no secrecy. */
+/** What a generated key must say of itself. Public keys need no secrecy. */
 const protection = {
   CKA_PRIVATE: true,
   CKA_SENSITIVE: true,
@@ -38,6 +40,13 @@ const protection = {
   CKA_NEVER_EXTRACTABLE: true,
   CKA_LOCAL: true,
 } as const
+
+/** And one that may be copied to another token, by that token's key which the security officer trusted. */
+const replicableProtection = { ...protection, CKA_EXTRACTABLE: true, CKA_NEVER_EXTRACTABLE: false, CKA_WRAP_WITH_TRUSTED: true } as const
+
+/** For the template: whether it can leave. */
+const leaving = ({ replicable = false }: KeyNaming): Usage =>
+  replicable ? { CKA_EXTRACTABLE: true, CKA_WRAP_WITH_TRUSTED: true } : { CKA_EXTRACTABLE: false }
 
 /** Generates the object or pair of one row; nothing is checked yet. */
 function generate(session: DeviceSession, row: KeyRow, naming: KeyNaming, profile: ProviderProfile): Handle[] {
@@ -51,7 +60,7 @@ function generate(session: DeviceSession, row: KeyRow, naming: KeyNaming, profil
       CKA_VALUE_LEN: row.bytes,
       CKA_PRIVATE: true,
       CKA_SENSITIVE: true,
-      CKA_EXTRACTABLE: false,
+      ...leaving(naming),
       ...usage(usageAttributes.secret, row.usage),
     }
     return [session.generateSecret(row.generate, template(attributes, omit))]
@@ -71,7 +80,7 @@ function generate(session: DeviceSession, row: KeyRow, naming: KeyNaming, profil
     CKA_KEY_TYPE: row.keyType,
     CKA_PRIVATE: true,
     CKA_SENSITIVE: true,
-    CKA_EXTRACTABLE: false,
+    ...leaving(naming),
     ...usage(usageAttributes.private, row.privateUsage),
   }
   const pair = session.generatePair(row.generate, template(publicAttributes, omit), template(privateAttributes, omit))
@@ -82,12 +91,17 @@ function generate(session: DeviceSession, row: KeyRow, naming: KeyNaming, profil
  * The first thing wrong with an object that was generated from `row`, undefined if nothing is.
  * @param omit CKA_ numbers that the template did not have: what the token does by itself is no broken promise
  */
-export function findWeakness(object: TokenObject, row: KeyRow, token: boolean, omit: readonly number[]): string | undefined {
+export function findWeakness(
+  object: TokenObject,
+  row: KeyRow,
+  { token, replicable = false }: Pick<KeyNaming, 'token' | 'replicable'>,
+  omit: readonly number[],
+): string | undefined {
   if (object.attributes['CKA_TOKEN'] !== token) return `CKA_TOKEN is ${String(object.attributes['CKA_TOKEN'])}`
   // Whoever may change a key may also give it uses that it was made without.
   if (!omit.includes(CKA.CKA_MODIFIABLE) && object.attributes['CKA_MODIFIABLE'] === true) return 'CKA_MODIFIABLE is true'
   if (object.objectClass === 'CKO_PUBLIC_KEY') return undefined
-  for (const [name, wanted] of Object.entries(protection)) {
+  for (const [name, wanted] of Object.entries(replicable ? replicableProtection : protection)) {
     if (object.attributes[name] !== wanted) return `${name} is ${String(object.attributes[name])}`
   }
   // More uses than were asked for are ways out: a key that may derive or wrap can hand on what it knows.
@@ -117,7 +131,7 @@ export function makeKey(
       handles.push(...made)
       for (const handle of made) {
         const object = session.describe(handle)
-        const weakness = findWeakness(object, row, naming.token, profile.template.omit)
+        const weakness = findWeakness(object, row, naming, profile.template.omit)
         if (weakness !== undefined) throw new Unprotected(`the token made a key whose ${weakness}; it was destroyed`)
         objects.push(object)
       }

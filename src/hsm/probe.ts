@@ -7,15 +7,45 @@
  *
  * Runs once per start of the service, not at every respawn of the agent: key pairs are slow on some devices.
  */
-import { randomBytes } from 'node:crypto'
+import {
+  constants,
+  createPublicKey,
+  diffieHellman,
+  generateKeyPairSync,
+  publicEncrypt,
+  randomBytes,
+  verify,
+  type KeyObject,
+} from 'node:crypto'
 import type { PKCS11 } from 'pkcs11js'
-import { keyRows, keySpecRows, macKinds, signingKinds, type KeyRowName } from './algorithms.ts'
+import {
+  keyRows,
+  kindRows,
+  macKinds,
+  macRows,
+  oaepHashes,
+  signingKinds,
+  signingRows,
+  type KeyRowName,
+  type KindRow,
+  type KmsKind,
+} from './algorithms.ts'
 import { CKM, CKR, nameOf } from './constants.ts'
 import { findDeviceError } from './errors.ts'
 import { destroyAll, makeKey, sortObjects, Unprotected } from './keys.ts'
 import type { ProviderProfile } from './profile.ts'
-import type { DeviceSession, Handle, KeyObjects } from './session.ts'
-import { wrapSchemes, type Capabilities, type WrapScheme } from './token.ts'
+import { noObjects, type DeviceSession, type Handle, type KeyObjects } from './session.ts'
+import {
+  wrapSchemes,
+  type Capabilities,
+  type MacAlgorithm,
+  type OaepAlgorithm,
+  type SigningAlgorithm,
+  type TokenAlgorithm,
+  type TokenKeyKind,
+  type WrapScheme,
+} from './token.ts'
+import { decryptOaep, deriveSecret, mac, publicKeyOf, sign, type OaepWay } from './uses.ts'
 import { Rejected, schemeNames, schemes, Untrustworthy, type WrapDevice } from './wrap.ts'
 
 /** What the self-test found; handed to every later agent of the same token. Plain data. */
@@ -23,10 +53,9 @@ export interface Proof {
   readonly capabilities: Capabilities
   /** Codes by which this token refused a changed ciphertext. */
   readonly authFailed: readonly number[]
-  /** The rows of the objects that a `wrapping` key consists of; empty when there is no scheme. */
-  readonly wrappingRows: readonly KeyRowName[]
-  /** The row of a `signing` key. */
-  readonly signingRow: KeyRowName | undefined
+  /** The rows of the objects that a key of each kind consists of. */
+  readonly rows: Readonly<Partial<Record<TokenKeyKind, readonly KeyRowName[]>>>
+  readonly oaepWays: Readonly<Partial<Record<OaepAlgorithm, OaepWay>>>
 }
 
 type Probe = Capabilities['probes'][number]
@@ -44,17 +73,39 @@ interface Bench {
   readonly session: DeviceSession
   readonly profile: ProviderProfile
   readonly device: WrapDevice
-  readonly ckaId: Buffer
+  readonly keys: ThrowAwayKeys
   readonly token: boolean
 }
 
-/** Lends a throw-away key. */
-function withKey<T>(bench: Bench, rows: readonly KeyRowName[], use: (keys: KeyObjects, handles: readonly Handle[]) => T): T {
-  const { handles } = makeKey(bench.session, rows, { token: bench.token, ckaId: bench.ckaId, label: selfTestLabel }, bench.profile)
-  try {
-    return use(sortObjects(bench.session, handles), handles)
-  } finally {
-    destroyAll(bench.session, handles)
+/** Throw-away keys. Each is made once and lent to whatever wants such a one: RSA keys take their time. */
+class ThrowAwayKeys {
+  readonly #session: DeviceSession
+  readonly #profile: ProviderProfile
+  readonly #ckaId: Buffer
+  readonly #made = new Map<string, { readonly keys: KeyObjects; readonly handles: readonly Handle[] }>()
+
+  constructor(session: DeviceSession, profile: ProviderProfile) {
+    this.#session = session
+    this.#profile = profile
+    this.#ckaId = Buffer.from(randomBytes(profile.keyIdBytes))
+  }
+
+  lend(rows: readonly KeyRowName[], token: boolean): KeyObjects {
+    const name = `${token} ${rows.join()}`
+    let made = this.#made.get(name)
+    if (made === undefined) {
+      const { handles } = makeKey(this.#session, rows, { token, ckaId: this.#ckaId, label: selfTestLabel }, this.#profile)
+      made = { keys: noObjects, handles }
+      this.#made.set(name, made)
+      made = { keys: sortObjects(this.#session, handles), handles }
+      this.#made.set(name, made)
+    }
+    return made.keys
+  }
+
+  destroy(): void {
+    for (const { handles } of this.#made.values()) destroyAll(this.#session, handles)
+    this.#made.clear()
   }
 }
 
@@ -64,7 +115,7 @@ const rowsOfScheme: Readonly<Record<WrapScheme, readonly (readonly KeyRowName[])
   'gcm-iv-back': [['aes-256']],
   'gcm-iv-tail': [['aes-256']],
   'cbc-hmac': macKinds.map((mac) => ['aes-256', mac] as const),
-  'rsa-oaep': [['rsa-2048-wrap']],
+  'rsa-oaep': [['rsa-2048-decrypt']],
 }
 
 /** The mechanisms without which a scheme need not be tried. */
@@ -114,6 +165,84 @@ function proveScheme(bench: Bench, scheme: WrapScheme, keys: KeyObjects): readon
   return [...codes]
 }
 
+/** One way in which an algorithm may work here. */
+interface Way {
+  readonly mechanism: number
+  readonly oaep?: readonly [OaepAlgorithm, OaepWay]
+  prove(bench: Bench, keys: KeyObjects): void
+}
+
+const held = (key: Handle | undefined): Handle => key ?? fail('the token does not show the key that it made')
+
+function readPublicKey(session: DeviceSession, keys: KeyObjects): KeyObject {
+  const der = publicKeyOf(session, keys) ?? fail('the token shows no public key')
+  try {
+    return createPublicKey({ key: der, format: 'der', type: 'spki' })
+  } catch {
+    return fail('the token tells a public key that cannot be read')
+  }
+}
+
+/** Real inputs, and the answer held against another implementation. */
+function waysOf(algorithm: TokenAlgorithm, profile: ProviderProfile): readonly Way[] {
+  if (isNameOf(signingRows, algorithm)) {
+    return [{ mechanism: signingRows[algorithm].mechanism.mechanism, prove: (bench, keys) => proveSigning(bench.session, keys, algorithm) }]
+  }
+  if (isNameOf(macRows, algorithm)) {
+    return [
+      { mechanism: macRows[algorithm].mechanism.mechanism, prove: (bench, keys) => proveMac(bench.session, held(keys.mac), algorithm) },
+    ]
+  }
+  if (algorithm === 'ECDH') {
+    return profile.ecdhRawZ ? [{ mechanism: CKM.CKM_ECDH1_DERIVE, prove: (bench, keys) => proveAgreement(bench, keys) }] : []
+  }
+  const way = (name: OaepWay, mechanism: number): Way => ({
+    mechanism,
+    oaep: [algorithm, name],
+    prove: (bench, keys) => proveOaep(bench.session, keys, algorithm, name),
+  })
+  const inDevice = profile.oaepHashes.includes(oaepHashes[algorithm])
+  return [...(inDevice ? [way('device', CKM.CKM_RSA_PKCS_OAEP)] : []), ...(profile.rawFallback ? [way('raw', CKM.CKM_RSA_X_509)] : [])]
+}
+
+const isNameOf = <T extends object>(table: T, name: string): name is Extract<keyof T, string> => Object.hasOwn(table, name)
+
+function proveSigning(session: DeviceSession, keys: KeyObjects, algorithm: SigningAlgorithm): void {
+  const publicKey = readPublicKey(session, keys)
+  const message = randomBytes(signingRows[algorithm].digestBytes)
+  const signature = sign(session, held(keys.privateKey), algorithm, algorithm === 'ED25519_PH_SHA_512' ? 'digest' : 'message', message)
+  if (algorithm === 'ED25519_PH_SHA_512') {
+    if (verify(null, message, publicKey, signature)) fail('the token ignores that the message is a digest')
+    fail('the signature cannot be checked here')
+  }
+  const { hash, whole = false, digestBytes } = signingRows[algorithm]
+  const padding = algorithm.startsWith('RSASSA_PSS') ? { padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: digestBytes } : {}
+  if (!verify(whole ? null : hash, message, { key: publicKey, ...padding }, signature)) fail(`made a wrong ${algorithm} signature`)
+}
+
+function proveMac(session: DeviceSession, key: Handle, algorithm: MacAlgorithm): void {
+  const message = randomBytes(100)
+  const made = mac(session, key, algorithm, message)
+  if (!mac(session, key, algorithm, message).equals(made)) fail('made two MACs of one message')
+  message[0] = (message[0] ?? 0) ^ 1
+  if (mac(session, key, algorithm, message).equals(made)) fail('made one MAC of two messages')
+}
+
+function proveOaep(session: DeviceSession, keys: KeyObjects, algorithm: OaepAlgorithm, way: OaepWay): void {
+  const key = { key: readPublicKey(session, keys), padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: oaepHashes[algorithm] }
+  const plaintext = randomBytes(32)
+  const decrypted = decryptOaep(session, held(keys.privateKey), algorithm, way, publicEncrypt(key, plaintext))
+  if (!decrypted.equals(plaintext)) fail('did not get back what went in')
+}
+
+function proveAgreement({ session, profile }: Bench, keys: KeyObjects): void {
+  const publicKey = readPublicKey(session, keys)
+  const { namedCurve = '' } = publicKey.asymmetricKeyDetails ?? {}
+  const peer = generateKeyPairSync('ec', { namedCurve })
+  const secret = deriveSecret(session, held(keys.privateKey), peer.publicKey.export({ format: 'der', type: 'spki' }), profile)
+  if (!secret.equals(diffieHellman({ privateKey: peer.privateKey, publicKey }))) fail('agreed on another secret')
+}
+
 function describeFailure(error: unknown): string {
   const device = findDeviceError(error)
   if (device !== undefined) return device.message
@@ -140,32 +269,28 @@ export function proveToken(
   const mechanisms = new Set(library.C_GetMechanismList(slot))
   const probes: Probe[] = []
   const device: WrapDevice = { session, random, oaepHash: profile.oaepHash }
-  const ckaId = Buffer.from(randomBytes(profile.keyIdBytes))
-  const bench: Bench = { session, profile, device, ckaId, token: false }
+  const keys = new ThrowAwayKeys(session, profile)
+  const bench: Bench = { session, profile, device, keys, token: false }
 
-  /** Runs one probe; answers what it answered, or undefined after noting why it failed. */
-  const attempt = <T>(name: string, passedDetail: string, needs: readonly number[], probe: (bench: Bench) => T): T | undefined => {
+  /** Runs one probe; answers what it answered, or why it failed. */
+  const attempt = <T>(needs: readonly number[], probe: (bench: Bench) => T): { readonly result: T } | { readonly detail: string } => {
     const lacking = needs.find((mechanism) => !mechanisms.has(mechanism))
-    if (lacking !== undefined) {
-      probes.push({ name, passed: false, detail: `the token lists no ${nameOf('CKM', lacking)}` })
-      return undefined
-    }
+    if (lacking !== undefined) return { detail: `the token lists no ${nameOf('CKM', lacking)}` }
     let detail = ''
     // Some tokens know no session objects for keys: there the throw-away key is a token object for a moment.
     for (const token of [false, true]) {
       try {
-        const result = probe({ ...bench, token })
-        probes.push({ name, passed: true, detail: passedDetail })
-        return result
+        return { result: probe({ ...bench, token }) }
       } catch (error) {
-        if (!token) detail = describeFailure(error)
-        else describeFailure(error)
+        const found = describeFailure(error)
+        if (!token) detail = found
+        // Its keys end with the session.
+        keys.destroy()
         session.reopen()
         alive()
       }
     }
-    probes.push({ name, passed: false, detail })
-    return undefined
+    return { detail }
   }
 
   const authFailed = new Set<number>()
@@ -176,11 +301,11 @@ export function proveToken(
       probes.push({ name: scheme, passed: false, detail: 'the token cannot generate secret keys' })
       continue
     }
-    const rows = attempt(scheme, 'wraps, unwraps, refuses what was changed', schemeMechanisms[scheme], (current) => {
+    const tried = attempt(schemeMechanisms[scheme], (current) => {
       let last: unknown
       for (const alternative of rowsOfScheme[scheme]) {
         try {
-          for (const code of withKey(current, alternative, (keys) => proveScheme(current, scheme, keys))) authFailed.add(code)
+          for (const code of proveScheme(current, scheme, keys.lend(alternative, current.token))) authFailed.add(code)
           return alternative
         } catch (error) {
           last = error
@@ -188,36 +313,68 @@ export function proveToken(
       }
       throw last
     })
-    if (rows !== undefined) rowsByScheme.set(scheme, rows)
+    if ('detail' in tried) probes.push({ name: scheme, passed: false, detail: tried.detail })
+    else {
+      probes.push({ name: scheme, passed: true, detail: 'wraps, unwraps, refuses what was changed' })
+      rowsByScheme.set(scheme, tried.result)
+    }
   }
 
-  const specs: string[] = []
-  for (const [spec, row] of Object.entries(keySpecRows)) {
-    const key = keyRows[row.key]
-    if (key.shape === 'secret' && !profile.generate) {
-      probes.push({ name: spec, passed: false, detail: 'the token cannot generate secret keys' })
+  const oaepWays: Partial<Record<OaepAlgorithm, OaepWay>> = {}
+  const algorithms = new Set<TokenAlgorithm>()
+  const kinds = new Map<KmsKind, { readonly rows: readonly KeyRowName[]; readonly algorithms: readonly TokenAlgorithm[] }>()
+
+  /** The first of the row's alternatives that can do anything, and what it can do. */
+  const proveKind = (row: KindRow): { rows: readonly KeyRowName[]; algorithms: readonly TokenAlgorithm[]; lacking: string } | string => {
+    let refusal = ''
+    for (const key of row.keys) {
+      const { generate, shape } = keyRows[key]
+      if (shape === 'secret' && !profile.generate) return 'the token cannot generate secret keys'
+      const passed: TokenAlgorithm[] = []
+      const lacking: string[] = []
+      for (const algorithm of row.algorithms) {
+        const failures: string[] = []
+        for (const way of waysOf(algorithm, profile)) {
+          const tried = attempt([generate, way.mechanism], (current) => way.prove(current, keys.lend([key], current.token)))
+          if ('detail' in tried) {
+            failures.push(tried.detail)
+            continue
+          }
+          passed.push(algorithm)
+          if (way.oaep !== undefined) oaepWays[way.oaep[0]] = way.oaep[1]
+          break
+        }
+        if (!passed.includes(algorithm)) lacking.push(`not ${algorithm}: ${failures.join('; ') || 'the profile has no way to do it'}`)
+      }
+      if (passed.length > 0) return { rows: [key], algorithms: passed, lacking: lacking.join('; ') }
+      refusal ||= lacking[0] ?? ''
+    }
+    return refusal
+  }
+  /** By another kind's self-test and the sizes that the token states. */
+  const proveBySize = (
+    row: KindRow,
+    provedBy: KmsKind,
+  ): { rows: readonly KeyRowName[]; algorithms: readonly TokenAlgorithm[]; lacking: string } | string => {
+    const proof = kinds.get(provedBy)
+    const [key] = row.keys
+    if (proof === undefined || key === undefined) return `${provedBy} failed`
+    const wanted = keyRows[key]
+    const { maxKeySize } = library.C_GetMechanismInfo(slot, wanted.generate)
+    if (wanted.shape === 'pair' && maxKeySize < wanted.bits) return `the token generates up to ${maxKeySize} bits`
+    return { rows: [key], algorithms: proof.algorithms, lacking: `by its size, as ${provedBy} passed` }
+  }
+  for (const [name, row] of Object.entries(kindRows) as [KmsKind, KindRow][]) {
+    const proved = row.provedBy === undefined ? proveKind(row) : proveBySize(row, row.provedBy)
+    if (typeof proved === 'string') {
+      probes.push({ name, passed: false, detail: proved })
       continue
     }
-    const passed = attempt(
-      spec,
-      row.provedBy === undefined ? 'generates and signs' : `by its size, as ${row.provedBy} passed`,
-      [key.generate, row.mechanism],
-      (current) => {
-        if (row.provedBy !== undefined) {
-          if (!specs.includes(row.provedBy)) fail(`${row.provedBy} failed`)
-          const { maxKeySize } = library.C_GetMechanismInfo(slot, key.generate)
-          if (key.shape === 'pair' && maxKeySize < key.bits) fail(`the token generates up to ${maxKeySize} bits`)
-          return true
-        }
-        return withKey(current, [row.key], (keys) => {
-          const signer = keys.privateKey ?? keys.mac ?? fail('the token shows no key that signs')
-          if (session.sign({ mechanism: row.mechanism }, signer, randomBytes(row.inputBytes)).length === 0) fail('empty signature')
-          return true
-        })
-      },
-    )
-    if (passed === true) specs.push(spec)
+    for (const algorithm of proved.algorithms) algorithms.add(algorithm)
+    kinds.set(name, proved)
+    probes.push({ name, passed: true, detail: [proved.algorithms.join(', '), proved.lacking].filter((text) => text !== '').join('; ') })
   }
+  keys.destroy()
 
   const passedSchemes = schemeNames.filter((scheme) => rowsByScheme.has(scheme))
   const wanted = profile.wrap === 'probe' ? undefined : profile.wrap
@@ -229,18 +386,28 @@ export function proveToken(
       detail: `${wanted} does not work on this token; ${wrapScheme === undefined ? 'no other does' : `${wrapScheme} is used instead`}`,
     })
   }
-  const signingRow = signingKinds.find((row) => Object.entries(keySpecRows).some(([spec, { key }]) => key === row && specs.includes(spec)))
+  const wrappingRows = wrapScheme && rowsByScheme.get(wrapScheme)
+  const ownRows = signingKinds.map((kind) => kinds.get(kind)?.rows).find((rows) => rows !== undefined)
+  const rows: Partial<Record<TokenKeyKind, readonly KeyRowName[]>> = {
+    ...(wrappingRows && { wrapping: wrappingRows }),
+    ...(ownRows && { signing: ownRows }),
+    ...Object.fromEntries([...kinds].map(([kind, proved]) => [kind, proved.rows])),
+  }
+  const specs = [...kinds.keys()].filter((kind) => !kind.startsWith('import ')).map((kind) => kind.split(' ', 1)[0] ?? '')
   return {
     capabilities: {
       wrapScheme,
       wrapSchemes: passedSchemes,
-      keySpecs: wrapScheme === undefined ? specs : ['SYMMETRIC_DEFAULT', ...specs],
+      keySpecs: [...new Set(wrapScheme === undefined ? specs : ['SYMMETRIC_DEFAULT', ...specs])],
+      keyKinds: Object.keys(rows) as TokenKeyKind[],
+      algorithms: [...algorithms],
+      importAlgorithms: [],
       probes,
       keyIdBytes: profile.keyIdBytes,
     },
     authFailed: [...authFailed],
-    wrappingRows: wrapScheme === undefined ? [] : (rowsByScheme.get(wrapScheme) ?? []),
-    signingRow,
+    rows,
+    oaepWays,
   }
 }
 

@@ -151,6 +151,10 @@ export class DeviceSession {
     return this.#library.C_GenerateKeyPair(this.#session, { mechanism }, publicAttributes, privateAttributes)
   }
 
+  derive(mechanism: Mechanism, key: Handle, attributes: Attribute[]): Handle {
+    return this.#library.C_DeriveKey(this.#session, mechanism, key, attributes)
+  }
+
   destroy(object: Handle): void {
     this.#library.C_DestroyObject(this.#session, object)
   }
@@ -201,12 +205,15 @@ export class DeviceSession {
     const identity = this.attributes(object, ['CKA_CLASS', 'CKA_KEY_TYPE', 'CKA_ID', 'CKA_LABEL'])
     const objectClass = readNumber(identity[0])
     const described = [...describedAlways, ...(describedByClass.get(objectClass) ?? [])]
+    const attributes = this.#readAll(object, described)
     return {
       ckaId: identity[2]?.toString('hex') ?? '',
       label: identity[3]?.toString('utf8') ?? '',
       objectClass: nameOf('CKO', objectClass),
       keyType: nameOf('CKK', readNumber(identity[1])),
-      attributes: this.#readAll(object, described),
+      // What may leave the device says to whom.
+      attributes:
+        attributes['CKA_EXTRACTABLE'] === true ? { ...attributes, ...this.#readAll(object, ['CKA_WRAP_WITH_TRUSTED']) } : attributes,
     }
   }
 

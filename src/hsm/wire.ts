@@ -6,7 +6,7 @@
  *   0  u32  bytes that follow this field         0  u32  bytes that follow this field
  *   4  u32  id                                   4  u32  id
  *   8  u8   operation                            8  u8   status, 0 = done
- *   9  u8   wrap scheme, or 0                    9  u8   wrap scheme or signature algorithm, or 0
+ *   9  u8   wrap scheme, algorithm or kind, or 0 9  u8   wrap scheme or signature algorithm, or 0
  *  10  u16  length of ckaId                     10  u16  1: the agent cannot go on and must be replaced
  *  12  u32  length of aad                       12  u32  microseconds it took
  *  16  ckaId (hex text), aad, data              16  data; unless done, JSON { message, code }
@@ -14,7 +14,8 @@
  * Little-endian: both ends are one machine. A pipe was measured against the IPC channel with a worker's message port
  * behind it: 2.3 µs of processor time per call for both ends together against 4.3 µs (one buffer per batch) and 10.7 µs (objects).
  */
-import type { SignatureAlgorithm, TokenFailure } from './token.ts'
+import { kindRows, macRows, oaepHashes, signingRows } from './algorithms.ts'
+import type { MacAlgorithm, OaepAlgorithm, SignatureAlgorithm, SigningAlgorithm, TokenFailure, TokenKeyKind } from './token.ts'
 
 export const operations = {
   wrap: 1,
@@ -27,12 +28,32 @@ export const operations = {
   destroyKey: 8,
   objects: 9,
   allObjects: 10,
+  signMessage: 11,
+  decryptOaep: 12,
+  mac: 13,
+  deriveSharedSecret: 14,
+  importKey: 15,
+  exportKey: 16,
+  adoptKey: 17,
+  transportKey: 18,
 } as const
 export type Operation = keyof typeof operations
 
-const operationByNumber: readonly (Operation | undefined)[] = Array.from({ length: 11 }, (_, number) =>
+const operationByNumber: readonly (Operation | undefined)[] = Array.from({ length: Object.keys(operations).length + 1 }, (_, number) =>
   (Object.keys(operations) as Operation[]).find((name) => operations[name] === number),
 )
+
+/** Those whose answers wait for each other a moment, so that many go in one piece. */
+export const quickOperations: ReadonlySet<Operation> = new Set<Operation>(['wrap', 'unwrap', 'random', 'sign', 'mac'])
+
+/** In the byte `scheme` of a request: what is to be made, or by which algorithm. Only of one version's two ends. */
+export const keyKindNumbers: readonly TokenKeyKind[] = ['wrapping', 'signing', ...(Object.keys(kindRows) as (keyof typeof kindRows)[])]
+export const macNumbers = Object.keys(macRows) as readonly MacAlgorithm[]
+export const oaepNumbers = Object.keys(oaepHashes) as readonly OaepAlgorithm[]
+/** The even ones sign a message, the odd ones its digest. */
+export const signingNumbers: readonly (readonly [SigningAlgorithm, 'message' | 'digest'])[] = (
+  Object.keys(signingRows) as SigningAlgorithm[]
+).flatMap((algorithm) => [[algorithm, 'message'] as const, [algorithm, 'digest'] as const])
 
 /** Failures by their number on the wire; 0 is success. */
 export const statuses: readonly (TokenFailure | undefined)[] = [undefined, 'rejected', 'missing', 'busy', 'unavailable', 'unsupported']
@@ -142,7 +163,9 @@ export interface AgentConfig {
   readonly profile: string | null
   readonly tokenLabel: string
   readonly tokenSerial: string | null
-  readonly pinFile: string
+  readonly pinFile: string | null
+  /** The PIN itself, where it is in no file: this channel is a pipe between the two processes. */
+  readonly pin: string | null
   readonly sessions: number | null
   readonly provision: boolean
   /** The environment the operator set for this process; the profile's wishes must not override it. */

@@ -13,8 +13,8 @@ import { parentPort, workerData } from 'node:worker_threads'
 import { PKCS11 } from 'pkcs11js'
 import { findSignature } from './algorithms.ts'
 import { canaryId, findCanary, useCanary } from './canary.ts'
-import { CKO, nameOf, CKK } from './constants.ts'
-import { encodeEcdsaSignature, encodeEcPublicKey, encodeRsaPublicKey } from './der.ts'
+import { CKO, nameOf } from './constants.ts'
+import { encodeEcdsaSignature } from './der.ts'
 import { classify, findDeviceError, type ErrorClass, type ErrorDialect } from './errors.ts'
 import { HandleCache } from './handles.ts'
 import { keyTypeOf, makeKey, sortObjects, Unprotected } from './keys.ts'
@@ -22,14 +22,19 @@ import { schemePreference, type Proof } from './probe.ts'
 import type { ProviderProfile } from './profile.ts'
 import { DeviceSession, type Handle, type KeyObjects } from './session.ts'
 import { template } from './template.ts'
-import { wrapSchemes, type TokenFailure, type TokenKeyKind, type TokenObject, type WrapScheme } from './token.ts'
+import { wrapSchemes, type TokenAlgorithm, type TokenFailure, type TokenKeyKind, type TokenObject, type WrapScheme } from './token.ts'
+import { decryptOaep, deriveSecret, mac, publicKeyOf, sign } from './uses.ts'
 import {
   encodeAnswer,
   findFrame,
   headerBytes,
-  operations,
+  keyKindNumbers,
+  macNumbers,
+  oaepNumbers,
   parseRequest,
+  quickOperations,
   signatureNumbers,
+  signingNumbers,
   type AnswerHead,
   type Operation,
   type Request,
@@ -66,6 +71,9 @@ const flushAfterMs = 0.5
 /** The token, healthy and logged in or not, showed no object. */
 class Missing extends Error {}
 
+/** The self-test did not find that this token can do it. */
+class Unsupported extends Error {}
+
 /** Something that no mistake of the device explains: refused before it was asked. */
 class BadRequest extends Error {}
 
@@ -99,7 +107,7 @@ interface Answer {
 const empty = Buffer.alloc(0)
 
 /** Operations whose input may be what the device objects to. */
-const checksInput: ReadonlySet<Operation> = new Set<Operation>(['unwrap'])
+const checksInput: ReadonlySet<Operation> = new Set<Operation>(['unwrap', 'decryptOaep'])
 
 class Server {
   readonly #task: WorkerTask
@@ -183,13 +191,40 @@ class Server {
         useCanary(this.#session, this.#keys(this.#canaryId))
         return { number: 0, data: empty }
       case 'generateKey':
-        return json(this.#generate(ckaId, JSON.parse(data.toString()) as { kind: TokenKeyKind; label: string }))
+        return json(
+          this.#generate(ckaId, named(keyKindNumbers, scheme), JSON.parse(data.toString()) as { label: string; replicable: boolean }),
+        )
       case 'destroyKey':
         return json(this.#destroy(ckaId, data.toString()))
       case 'objects':
         return json(this.#found(this.#session.findById(Buffer.from(ckaId, 'hex'))).map((handle) => this.#session.describe(handle)))
       case 'allObjects':
         return json(this.#allObjects())
+      case 'signMessage': {
+        const [algorithm, form] = named(signingNumbers, scheme)
+        this.#require(algorithm)
+        return { number: 0, data: sign(this.#session, this.#key(ckaId, 'privateKey'), algorithm, form, data) }
+      }
+      case 'mac': {
+        const algorithm = named(macNumbers, scheme)
+        this.#require(algorithm)
+        return { number: 0, data: mac(this.#session, this.#key(ckaId, 'mac'), algorithm, data) }
+      }
+      case 'decryptOaep': {
+        const algorithm = named(oaepNumbers, scheme)
+        const way = this.#task.proof.oaepWays[algorithm]
+        if (way === undefined) throw new Unsupported(`the token does not do ${algorithm}`)
+        return { number: 0, data: decryptOaep(this.#session, this.#key(ckaId, 'privateKey'), algorithm, way, data) }
+      }
+      case 'deriveSharedSecret':
+        this.#require('ECDH')
+        return { number: 0, data: deriveSecret(this.#session, this.#key(ckaId, 'privateKey'), data, this.#task.profile) }
+      // What other tokens and other people's keys need comes from modules of its own.
+      case 'importKey':
+      case 'exportKey':
+      case 'adoptKey':
+      case 'transportKey':
+        throw new Unsupported(`this token is not used for ${operation}`)
     }
   }
 
@@ -223,37 +258,40 @@ class Server {
     const row = findSignature(keyType)
     if (row === undefined) throw new BadRequest(`a key of type ${nameOf('CKK', keyType)} does not sign here`)
     if (digest.length !== row.digestBytes) throw new BadRequest(`a digest of ${digest.length} bytes`)
-    const signature = this.#session.sign({ mechanism: row.mechanism }, key, Buffer.concat([row.prefix, digest]))
+    const signature = this.#session.sign(row.mechanism, key, Buffer.concat([row.prefix, digest]))
     return { number: signatureNumbers.indexOf(row.algorithm), data: row.rawPair ? encodeEcdsaSignature(signature) : Buffer.from(signature) }
   }
 
   #publicKey(ckaId: string): Buffer {
-    // A private EC object has no point on some tokens: it is asked of the public one.
-    const { publicKey } = this.#keys(ckaId)
-    if (publicKey === undefined) throw new Missing()
-    const keyType = keyTypeOf(this.#session, publicKey)
-    if (keyType === CKK.CKK_RSA) {
-      const [modulus = empty, exponent = empty] = this.#session.attributes(publicKey, ['CKA_MODULUS', 'CKA_PUBLIC_EXPONENT'])
-      return encodeRsaPublicKey(modulus, exponent)
-    }
-    if (keyType === CKK.CKK_EC) {
-      const [parameters = empty, point = empty] = this.#session.attributes(publicKey, ['CKA_EC_PARAMS', 'CKA_EC_POINT'])
-      return encodeEcPublicKey(parameters, point)
-    }
-    throw new BadRequest(`a public key of type ${nameOf('CKK', keyType)} cannot be encoded here`)
+    const keys = this.#keys(ckaId)
+    // A key whose public half was not there yet when another thread looked.
+    const encoded = publicKeyOf(this.#session, keys) ?? publicKeyOf(this.#session, this.#search(ckaId))
+    if (encoded === undefined) throw new Missing()
+    return encoded
   }
 
-  #generate(ckaId: string, { kind, label }: { kind: TokenKeyKind; label: string }): readonly TokenObject[] {
+  /** One object of the key. */
+  #key(ckaId: string, place: 'privateKey' | 'mac'): Handle {
+    const key = this.#keys(ckaId)[place]
+    if (key === undefined) throw new Rejected('the key has no object for this')
+    return key
+  }
+
+  #require(algorithm: TokenAlgorithm): void {
+    if (!this.#task.proof.capabilities.algorithms.includes(algorithm)) throw new Unsupported(`the token does not do ${algorithm}`)
+  }
+
+  #generate(ckaId: string, kind: TokenKeyKind, { label, replicable }: { label: string; replicable: boolean }): readonly TokenObject[] {
     const { profile, proof } = this.#task
     const id = Buffer.from(ckaId, 'hex')
     if (id.length !== profile.keyIdBytes) throw new BadRequest(`this token wants a CKA_ID of ${profile.keyIdBytes} bytes`)
-    const rows = kind === 'wrapping' ? proof.wrappingRows : [proof.signingRow].filter((row) => row !== undefined)
-    if (rows.length === 0) throw new Untrustworthy(`the token can make no ${kind} key`)
+    const rows = proof.rows[kind]
+    if (rows === undefined) throw new Unsupported(`the token can make no ${kind} key`)
     // Both tell whether session and login hold before anything is done that must not be repeated.
     if (!this.#session.loggedIn()) this.#loginAgain()
     if (this.#session.findById(id).length > 0) throw new BadRequest(`the token already has an object with CKA_ID ${ckaId}`)
     this.#committed = true
-    const { handles, objects } = makeKey(this.#session, rows, { token: true, ckaId: id, label }, profile)
+    const { handles, objects } = makeKey(this.#session, rows, { token: true, ckaId: id, label, replicable }, profile)
     this.#cache.put(ckaId, sortObjects(this.#session, handles))
     if (profile.settleMs > 0) sleep(profile.settleMs)
     return objects
@@ -276,6 +314,7 @@ class Server {
   /** Undefined: try again. Otherwise what to answer. */
   // oxlint-disable-next-line typescript/consistent-return -- the compiler knows that the switch is exhaustive
   #recover(request: Request, error: unknown, tried: Set<ErrorClass | 'missing'>): Refusal | undefined {
+    if (error instanceof Unsupported) return { failure: 'unsupported', message: error.message }
     if (error instanceof Rejected) return { failure: 'rejected', message: error.message }
     if (error instanceof BadRequest) return { failure: 'rejected', message: error.message }
     if (error instanceof Untrustworthy || error instanceof Unprotected) {
@@ -362,9 +401,9 @@ class Server {
         this.#renewSession()
         // It did work when it was proved: what is the device's answer the second time?
         if (first) return unwraps ? undefined : again()
-        // A scheme that is known to work here refuses this body, not the mechanism.
-        const scheme = unwraps ? findScheme(request.scheme) : undefined
-        const works = scheme !== undefined && this.#task.proof.capabilities.wrapSchemes.includes(scheme)
+        // A scheme or an algorithm that is known to work here refuses this body, not the mechanism.
+        const scheme = operation === 'unwrap' ? findScheme(request.scheme) : undefined
+        const works = operation === 'decryptOaep' || (scheme !== undefined && this.#task.proof.capabilities.wrapSchemes.includes(scheme))
         return { failure: works ? 'rejected' : 'unsupported', message, code }
       }
       case 'gone':
@@ -437,6 +476,13 @@ function json(value: unknown): Answer {
   return { number: 0, data: Buffer.from(JSON.stringify(value)) }
 }
 
+/** What the client put into the request as a number. */
+function named<T>(names: readonly T[], number: number): T {
+  const name = names[number]
+  if (name === undefined) throw new BadRequest(`nothing has number ${number}`)
+  return name
+}
+
 function sleep(milliseconds: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds)
 }
@@ -485,7 +531,7 @@ function run(server: Server, socket: number): void {
       if (length === undefined) break
       const request = parseRequest(bytes, at, length)
       // Nobody should wait for a slow neighbour's answer.
-      if (operations[request.operation] >= operations.publicKey) outbox.flush()
+      if (!quickOperations.has(request.operation)) outbox.flush()
       const begun = performance.now()
       const { failure, fatal, number, data } = server.serve(request)
       const now = performance.now()
