@@ -130,7 +130,14 @@ const text = (value: unknown): string | undefined =>
 const memberKeys: Readonly<Record<string, readonly string[]>> = {
   bypasspolicylockoutsafetycheck: ['BypassPolicyLockoutSafetyCheck'],
   customermasterkeyspec: ['KeySpec', 'CustomerMasterKeySpec'],
+  datakeypairspec: ['KeyPairSpec'],
+  encapsulationalgorithm: ['EncapsulationAlgorithm'],
+  keyagreementalgorithm: ['KeyAgreementAlgorithm'],
+  macalgorithm: ['MacAlgorithm'],
+  messagetype: ['MessageType'],
+  rotationperiodindays: ['RotationPeriodInDays'],
   schedulekeydeletionpendingwindowindays: ['PendingWindowInDays'],
+  signingalgorithm: ['SigningAlgorithm'],
 }
 
 /**

@@ -8,7 +8,7 @@ import type { Metrics } from '../base/metrics.ts'
 import { type BackingKeyRecord, type KeyRecord, StoreConflict } from '../store/store.ts'
 import { kmsError } from './errors.ts'
 import { keyMissing } from './keys.ts'
-import { rotateMaterial } from './material.ts'
+import { rotate } from './rotation.ts'
 import type { Service } from './service.ts'
 
 export interface BudgetLimits {
@@ -60,10 +60,12 @@ export function openBudget(service: () => Service, limits: BudgetLimits, metrics
     if (!running) {
       const now = current(arn)
       if (now.materialId !== materialId) return
-      running = rotateMaterial(service(), now.key)
+      running = rotate(service(), now.key, 'BUDGET')
         .then(
           () => rotated(),
           (error: unknown) => {
+            // Another rotation came first, for whatever reason: it does as well.
+            if (error instanceof StoreConflict && current(arn).materialId !== materialId) return
             failed()
             throw error
           },

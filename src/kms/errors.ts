@@ -10,6 +10,7 @@
 const statuses = {
   AccessDeniedException: 400,
   AlreadyExistsException: 400,
+  ConflictException: 400,
   CustomKeyStoreNotFoundException: 400,
   DependencyTimeoutException: 503,
   DisabledException: 400,
@@ -29,6 +30,8 @@ const statuses = {
   InvalidSignatureException: 400,
   InvalidTimeRangeException: 400,
   KMSInternalException: 500,
+  KMSInvalidMacException: 400,
+  KMSInvalidSignatureException: 400,
   KMSInvalidStateException: 400,
   KeyUnavailableException: 500,
   LimitExceededException: 400,

@@ -1,6 +1,7 @@
 /**
- * What happens by itself: keys whose waiting period has ended are destroyed, keys whose rotation is due get new material, what a dead process left half done is finished or undone, keys whose
- * objects are back become usable. One instance at a time does it, under a lease; each step may be stopped anywhere.
+ * What happens by itself: keys whose waiting period has ended are destroyed, keys whose rotation is due get new material, what a dead process
+ * left half done is finished or undone, keys whose objects are back become usable. One instance at a time does it, under a lease; each step
+ * may be stopped anywhere.
  *
  * Which instances are dead is a guess (a process may only have been asleep), so nothing rests on it: what is taken from one is
  * taken in the store first, and a sleeper that wakes up finds that it no longer holds it.

@@ -6,6 +6,7 @@
 import { randomUUID } from 'node:crypto'
 import type { AuditRecord } from '../audit/trail.ts'
 import type { Principal } from '../auth/principal.ts'
+import type { KeyRecord } from '../store/store.ts'
 import type { KmsError } from './errors.ts'
 import type { Call } from './operation.ts'
 import { shownName, type Shape } from './shape.ts'
@@ -46,6 +47,36 @@ export function buildRecord(
     ...(facts.tls && {
       tlsDetails: { tlsVersion: facts.tls.version, cipherSuite: facts.tls.cipherSuite, clientProvidedHostHeader: short(facts.host) },
     }),
+  }
+}
+
+/** What the service does by itself with a key, as CloudTrail shows it: an event of the service, not a call. */
+export function serviceEvent(
+  nowMs: number,
+  key: Pick<KeyRecord, 'arn' | 'accountId' | 'region' | 'keyId'>,
+  eventName: string,
+  details: { readonly service?: Readonly<Record<string, unknown>>; readonly additional?: Readonly<Record<string, unknown>> },
+): AuditRecord {
+  return {
+    eventVersion: '1.11',
+    userIdentity: { accountId: key.accountId, invokedBy: 'AWS Internal' },
+    eventTime: eventTime(nowMs),
+    eventSource: 'kms.amazonaws.com',
+    eventName,
+    awsRegion: key.region,
+    sourceIPAddress: 'AWS Internal',
+    userAgent: 'AWS Internal',
+    requestParameters: null,
+    responseElements: null,
+    ...(details.additional && { additionalEventData: details.additional }),
+    eventID: randomUUID(),
+    readOnly: false,
+    resources: [{ accountId: key.accountId, type: 'AWS::KMS::Key', ARN: key.arn }],
+    eventType: 'AwsServiceEvent',
+    managementEvent: true,
+    recipientAccountId: key.accountId,
+    serviceEventDetails: { ...details.service, keyId: key.keyId },
+    eventCategory: 'Management',
   }
 }
 

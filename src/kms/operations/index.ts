@@ -8,6 +8,7 @@ import * as encryption from './encryption.ts'
 import * as keyPolicies from './key-policies.ts'
 import * as keys from './keys.ts'
 import * as random from './random.ts'
+import * as rotation from './rotation.ts'
 import * as sts from './sts.ts'
 import * as tags from './tags.ts'
 import * as trail from './trail.ts'
@@ -35,25 +36,20 @@ export const unsupportedOperations = [
   'DeleteImportedKeyMaterial',
   'DeriveSharedSecret',
   'DescribeCustomKeyStores',
-  'DisableKeyRotation',
   'DisconnectCustomKeyStore',
-  'EnableKeyRotation',
   'Encapsulate',
   'GenerateDataKeyPair',
   'GenerateDataKeyPairWithoutPlaintext',
   'GenerateMac',
   'GetKeyLastUsage',
-  'GetKeyRotationStatus',
   'GetParametersForImport',
   'GetPublicKey',
   'ImportKeyMaterial',
   'ListGrants',
-  'ListKeyRotations',
   'ListRetirableGrants',
   'ReplicateKey',
   'RetireGrant',
   'RevokeGrant',
-  'RotateKeyOnDemand',
   'Sign',
   'UpdateCustomKeyStore',
   'UpdatePrimaryRegion',
@@ -93,6 +89,7 @@ export const apis: readonly Api[] = [
       ...keyPolicies,
       ...encryption,
       ...random,
+      ...rotation,
       ...Object.fromEntries(unsupportedOperations.map((name) => [name, unsupported])),
     },
   ),

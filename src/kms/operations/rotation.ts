@@ -1,0 +1,175 @@
+/** Rotation of key material, on a schedule and on demand. */
+
+import { StoreConflict, type BackingKeyRecord, type KeyChange, type KeyRecord } from '../../store/store.ts'
+import { kmsError, type KmsError } from '../errors.ts'
+import { changeKey, keyFrom, keyMissing } from '../keys.ts'
+import { seconds } from '../metadata.ts'
+import { operation, type Call } from '../operation.ts'
+import { page, pageOf } from '../page.ts'
+import { isReplica, pendingRotation, recordRotation, rotate, scheduled, scheduleOf, wireType, wrongOrigin } from '../rotation.ts'
+import { integer, keyId, oneOf, optional } from '../shape.ts'
+import { isSymmetric } from '../specs.ts'
+import { refusal } from '../states.ts'
+import { marker } from './members.ts'
+
+/** Schedules are for material that is made here: AWS's table of key states says so in every state. */
+function requireOwnMaterial(key: KeyRecord): void {
+  if (key.origin !== 'AWS_KMS') throw wrongOrigin(key)
+}
+
+/** @throws KmsError for asymmetric and HMAC keys, and for replicas, whose primary it is. */
+function requireRotatable(key: KeyRecord): void {
+  if (!isSymmetric(key)) throw kmsError('UnsupportedOperationException')
+  if (isReplica(key)) throw kmsError('UnsupportedOperationException', `${key.arn} is not a multi-region primary key.`)
+}
+
+export const EnableKeyRotation = operation({
+  input: { KeyId: keyId, RotationPeriodInDays: optional(integer({ min: 90, max: 2560 })) },
+  output: [],
+  keys: { key: keyFrom('KeyId', { verify: requireOwnMaterial }) },
+  readOnly: false,
+  async run(call, { RotationPeriodInDays: periodDays }, { key }) {
+    requireRotatable(key)
+    await changeKey(call, key, (current) => scheduled(current, periodDays, call.nowMs))
+    return {}
+  },
+})
+
+export const DisableKeyRotation = operation({
+  input: { KeyId: keyId },
+  output: [],
+  keys: { key: keyFrom('KeyId', { verify: requireOwnMaterial }) },
+  readOnly: false,
+  async run(call, _input, { key }) {
+    // Of a key that never rotates it is true already.
+    if (!isSymmetric(key)) return {}
+    requireRotatable(key)
+    await changeKey(call, key, () => ({ nextRotationAt: null }))
+    return {}
+  },
+})
+
+export const GetKeyRotationStatus = operation({
+  input: { KeyId: keyId },
+  output: ['KeyRotationEnabled', 'KeyId', 'RotationPeriodInDays', 'NextRotationDate', 'OnDemandRotationStartDate'],
+  keys: { key: keyFrom('KeyId', { crossAccount: true, verify: requireOwnMaterial }) },
+  readOnly: true,
+  run(call, _input, { key }) {
+    const { nextRotationAt, rotationPeriodDays } = scheduleOf(call.service, key)
+    const underWay = call.service.store.view
+      .backingKeys(key.arn)
+      .find(({ state, rotationType }) => state === 'creating' && rotationType === 'ON_DEMAND')
+    const isOn = nextRotationAt !== null && key.state !== 'PendingDeletion' && key.state !== 'Destroying'
+    return {
+      KeyId: key.keyId,
+      KeyRotationEnabled: isOn,
+      ...(isOn && { RotationPeriodInDays: rotationPeriodDays, NextRotationDate: seconds(nextRotationAt) }),
+      ...(underWay && { OnDemandRotationStartDate: seconds(underWay.createdAt) }),
+    }
+  },
+})
+
+/** AWS's: an automatic rotation so near is not to be met. */
+const nearMs = 20 * 60_000
+
+const inTheWay = (options?: ErrorOptions): KmsError =>
+  kmsError(
+    'ConflictException',
+    'An automatic rotation of this key is currently in progress or scheduled to begin within the next 20 minutes.',
+    options,
+  )
+
+export const RotateKeyOnDemand = operation({
+  input: { KeyId: keyId },
+  output: ['KeyId'],
+  keys: { key: keyFrom('KeyId') },
+  readOnly: false,
+  responseElements: ({ KeyId }) => ({ keyId: KeyId }),
+  async run(call, _input, { key }) {
+    requireRotatable(key)
+    if (key.origin !== 'AWS_KMS' && key.origin !== 'EXTERNAL') throw wrongOrigin(key)
+    const { service } = call
+    const { store } = service
+    const admit = (current: KeyRecord): KeyChange => {
+      checkOnDemand(call, current, store.view.backingKeys(key.arn))
+      return {}
+    }
+    admit(key)
+    try {
+      if (key.origin === 'AWS_KMS') await rotate(service, key, 'ON_DEMAND', admit)
+      else await recordRotation(service, await rotateToImported(call, key))
+    } catch (error) {
+      if (!(error instanceof StoreConflict)) throw error
+      throw store.view.key(key.arn) ? inTheWay({ cause: error }) : keyMissing(key.arn)
+    }
+    return { KeyId: key.arn }
+  },
+})
+
+/** Asked before anything is made, and again under the newest record. */
+function checkOnDemand(call: Call, current: KeyRecord, materials: readonly BackingKeyRecord[]): void {
+  const { state, nextRotationAt, arn } = current
+  if (state !== 'Enabled') throw refusal(arn, state, call.operation.name)
+  if (nextRotationAt !== null && nextRotationAt - call.nowMs <= nearMs) throw inTheWay()
+  const made = materials.filter((backing) => backing.rotationType === 'ON_DEMAND' && backing.state !== 'creating')
+  if (made.length >= call.service.config.quotas.onDemandRotations) {
+    throw kmsError(
+      'LimitExceededException',
+      `The on-demand rotations limit has been reached for the given keyId. No more on-demand rotations can be performed for this key: ${arn}`,
+    )
+  }
+}
+
+/** Imported material that waits for it becomes the current one. */
+function rotateToImported(call: Call, key: KeyRecord): Promise<KeyRecord> {
+  const { store, clock } = call.service
+  return store.changeMaterial(key.arn, (current, materials) => {
+    checkOnDemand(call, current, materials)
+    const pending = pendingRotation(current, materials)
+    if (!pending) {
+      throw kmsError('KMSInvalidStateException', `No available key material pending rotation for the key: ${key.arn}.`)
+    }
+    return { key: { materialId: pending.materialId }, put: { ...pending, rotationType: 'ON_DEMAND', rotatedAt: clock.now() } }
+  })
+}
+
+/** What only keys with imported material have. */
+const importFacts = ({ state, validTo, description }: BackingKeyRecord): Readonly<Record<string, unknown>> => ({
+  ImportState: state === 'absent' ? 'PENDING_IMPORT' : 'IMPORTED',
+  ExpirationModel: validTo === null ? 'KEY_MATERIAL_DOES_NOT_EXPIRE' : 'KEY_MATERIAL_EXPIRES',
+  ...(validTo !== null && { ValidTo: seconds(validTo) }),
+  ...(description !== null && { KeyMaterialDescription: description }),
+})
+
+export const ListKeyRotations = operation({
+  input: {
+    KeyId: keyId,
+    IncludeKeyMaterial: optional(oneOf('ALL_KEY_MATERIAL', 'ROTATIONS_ONLY'), 'ROTATIONS_ONLY'),
+    Limit: optional(integer({ min: 1, max: 1000 })),
+    Marker: marker,
+  },
+  output: ['Rotations', 'NextMarker', 'Truncated'],
+  keys: { key: keyFrom('KeyId') },
+  readOnly: true,
+  run(call, input, { key }) {
+    if (!isSymmetric(key)) throw kmsError('UnsupportedOperationException')
+    if (key.origin !== 'AWS_KMS' && key.origin !== 'EXTERNAL') throw wrongOrigin(key)
+    const all = call.service.store.view.backingKeys(key.arn).filter(({ state }) => state !== 'creating')
+    const pending = pendingRotation(key, all)
+    const listed = input.IncludeKeyMaterial === 'ALL_KEY_MATERIAL' ? all : all.filter(({ rotatedAt }) => rotatedAt !== null)
+    const { items, rest } = page(
+      call,
+      100,
+      (after, limit) => pageOf(listed, ({ ordinal }) => String(ordinal).padStart(10, '0'), after, limit),
+      (backing) => ({
+        KeyId: key.keyId,
+        KeyMaterialId: backing.materialId,
+        KeyMaterialState: backing.materialId === key.materialId ? 'CURRENT' : backing === pending ? 'PENDING_ROTATION' : 'NON_CURRENT',
+        ...(key.origin === 'EXTERNAL' && importFacts(backing)),
+        ...(backing.rotatedAt !== null && { RotationDate: seconds(backing.rotatedAt) }),
+        ...(backing.rotationType !== null && { RotationType: wireType(backing.rotationType) }),
+      }),
+    )
+    return { Rotations: items, ...rest }
+  },
+})
