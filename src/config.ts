@@ -14,6 +14,7 @@ import { homedir } from 'node:os'
 import { dirname, isAbsolute, join, resolve } from 'node:path'
 import { closest } from './base/closest.ts'
 import { logLevels } from './base/log.ts'
+import { standardRates, standardResources, type RequestRates } from './kms/quotas.ts'
 
 /** What one setting accepts: `read` takes a JSON value or an environment string and throws an Expected. */
 interface Kind<T> {
@@ -119,6 +120,102 @@ const host: Kind<string> = {
   },
 }
 
+/** `region=token`, comma-separated; in a file an object may stand in its place. */
+const regionTokens: Kind<Readonly<Record<string, string>>> = {
+  accepts: 'a list of region=token such as eu-west-1=frankfurt, or in a file an object of them',
+  read(value) {
+    const pairs =
+      typeof value === 'string'
+        ? value.split(',').map((pair) => pair.split('=').map((part) => part.trim()))
+        : isRecord(value)
+          ? Object.entries(value)
+          : []
+    const named = pairs.filter((pair): pair is [string, string] => pair.length === 2 && tokenName.test(String(pair[1])) && pair[0] !== '')
+    if (named.length === 0 || named.length !== pairs.length || new Set(named.map(([region]) => region)).size !== named.length) {
+      throw new Expected(this.accepts)
+    }
+    return Object.fromEntries(named)
+  },
+}
+
+/** What a token is called in the configuration, in the database and in metrics. */
+const tokenName = /^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$/
+
+/** What `pkcs11` says of the token `default`, for a further one. */
+export interface TokenSettings {
+  readonly library: string
+  readonly tokenLabel: string
+  readonly tokenSerial: string | undefined
+  readonly pinFile: string
+  readonly profile: string | undefined
+  readonly sessions: number | undefined
+  readonly queueLength: number | undefined
+  readonly deadlineMs: number | undefined
+}
+
+const needed = ['library', 'tokenLabel', 'pinFile'] as const
+
+/** Tokens by name. Each member is read as the one of `pkcs11` that has its name. */
+const tokenTable: Kind<Readonly<Record<string, TokenSettings>>> = {
+  accepts: 'a JSON object: names of tokens, each with library, tokenLabel, pinFile and whatever else `pkcs11` has',
+  read(value, from) {
+    const table = typeof value === 'string' ? parsedJson(value) : value
+    if (!isRecord(table)) throw new Expected(this.accepts)
+    return Object.fromEntries(
+      Object.entries(table).map(([name, given]): [string, TokenSettings] => {
+        const refuse = (what: string): never => {
+          throw new Expected(`${this.accepts}; in "${name}" ${what}`)
+        }
+        if (!tokenName.test(name)) refuse('the name must be 1 to 64 letters, digits, dots, dashes and underscores')
+        if (name === 'default') refuse('the name is taken: the token of that name is what pkcs11 describes')
+        if (!isRecord(given)) return refuse('there must be an object')
+        const read: Record<string, unknown> = {}
+        for (const [member, text] of Object.entries(given)) {
+          const row: Setting<unknown> | undefined = Object.hasOwn(settings.pkcs11, member)
+            ? settings.pkcs11[member as keyof typeof settings.pkcs11]
+            : undefined
+          if (!row) return refuse(`${member} is not a setting.${hint(member, Object.keys(settings.pkcs11))}`)
+          try {
+            read[member] = row.kind.read(text, from)
+          } catch (error) {
+            if (!(error instanceof Expected)) throw error
+            refuse(`${member} must be ${error.message}`)
+          }
+        }
+        for (const member of needed) if (read[member] === undefined) refuse(`${member} is missing`)
+        return [name, read as unknown as TokenSettings]
+      }),
+    )
+  },
+}
+
+function parsedJson(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
+
+/** Overrides of AWS's request quotas. An object in the file, `CreateKey=50,symmetric=20000` in the environment. */
+const requestRates: Kind<'off' | RequestRates> = {
+  accepts: `off, or requests a second by class such as CreateKey=50,symmetric=20000`,
+  read(value) {
+    if (value === 'off') return value
+    const given =
+      typeof value === 'string'
+        ? value.split(',').map((entry) => entry.split('=', 2).map((part) => part.trim()) as [string, string | undefined])
+        : isRecord(value)
+          ? Object.entries(value)
+          : []
+    const rates = given.map(([name, rate]) => [name, typeof rate === 'string' && rate !== '' ? Number(rate) : rate] as const)
+    const valid = ([name, rate]: readonly [string, unknown]): boolean =>
+      Object.hasOwn(standardRates, name) && typeof rate === 'number' && rate > 0 && rate <= 1e9
+    if (rates.length === 0 || !rates.every(valid)) throw new Expected(this.accepts)
+    return Object.fromEntries(rates) as RequestRates
+  },
+}
+
 const label = text('1 to 32 printable characters', /^[\x20-\x7e]{1,32}$/)
 
 /** The table. A section is an object in the JSON file; the order is the README's. */
@@ -139,6 +236,20 @@ export const settings = {
     regionList,
     ['us-east-1', 'eu-west-1'],
     'Regions the endpoint answers for; the first is home. The caller chooses by the region it signs for.',
+  ),
+  regionTokens: setting(
+    'REGION_TOKENS',
+    regionTokens,
+    {},
+    'Which token of `tokens` keeps the keys of a region; `default` is the one of `pkcs11`. Where a region has none: `default`, but without a ' +
+      'configured module a SoftHSM2 token of its own. A key stays in the token that it was made in.',
+  ),
+  tokens: setting(
+    'TOKENS',
+    tokenTable,
+    {},
+    'Further tokens by name, for regions and custom key stores: `{"frankfurt": {"library": …, "tokenLabel": …, "pinFile": …}}`, ' +
+      'each with what `pkcs11` has. The names are kept with the keys: do not change them.',
   ),
   logLevel: setting('LOG_LEVEL', oneOf(logLevels), 'info', 'Lines below it are not written.'),
   pkcs11: {
@@ -249,6 +360,31 @@ export const settings = {
       'How long audit records are kept. Absent: for ever.',
     ),
   },
+  quotas: {
+    requestRates: setting(
+      'REQUEST_RATES',
+      requestRates,
+      {},
+      "Requests a second that an account may make in a region, by class, where they are not AWS's published defaults (`src/kms/quotas.ts`); `off` limits nobody.",
+    ),
+    keys: setting('QUOTA_KEYS', integer(1, 100_000_000), standardResources.keys, 'KMS keys of an account in a region.'),
+    aliasesPerKey: setting('QUOTA_ALIASES_PER_KEY', integer(1, 100_000), standardResources.aliasesPerKey, 'Aliases of a KMS key.'),
+    grantsPerKey: setting('QUOTA_GRANTS_PER_KEY', integer(1, 100_000_000), standardResources.grantsPerKey, 'Grants of a KMS key.'),
+    policyBytes: setting('QUOTA_POLICY_BYTES', integer(1024, 131_072, 'bytes'), standardResources.policyBytes, 'Length of a key policy.'),
+    tagsPerKey: setting('QUOTA_TAGS_PER_KEY', integer(1, 1000), standardResources.tagsPerKey, 'Tags of a KMS key.'),
+    customKeyStores: setting(
+      'QUOTA_CUSTOM_KEY_STORES',
+      integer(1, 10_000),
+      standardResources.customKeyStores,
+      'Custom key stores of an account in a region.',
+    ),
+    onDemandRotations: setting(
+      'QUOTA_ON_DEMAND_ROTATIONS',
+      integer(1, 10_000),
+      standardResources.onDemandRotations,
+      'How often a KMS key can be rotated on demand.',
+    ),
+  },
   lifecycle: {
     intervalMs: setting(
       'LIFECYCLE_INTERVAL_MS',
@@ -340,7 +476,7 @@ function assemble(values: ReadonlyMap<Row, unknown>): Config {
 
 /** What no single setting can see. */
 function checkTogether(config: Config, where: (name: string) => string, problems: string[]): void {
-  const { pkcs11, tls } = config
+  const { pkcs11, tls, tokens, regionTokens } = config
   if ((tls.certFile === undefined) !== (tls.keyFile === undefined)) {
     const missing = tls.certFile === undefined ? 'tls.certFile' : 'tls.keyFile'
     problems.push(`${where(missing)} is missing: TLS needs a certificate file and a key file. Set both, or neither.`)
@@ -350,7 +486,21 @@ function checkTogether(config: Config, where: (name: string) => string, problems
     { name: 'tls.keyFile', file: tls.keyFile, secret: true },
     { name: 'pkcs11.pinFile', file: pkcs11.pinFile, secret: true },
     { name: 'pkcs11.library', file: pkcs11.library, secret: false },
+    ...Object.values(tokens).flatMap(({ pinFile, library }) => [
+      { name: 'tokens', file: pinFile, secret: true },
+      { name: 'tokens', file: library, secret: false },
+    ]),
   ]
+  for (const [region, token] of Object.entries(regionTokens)) {
+    if (!config.regions.includes(region)) {
+      problems.push(`${where('regionTokens')} names the region ${region}, which is not served.${hint(region, config.regions)}`)
+    }
+    if (token !== 'default' && !Object.hasOwn(tokens, token)) {
+      problems.push(
+        `${where('regionTokens')} names the token ${token}, which is not in tokens.${hint(token, ['default', ...Object.keys(tokens)])}`,
+      )
+    }
+  }
   for (const { name, file, secret } of files) {
     if (file === undefined) continue
     const mode = readableFileMode(file)
@@ -466,7 +616,9 @@ function isLoopback(address: string): boolean {
 export function settingsTable(): string {
   const cell = (value: string): string => value.replaceAll('|', '\\|')
   const fallback = (value: unknown): string =>
-    value === undefined ? '' : `\`${typeof value === 'string' ? value : Array.isArray(value) ? value.join(',') : JSON.stringify(value)}\``
+    value === undefined || (isRecord(value) && Object.keys(value).length === 0)
+      ? ''
+      : `\`${typeof value === 'string' ? value : Array.isArray(value) ? value.join(',') : JSON.stringify(value)}\``
   return [
     '| in the file | environment | default | accepts | what it is |',
     '|---|---|---|---|---|',
@@ -484,6 +636,10 @@ export function placesIn(dataDir: string) {
     auditTrail: join(dataDir, 'audit.db'),
     credentials: join(dataDir, 'credentials'),
     softhsm: join(dataDir, 'softhsm'),
+    /** The SoftHSM2 token of a region other than home. */
+    softhsmOf: (region: string) => join(dataDir, `softhsm-${region}`),
+    /** Which SoftHSM2 tokens have been introduced to each other. */
+    softhsmTrust: join(dataDir, 'softhsm-trust.json'),
     /** Where the running service listens: `{ url, opsUrl, pid }`. */
     endpoint: join(dataDir, 'endpoint.json'),
   }

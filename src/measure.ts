@@ -14,7 +14,7 @@ import { systemClock } from './base/clock.ts'
 import { parseCredentials } from './cli/credentials-file.ts'
 import { placesIn, type Config } from './config.ts'
 import type { RawLoopOrder, RawLoopResult } from './hsm/raw-loop.ts'
-import { tokenConfig } from './serve.ts'
+import { planTokens } from './tokens.ts'
 
 export async function measure(config: Config, options: BenchOptions): Promise<BenchReport> {
   await mkdir(config.dataDir, { recursive: true, mode: 0o700 })
@@ -26,7 +26,12 @@ export async function measure(config: Config, options: BenchOptions): Promise<Be
     port: 0,
     opsPort: 0,
     opsHost: undefined,
+    // One region has one token: the measured device does no other work.
+    regions: config.regions.slice(0, 1),
+    regionTokens: {},
+    tokens: {},
     pkcs11: { ...config.pkcs11, library: undefined, tokenLabel: undefined, tokenSerial: undefined, pinFile: undefined, profile: undefined },
+    quotas: { ...config.quotas, requestRates: 'off' },
     tls: { certFile: undefined, keyFile: undefined, allowPlainHttp: false },
   }
   try {
@@ -34,7 +39,8 @@ export async function measure(config: Config, options: BenchOptions): Promise<Be
     try {
       const credentials = parseCredentials(await readFile(placesIn(dataDir).credentials, 'utf8')).get('default')
       if (!credentials) throw new Error('the service made no credentials')
-      const token = await tokenConfig(own)
+      const token = (await planTokens(own, false)).tokens[0]?.config
+      if (!token) throw new Error('the service made no token')
       const service = { endpoint: new URL(house.url), region: own.regions[0] ?? '', credentials, now: () => systemClock.now() }
       return await runBench({ service, rawLoop: (durationMs) => rawLoop({ ...token, durationMs }) }, options)
     } finally {

@@ -6,29 +6,29 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { mkdir, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname, relative } from 'node:path'
-import { findSoftHsm } from '../softhsm/find.mjs'
-import { provisionSoftHsm, ProvisionError } from '../softhsm/provision.mjs'
+import { openCryptoPool } from './bulk/crypto-pool.ts'
 import { openTrail } from './audit/open.ts'
 import type { Trail } from './audit/trail.ts'
 import { systemClock } from './base/clock.ts'
 import { openLog, type Log, type OpenLog } from './base/log.ts'
-import { openMetrics, type Metrics } from './base/metrics.ts'
+import { openMetrics, type Metrics, type Sample } from './base/metrics.ts'
 import { exitCodes } from './cli/command.ts'
 import { saveProfile } from './cli/credentials-file.ts'
-import { ConfigError, childEnvironment, placesIn, readConfig, type Config } from './config.ts'
-import { openToken, type TokenConfig } from './hsm/client.ts'
-import type { Token } from './hsm/token.ts'
+import { ConfigError, placesIn, readConfig, type Config } from './config.ts'
+import type { Token, TokenHealth } from './hsm/token.ts'
 import { openApp } from './http/app.ts'
 import { openDoor } from './http/door.ts'
 import { openOps } from './http/ops.ts'
 import { listen, type Listener } from './http/server.ts'
 import { standardBudget } from './kms/budget.ts'
 import { bootstrapAccount } from './kms/identity.ts'
+import { standardRates } from './kms/quotas.ts'
 import { apis } from './kms/operations/index.ts'
 import { openService, type Service } from './kms/service.ts'
 import { ensureSystemKey } from './kms/system-keys.ts'
 import { openStore } from './store/open.ts'
 import type { Store } from './store/store.ts'
+import { homeToken, openTokens, planTokens, type OpenTokens } from './tokens.ts'
 
 /** Runs the service until a signal ends it; answers the exit code. */
 export async function serve(): Promise<number> {
@@ -143,7 +143,7 @@ async function openRooms(config: Config, log: Log, opened: Opened): Promise<Hous
   await makeDataDir(config.dataDir)
 
   // The operations port first: a start that waits for the device shows as not ready, not as dead.
-  let token: Token | undefined
+  let tokens: OpenTokens | undefined
   let store: Store | undefined
   let service: Service | undefined
   let draining = false
@@ -161,16 +161,20 @@ async function openRooms(config: Config, log: Log, opened: Opened): Promise<Hous
     handle: openOps({
       metrics,
       checks: {
-        token: () => token?.check() ?? notYet(),
+        token: () => tokens?.home.check() ?? notYet(),
         store: () => store?.ping() ?? notYet(),
         service: () => (service ? Promise.resolve() : notYet()),
       },
+      // Told, and not decisive: without one of these only the keys in it stand still.
+      parts: () => Object.fromEntries(others(tokens).map(([name, token]) => [`token ${name}`, () => token.check()])),
       draining: () => draining,
     }),
   })
   opened.add('operations port', ops)
 
-  token = opened.add('token', await openToken({ ...(await tokenConfig(config)), provision: true }, { log }))
+  const plans = await planTokens(config)
+  tokens = opened.add('tokens', await openTokens(plans, log))
+  const token = tokens.home
   store = opened.add('store', await openStore({ file: places.database, clock, log }))
   const auditKey = await ensureSystemKey({ token, store }, 'audit', 'signing')
   const observeCommit = metrics.seconds('holdfast_audit_commit_seconds', 'How long audit records took to become durable.')
@@ -178,12 +182,13 @@ async function openRooms(config: Config, log: Log, opened: Opened): Promise<Hous
     file: places.auditTrail,
     clock,
     log,
-    sign: (digest) => getOpen(token).sign(auditKey.ckaId, digest),
-    publicKey: () => getOpen(token).publicKey(auditKey.ckaId),
+    sign: (digest) => token.sign(auditKey.ckaId, digest),
+    publicKey: () => token.publicKey(auditKey.ckaId),
     sealEveryMs: config.audit.sealIntervalMs,
     onCommit: (_records, seconds) => observeCommit(seconds),
   })
   opened.add('audit trail', trail)
+  const offload = opened.add('crypto threads', openCryptoPool())
   opened.add('retention', pruneDaily(trail, config.audit.retentionDays, log))
   service = opened.add(
     'service',
@@ -193,10 +198,15 @@ async function openRooms(config: Config, log: Log, opened: Opened): Promise<Hous
         accountId: config.accountId,
         lifecycleIntervalMs: config.lifecycle.intervalMs,
         budget: standardBudget,
+        requestRates: config.quotas.requestRates === 'off' ? {} : { ...standardRates, ...config.quotas.requestRates },
+        quotas: config.quotas,
       },
       token,
+      tokens: tokens.all,
+      regionTokens: plans.regions,
       store,
       trail,
+      offload,
       auditKey,
       clock,
       log,
@@ -222,10 +232,17 @@ async function openRooms(config: Config, log: Log, opened: Opened): Promise<Hous
       handle: (request, response) => door.handle(request, response),
     }),
   )
-  watchRooms(metrics, { token, store, trail, main, calls: () => door.calls() })
+  watchRooms(metrics, { tokens: tokens.all, store, trail, main, calls: () => door.calls() })
   opened.add('endpoint file', await announce(places.endpoint, main, ops))
   log.info(
-    { url: main.url, opsUrl: ops.url, regions: config.regions, token: token.info(), wrapScheme: token.capabilities().wrapScheme },
+    {
+      url: main.url,
+      opsUrl: ops.url,
+      regions: config.regions,
+      token: token.info(),
+      wrapScheme: token.capabilities().wrapScheme,
+      tokens: Object.fromEntries(plans.regions),
+    },
     'ready',
   )
   return {
@@ -240,38 +257,9 @@ async function openRooms(config: Config, log: Log, opened: Opened): Promise<Hous
   }
 }
 
-function getOpen(token: Token | undefined): Token {
-  if (!token) throw new Error('the token is not open yet')
-  return token
-}
-
-/** How to reach the token: the configured module, or SoftHSM2 with a token of our own, made if need be unless `make` is false. */
-export async function tokenConfig(config: Config, make = true): Promise<Omit<TokenConfig, 'provision'> & { readonly pinFile: string }> {
-  const { library, tokenLabel = 'holdfast', tokenSerial, pinFile, profile, sessions, queueLength, deadlineMs } = config.pkcs11
-  const common = {
-    queueLimit: queueLength,
-    deadlineMs,
-    ...(profile !== undefined && { profile }),
-    ...(sessions !== undefined && { sessions }),
-  }
-  if (library !== undefined && pinFile !== undefined) {
-    return { ...common, library, tokenLabel, pinFile, env: childEnvironment(), ...(tokenSerial !== undefined && { tokenSerial }) }
-  }
-  const softhsm = findSoftHsm()
-  if (softhsm === undefined) {
-    throw new ProvisionError(
-      'No PKCS#11 module is configured and SoftHSM2 is not installed: set HOLDFAST_PKCS11_LIBRARY, or run: apt-get install softhsm2',
-    )
-  }
-  const provisioned = await provisionSoftHsm({ dir: placesIn(config.dataDir).softhsm, label: tokenLabel, library: softhsm, make })
-  return {
-    ...common,
-    library: provisioned.library,
-    tokenLabel: provisioned.label,
-    pinFile: provisioned.pinFile,
-    env: { ...childEnvironment(), ...provisioned.env },
-  }
-}
+/** All but home. */
+const others = (tokens: OpenTokens | undefined): readonly (readonly [string, Token])[] =>
+  [...(tokens?.all ?? [])].filter(([name]) => name !== homeToken)
 
 /** Once a day, and at the start, removes audit records older than the retention. Without one, never. */
 function pruneDaily(
@@ -308,23 +296,34 @@ function pruneDaily(
 function watchRooms(
   metrics: Metrics,
   rooms: {
-    readonly token: Token
+    readonly tokens: ReadonlyMap<string, Token>
     readonly store: Store
     readonly trail: Pick<Trail, 'pending' | 'sealed'>
     readonly main: Listener
     readonly calls: () => number
   },
 ): void {
-  const { token, store, trail, main, calls } = rooms
+  const { tokens, store, trail, main, calls } = rooms
+  const perToken = (read: (health: TokenHealth) => number) => (): readonly Sample[] =>
+    [...tokens].map(([name, token]) => ({ labels: { token: name }, value: read(token.health()) }))
   metrics.gauge('holdfast_calls_under_way', 'Calls between their first byte and their answer.', calls)
   metrics.gauge('holdfast_connections', 'Open connections on the main port.', () => main.connections())
-  metrics.gauge('holdfast_token_up', '1 while the token answers, by its last call.', () => (token.health().state === 'up' ? 1 : 0))
-  metrics.gauge('holdfast_token_queue', 'Calls that wait for the device or are under way in it.', () => token.health().queued)
-  metrics.gauge('holdfast_token_sessions', 'Sessions at work on the device.', () => token.health().sessions)
+  const up = perToken(({ state }) => (state === 'up' ? 1 : 0))
+  metrics.gauge('holdfast_token_up', '1 while the token answers, by its last call.', up)
+  metrics.gauge(
+    'holdfast_token_queue',
+    'Calls that wait for the device or are under way in it.',
+    perToken(({ queued }) => queued),
+  )
+  metrics.gauge(
+    'holdfast_token_sessions',
+    'Sessions at work on the device.',
+    perToken(({ sessions }) => sessions),
+  )
   metrics.total(
     'holdfast_token_respawns_total',
     'How often the process that talks to the device was replaced.',
-    () => token.health().respawns,
+    perToken(({ respawns }) => respawns),
   )
   metrics.gauge('holdfast_audit_pending', 'Audit records that are not durable yet.', () => trail.pending())
   // Without the trail there is no number; the rest of the page is shown.

@@ -151,6 +151,7 @@ export function operation<const S extends Shape, K extends string = never, const
           admitted.push([use, found])
           call.touched.push({ arn: found.record.arn, accountId: found.record.accountId, type: 'AWS::KMS::Key' })
         }
+        if (api.name === 'kms') call.service.throttle.charge(call, admitted[0]?.[1].record)
         for (const [use, found] of admitted) permitKey(call, use.action ?? action, found, use)
         for (const [use, { record: key }] of admitted) use.verify?.(key, input)
         for (const [use, { record: key }] of admitted) {

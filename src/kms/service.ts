@@ -6,11 +6,13 @@ import type { Trail } from '../audit/trail.ts'
 import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { Metrics } from '../base/metrics.ts'
-import type { Token } from '../hsm/token.ts'
+import { TokenError, type Token } from '../hsm/token.ts'
 import type { InstanceRecord, KeyRecord, Store } from '../store/store.ts'
 import { openBudget, type Budget, type BudgetLimits } from './budget.ts'
 import { openIdentities, type Identities } from './identity.ts'
+import { openThrottle, type RequestRates, type ResourceQuotas, type Throttle } from './quotas.ts'
 import { startLifecycle } from './lifecycle.ts'
+import type { DataKeyPairSpec } from './specs.ts'
 import { ensureSystemKey, type SystemKey } from './system-keys.ts'
 
 export interface ServiceConfig {
@@ -20,14 +22,27 @@ export interface ServiceConfig {
   readonly accountId: string
   readonly lifecycleIntervalMs: number
   readonly budget: BudgetLimits
+  /** Requests a second by class; what is not named is not limited. */
+  readonly requestRates: RequestRates
+  readonly quotas: ResourceQuotas
+}
+
+/** Software's slow work, done by threads that are not ours. Both throw Busy when too much waits for them. */
+export interface Offload {
+  /** A new key pair, PKCS#8 and SubjectPublicKeyInfo, DER; The caller wipes the private key. */
+  keyPair(spec: DataKeyPairSpec): Promise<{ readonly privateKey: Buffer; readonly publicKey: Buffer }>
+  /** Whether r and s sign the digest for the public point; all as long as the curve's coordinates, the digest at most. */
+  isEcdsaSignature(question: Readonly<Record<'x' | 'y' | 'digest' | 'r' | 's', Buffer> & { readonly curve: string }>): Promise<boolean>
 }
 
 export interface Service {
   readonly config: ServiceConfig
   /** The home token: the service's own keys, random bytes. */
   readonly token: Token
-  /** The token that holds a key's material. */
-  tokenOf(key: Pick<KeyRecord, 'region'>): Token
+  /** The token that holds a key's material. @throws TokenError `unavailable` when the configuration has no token of that name. */
+  tokenOf(key: Pick<KeyRecord, 'token'>): Token
+  /** The name of the token that a region's new keys are made in. */
+  tokenName(region: string): string
   readonly store: Store
   readonly trail: Trail
   readonly clock: Clock
@@ -37,7 +52,9 @@ export interface Service {
   /** CKA_IDs that this process is making right now; what is unfinished and not in here is a leftover. */
   readonly making: Set<string>
   readonly budget: Budget
+  readonly throttle: Throttle
   readonly identities: Identities
+  readonly offload: Offload
   /** Encrypts access key secrets and session tokens. */
   readonly serviceKey: SystemKey
   /** Signs attestations; the same key seals the audit trail. */
@@ -52,8 +69,13 @@ export interface Service {
 export interface Foundations {
   readonly config: ServiceConfig
   readonly token: Token
+  /** By name, the home token among them as `default`; by default there is no other. */
+  readonly tokens?: ReadonlyMap<string, Token>
+  /** The name of each region's token, where it is not home. */
+  readonly regionTokens?: ReadonlyMap<string, string>
   readonly store: Store
   readonly trail: Trail
+  readonly offload: Offload
   readonly auditKey: SystemKey
   readonly clock: Clock
   readonly log: Log
@@ -66,17 +88,24 @@ export interface Foundations {
  */
 export async function openService(foundations: Foundations): Promise<Service> {
   const { store, clock } = foundations
+  const tokens = foundations.tokens ?? new Map([['default', foundations.token]])
   const instance = { id: randomUUID(), host: hostname(), pid: process.pid }
   const serviceKey = await ensureSystemKey(foundations, 'service', 'wrapping')
   await store.heartbeat({ ...instance, heartbeatAt: clock.now() })
 
   const service: Service = {
     ...foundations,
-    tokenOf: () => foundations.token,
+    tokenOf({ token: name }) {
+      const token = tokens.get(name)
+      if (!token) throw new TokenError('unavailable', `the key is in the token ${name}, which is not configured`)
+      return token
+    },
+    tokenName: (region) => foundations.regionTokens?.get(region) ?? 'default',
     instance,
     serviceKey,
     making: new Set(),
     budget: openBudget(() => service, foundations.config.budget, foundations.metrics),
+    throttle: openThrottle(foundations.config.requestRates),
     identities: openIdentities(() => service),
     runLifecycle: () => lifecycle.run(),
     async close() {
@@ -92,6 +121,9 @@ export async function openService(foundations: Foundations): Promise<Service> {
     await service.close().catch(() => undefined)
     throw error
   }
+  foundations.metrics.total('holdfast_throttled_total', 'Calls turned away because an account was over its request quota.', () =>
+    service.throttle.throttled().map(({ accountId, className, count }) => ({ labels: { account: accountId, class: className }, value: count })),
+  )
   foundations.metrics.gauge('holdfast_keys', 'Keys in the store.', () => store.view.keyCount())
   return service
 }

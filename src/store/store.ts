@@ -225,7 +225,112 @@ export interface KeyStoreRecord {
   readonly version: number
 }
 
-export type KeyStoreChange = Partial<Pick<KeyStoreRecord, 'name' | 'state' | 'errorCode' | 'connection' | 'holder' | 'backing' | 'sealedSecret'>>
+export type KeyStoreChange = Partial<
+  Pick<KeyStoreRecord, 'name' | 'state' | 'errorCode' | 'connection' | 'holder' | 'backing' | 'sealedSecret'>
+>
+
+export interface GrantConstraints {
+  readonly encryptionContextEquals?: Readonly<Record<string, string>>
+  readonly encryptionContextSubset?: Readonly<Record<string, string>>
+  readonly sourceArn?: string
+}
+
+export interface GrantRecord {
+  /** 64 hex characters. */
+  readonly grantId: string
+  readonly keyArn: string
+  /** An ARN, or the name of a service, which is never an ARN. */
+  readonly grantee: string
+  /** The unique id that the user or role of that name had, null for what has none. */
+  readonly granteeId: string | null
+  readonly retiring: string | null
+  readonly retiringId: string | null
+  /** Whose principal made it. */
+  readonly issuingAccountId: string
+  readonly name: string | null
+  readonly operations: readonly string[]
+  readonly constraints: GrantConstraints
+  readonly createdAt: number
+}
+
+export type GrantFilter = { readonly keyArn: string; readonly grantee?: string } | { readonly retiring: string; readonly region: string }
+
+/** Grants on keys. They are not in the view, however hot: `find` remembers what it read until it changes. */
+export interface Grants {
+  /** Throws StoreConflict when the key is gone, has `most` grants, or has this one already: see `sameAs`. */
+  insert(grant: GrantRecord, most: number): Promise<void>
+  /** Throws StoreConflict when it is gone. */
+  delete(grant: Pick<GrantRecord, 'grantId' | 'keyArn' | 'grantee'>): Promise<void>
+  get(grantId: string): Promise<GrantRecord | undefined>
+  /** The grant that has this one's name and is equal but for its id and time; undefined for one without a name. */
+  sameAs(grant: GrantRecord): Promise<GrantRecord | undefined>
+  /** In order of grant id. */
+  list(filter: GrantFilter, after: string | undefined, limit: number): Promise<Page<GrantRecord>>
+  /**
+   * For authorization: a grant on this key to this grantee that is accepted. Answers at once when it was asked lately.
+   * @param context the encryption context that a grant's constraint must meet; undefined when constraints do not matter.
+   */
+  find(
+    keyArn: string,
+    grantee: string,
+    context: Readonly<Record<string, string>> | undefined,
+    accept: (grant: GrantRecord) => boolean,
+  ): GrantRecord | undefined | Promise<GrantRecord | undefined>
+}
+
+/** So many calls of an operation on a day. */
+export interface UsageRow {
+  readonly accountId: string
+  /** `2026-01-31`, UTC; empty where days are summed up. */
+  readonly day: string
+  readonly region: string
+  /** Empty for calls that name no key. */
+  readonly keyId: string
+  readonly operation: string
+  /** The class of prices that the calls belong to. */
+  readonly price: string
+  readonly calls: number
+}
+
+/** The last cryptographic operation of a key. */
+export interface LastUse {
+  readonly keyArn: string
+  readonly operation: string
+  readonly at: number
+  /** Of its audit record. */
+  readonly eventId: string
+  readonly requestId: string
+}
+
+/** From when to when a key was there that is no more. */
+export interface KeyLife {
+  readonly keyArn: string
+  readonly accountId: string
+  readonly beganAt: number
+  readonly endedAt: number
+  /** The first times that it was rotated, as many as a price depends on. */
+  readonly rotations: readonly number[]
+}
+
+/** Days are inclusive. */
+export interface UsageQuery {
+  readonly accountId: string
+  readonly fromDay: string
+  readonly toDay: string
+  readonly keyId?: string
+}
+
+export interface UsageStore {
+  /** Adds to what is there, which other processes do too; a last use yields to a later one. All or nothing. */
+  addUsage(counts: readonly UsageRow[], uses: readonly LastUse[]): Promise<void>
+  /** A page of counts, by day or summed up over the days. */
+  usage(query: UsageQuery, byDay: boolean, after: string | undefined, limit: number): Promise<Page<UsageRow>>
+  usageTotals(query: UsageQuery): Promise<readonly Pick<UsageRow, 'price' | 'calls'>[]>
+  lastUse(keyArn: string): Promise<LastUse | undefined>
+  /** Keys that ended after this. */
+  keyLives(accountId: string, endedAfterMs: number): Promise<readonly KeyLife[]>
+  pruneUsage(beforeDay: string, beforeMs: number): Promise<void>
+}
 
 /** One page of a listing. `next` is the last item's key, to be handed back as `after`. */
 export interface Page<T> {
@@ -245,6 +350,8 @@ export interface View {
   /** Every key: for start-up and jobs only. */
   allKeys(): Iterable<KeyRecord>
   keyCount(): number
+  /** Of an account in a region, in whatever state. */
+  keyCountOf(accountId: string, region: string): number
   /** All keys of this id, in order of region: a multi-Region key with its replicas, whatever their state. Nothing for single-Region keys. */
   multiRegionKeys(accountId: string, keyId: string): readonly KeyRecord[]
   backingKey(keyArn: string, materialId: string): BackingKeyRecord | undefined
@@ -307,8 +414,9 @@ export type KeyChange = Partial<Omit<KeyRecord, 'arn' | 'region' | 'accountId' |
  * it can be, since it has happened. It throws StoreConflict with nothing written when a name
  * exists, a row to change or to delete does not, or a row it refers to does not (an alias onto a key that was just deleted).
  */
-export interface Store {
+export interface Store extends UsageStore {
   readonly view: View
+  readonly grants: Grants
 
   insertAccount(account: AccountRecord): Promise<void>
   /**

@@ -6,7 +6,17 @@
  */
 
 import { backingId, type ChangeKind } from './schema.ts'
-import type { AccessKeyRecord, AccountRecord, AliasRecord, BackingKeyRecord, KeyRecord, Page, PrincipalRecord, View } from './store.ts'
+import type {
+  AccessKeyRecord,
+  AccountRecord,
+  AliasRecord,
+  BackingKeyRecord,
+  KeyRecord,
+  KeyStoreRecord,
+  Page,
+  PrincipalRecord,
+  View,
+} from './store.ts'
 
 /** Rows as the database has them now, and the ids of those it no longer has. */
 export interface Delta {
@@ -98,6 +108,10 @@ class Groups {
     return { items, next: page.more ? page.names.at(-1) : undefined }
   }
 
+  size(group: string): number {
+    return this.#groups.get(group)?.size ?? 0
+  }
+
   all<T>(group: string, find: (name: string) => T | undefined): readonly T[] {
     return this.page(group, undefined, Number.MAX_SAFE_INTEGER, find).items
   }
@@ -164,6 +178,10 @@ export function openView(): MutableView {
     keys.delete(arn)
     keyArnById.delete(group(old.region, old.keyId))
     keyArnsByScope.remove(group(old.accountId, old.region), old.keyId)
+    if (old.customKeyStoreId !== null) {
+      keyArnsByStore.remove(old.customKeyStoreId, arn)
+      keyArnByExternalKey.delete(group(old.customKeyStoreId, old.xksKeyId ?? ''))
+    }
     if (old.multiRegion) multiRegionArns.remove(group(old.accountId, old.keyId), arn)
   }
   const forgetBacking = (id: string): void => {
@@ -218,6 +236,10 @@ export function openView(): MutableView {
         if (!keys.has(key.arn)) {
           keyArnById.set(group(key.region, key.keyId), key.arn)
           keyArnsByScope.add(group(key.accountId, key.region), key.keyId)
+          if (key.customKeyStoreId !== null) {
+            keyArnsByStore.add(key.customKeyStoreId, key.arn)
+            if (key.xksKeyId !== null) keyArnByExternalKey.set(group(key.customKeyStoreId, key.xksKeyId), key.arn)
+          }
           if (key.multiRegion) multiRegionArns.add(group(key.accountId, key.keyId), key.arn)
         }
         keys.set(key.arn, key)
@@ -260,7 +282,9 @@ export function openView(): MutableView {
         aliases,
         principals,
         accessKeys,
+        keyStores,
         settings,
+        keyArnByExternalKey,
         keyArnById,
         principalArnByName,
       ])
@@ -268,6 +292,7 @@ export function openView(): MutableView {
       for (const groups of [
         accountIds,
         keyArnsByScope,
+        keyArnsByStore,
         multiRegionArns,
         backingByKey,
         aliasesByScope,
@@ -290,6 +315,7 @@ export function openView(): MutableView {
     // A snapshot: a job may await between two keys while writes go on.
     allKeys: () => [...keys.values()],
     keyCount: () => keys.size,
+    keyCountOf: (accountId, region) => keyArnsByScope.size(group(accountId, region)),
     multiRegionKeys: (accountId, keyId) => multiRegionArns.all(group(accountId, keyId), (arn) => keys.get(arn)),
     backingKey: (keyArn, materialId) => materialsOf.get(keyArn)?.get(materialId),
     backingKeys: (keyArn) => backingByKey.all(keyArn, (place) => materialsOf.get(keyArn)?.get(foundOf(place))),

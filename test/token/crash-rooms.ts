@@ -17,6 +17,7 @@ import type { Principal } from '../../src/auth/principal.ts'
 import type { ManualClock } from '../../src/base/clock.ts'
 import { silentLog, type Log } from '../../src/base/log.ts'
 import { openMetrics } from '../../src/base/metrics.ts'
+import { openCryptoPool } from '../../src/bulk/crypto-pool.ts'
 import { openToken } from '../../src/hsm/client.ts'
 import { TokenError, type Token } from '../../src/hsm/token.ts'
 import { standardBudget, type BudgetLimits } from '../../src/kms/budget.ts'
@@ -24,6 +25,7 @@ import { aliasArn } from '../../src/kms/arn.ts'
 import { bootstrapAccount } from '../../src/kms/identity.ts'
 import { execute } from '../../src/kms/operation.ts'
 import { apis } from '../../src/kms/operations/index.ts'
+import { standardResources } from '../../src/kms/quotas.ts'
 import { openService, type Service } from '../../src/kms/service.ts'
 import { ensureSystemKey } from '../../src/kms/system-keys.ts'
 import { openStore } from '../../src/store/open.ts'
@@ -178,8 +180,17 @@ export async function openRooms(options: RoomOptions): Promise<Rooms> {
       wire,
     )
     closers.push(() => trail.close())
-    const config = { regions: [region, 'eu-west-1'], accountId, lifecycleIntervalMs: dayMs, budget: options.budget ?? standardBudget }
-    const service = await openService({ config, token, store, trail, auditKey, clock, log, metrics: openMetrics() })
+    const config = {
+      regions: [region, 'eu-west-1'],
+      accountId,
+      lifecycleIntervalMs: dayMs,
+      budget: options.budget ?? standardBudget,
+      requestRates: {},
+      quotas: standardResources,
+    }
+    const offload = openCryptoPool()
+    closers.push(() => offload.close())
+    const service = await openService({ config, token, store, trail, offload, auditKey, clock, log, metrics: openMetrics() })
     closers.push(() => service.close())
     await bootstrapAccount(service, (credential) =>
       wire.pass(

@@ -17,6 +17,7 @@ import { signRequest } from '../../src/auth/sigv4.ts'
 import { ManualClock } from '../../src/base/clock.ts'
 import { silentLog, type Log } from '../../src/base/log.ts'
 import { openMetrics } from '../../src/base/metrics.ts'
+import { openCryptoPool } from '../../src/bulk/crypto-pool.ts'
 import { parseCredentials } from '../../src/cli/credentials-file.ts'
 import { openToken } from '../../src/hsm/client.ts'
 import type { Token } from '../../src/hsm/token.ts'
@@ -26,6 +27,7 @@ import { listen } from '../../src/http/server.ts'
 import { standardBudget, type BudgetLimits } from '../../src/kms/budget.ts'
 import { bootstrapAccount } from '../../src/kms/identity.ts'
 import { apis } from '../../src/kms/operations/index.ts'
+import { standardResources, type RequestRates, type ResourceQuotas } from '../../src/kms/quotas.ts'
 import { openService, type Service } from '../../src/kms/service.ts'
 import { ensureSystemKey } from '../../src/kms/system-keys.ts'
 import { openStore } from '../../src/store/open.ts'
@@ -161,7 +163,14 @@ async function launch(dir: string, env: Readonly<Record<string, string>>, hear: 
   // What a killed process left says where nobody answers any more.
   rmSync(announcement, { force: true })
   const child = spawn(process.execPath, [program, 'serve'], {
-    env: { ...cleanEnvironment(), HOLDFAST_PORT: '0', HOLDFAST_OPS_PORT: '0', HOLDFAST_DATA_DIR: dir, ...env },
+    env: {
+      ...cleanEnvironment(),
+      HOLDFAST_PORT: '0',
+      HOLDFAST_OPS_PORT: '0',
+      HOLDFAST_DATA_DIR: dir,
+      HOLDFAST_REQUEST_RATES: 'off',
+      ...env,
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   children.add(child)
@@ -224,7 +233,14 @@ export interface InProcess extends Endpoint {
  * rounds run when the test calls `service.runLifecycle()`: the timer's interval is a day.
  */
 export async function openInProcess(
-  options: { readonly clock?: ManualClock; readonly budget?: BudgetLimits; readonly log?: Log; readonly regions?: readonly string[] } = {},
+  options: {
+    readonly clock?: ManualClock
+    readonly budget?: BudgetLimits
+    readonly log?: Log
+    readonly regions?: readonly string[]
+    readonly requestRates?: RequestRates
+    readonly quotas?: ResourceQuotas
+  } = {},
 ): Promise<InProcess> {
   const { clock = new ManualClock(), log = silentLog, regions = ['us-east-1', 'eu-west-1'] } = options
   const accountId = '111122223333'
@@ -251,8 +267,17 @@ export async function openInProcess(
       publicKey: () => token.publicKey(auditKey.ckaId),
     })
     closers.push(() => trail.close())
-    const config = { regions, accountId, lifecycleIntervalMs: 86_400_000, budget: options.budget ?? standardBudget }
-    const service = await openService({ config, token, store, trail, auditKey, clock, log, metrics })
+    const offload = openCryptoPool()
+    closers.push(() => offload.close())
+    const config = {
+      regions,
+      accountId,
+      lifecycleIntervalMs: 86_400_000,
+      budget: options.budget ?? standardBudget,
+      requestRates: options.requestRates ?? {},
+      quotas: options.quotas ?? standardResources,
+    }
+    const service = await openService({ config, token, store, trail, offload, auditKey, clock, log, metrics })
     closers.push(() => service.close())
     let credentials: Credentials | undefined
     await bootstrapAccount(service, async (made) => void (credentials = made))

@@ -60,6 +60,13 @@ function touchAlias(call: Call, arn: string): void {
   call.touched.push({ arn, accountId: call.principal.accountId, type: 'AWS::KMS::Alias' })
 }
 
+function refuseOverQuota({ service }: Call, targetArn: string): void {
+  const { aliasesPerKey } = service.config.quotas
+  if (service.store.view.aliasesOf(targetArn).length >= aliasesPerKey) {
+    throw kmsError('LimitExceededException', `${targetArn} has ${aliasesPerKey} aliases, which is the quota of a KMS key.`)
+  }
+}
+
 export const CreateAlias = operation({
   input: { AliasName: aliasName, TargetKeyId: keyId },
   output: [],
@@ -69,6 +76,7 @@ export const CreateAlias = operation({
   async run(call, input, { target }) {
     const arn = arnOf(call, input.AliasName)
     touchAlias(call, arn)
+    refuseOverQuota(call, target.arn)
     const now = call.nowMs
     try {
       await call.service.store.insertAlias({
@@ -105,6 +113,7 @@ export const UpdateAlias = operation({
         `Alias ${input.AliasName} cannot be changed from a CMK with key usage ${present.usage} to a CMK with key usage ${target.usage}. The key usage of the current CMK and the new CMK must be the same.`,
       )
     }
+    if (present.arn !== target.arn) refuseOverQuota(call, target.arn)
     await orMissing(arn, () => call.service.store.updateAlias(arn, target.arn, call.nowMs))
     return {}
   },

@@ -34,13 +34,11 @@ const defaultPolicy = (accountId: string): string => `{
   } ]
 }`
 
-/** AWS's quota on a key policy document, in bytes. */
-const maxPolicyBytes = 32_768
-
 /** Refuses a policy that is malformed, too long, or would lock its author out. */
 export function checkKeyPolicy(call: Call, text: string, key: Pick<KeyRecord, 'arn' | 'accountId'>, bypassLockoutCheck: boolean): void {
-  if (Buffer.byteLength(text) > maxPolicyBytes) {
-    throw kmsError('LimitExceededException', `The key policy is longer than the limit of ${maxPolicyBytes} bytes.`)
+  const { policyBytes } = call.service.config.quotas
+  if (Buffer.byteLength(text) > policyBytes) {
+    throw kmsError('LimitExceededException', `The key policy is longer than the limit of ${policyBytes} bytes.`)
   }
   const compiled = compilePolicy(text, 'key')
   checkPrincipalsExist(call, compiled)
@@ -109,9 +107,13 @@ export const CreateKey = operation({
     origins[origin].check(call, wanted)
 
     const { accountId } = call.principal
+    const { quotas } = call.service.config
+    if (call.service.store.view.keyCountOf(accountId, call.region) >= quotas.keys) {
+      throw kmsError('LimitExceededException', `The account has ${quotas.keys} KMS keys in ${call.region}, which is its quota.`)
+    }
     const id = newKeyId(wanted)
     const arn = keyArn(call.region, accountId, id)
-    const tags = readTags(input.Tags ?? [], [])
+    const tags = readTags(input.Tags ?? [], [], call.service.config.quotas.tagsPerKey)
     if (tags.length > 0) permitResource(call, 'kms:TagResource', arn)
     const policy = input.Policy ?? defaultPolicy(accountId)
     checkKeyPolicy(call, policy, { arn, accountId }, input.BypassPolicyLockoutSafetyCheck ?? false)
@@ -124,10 +126,12 @@ export const CreateKey = operation({
       spec,
       usage,
       origin,
+      customKeyStoreId: input.CustomKeyStoreId ?? null,
+      xksKeyId: input.XksKeyId ?? null,
       description: input.Description ?? '',
       multiRegion: wanted.multiRegion,
       primaryRegion: wanted.multiRegion ? call.region : null,
-      token: 'default',
+      token: call.service.tokenName(call.region),
       createdAt: call.nowMs,
       deletionAt: null,
       deletionWindowDays: null,

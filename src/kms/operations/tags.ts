@@ -8,18 +8,20 @@ import { page, pageOf } from '../page.ts'
 import { integer, keyId, list, optional, string } from '../shape.ts'
 import { marker, maxTagsGiven, tagList } from './members.ts'
 
-const maxTags = 50
+/** IAM's limit, and the default quota of KMS keys. */
+const standardMaxTags = 50
 
 /** The tags that a resource has after `given` are laid over `present`. @throws KmsError TagException. */
 export function readTags(
   given: readonly { readonly TagKey: string; readonly TagValue: string }[],
   present: readonly Tag[],
+  most = standardMaxTags,
 ): readonly Tag[] {
   if (new Set(given.map((tag) => tag.TagKey)).size < given.length) throw kmsError('TagException', 'Duplicate tag keys')
   refuseReserved(given.map((tag) => tag.TagKey))
   const tags = new Map(present.map((tag) => [tag.key, tag.value]))
   for (const tag of given) tags.set(tag.TagKey, tag.TagValue)
-  if (tags.size > maxTags) throw kmsError('TagException', 'Too many tags')
+  if (tags.size > most) throw kmsError('TagException', 'Too many tags')
   return [...tags].map(([key, value]) => ({ key, value }))
 }
 
@@ -44,7 +46,7 @@ export const TagResource = operation({
   keys: { key: keyFrom('KeyId') },
   readOnly: false,
   async run(call, input, { key }) {
-    await changeKey(call, key, (current) => ({ tags: readTags(input.Tags, current.tags) }))
+    await changeKey(call, key, (current) => ({ tags: readTags(input.Tags, current.tags, call.service.config.quotas.tagsPerKey) }))
     return {}
   },
 })

@@ -1,0 +1,89 @@
+/** Quotas through the door: how fast an account may call, and how much it may have. */
+
+import {
+  CreateAliasCommand,
+  CreateKeyCommand,
+  DescribeKeyCommand,
+  EncryptCommand,
+  KMSClient,
+  PutKeyPolicyCommand,
+  TagResourceCommand,
+} from '@aws-sdk/client-kms'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { ManualClock } from '../../src/base/clock.ts'
+import { standardResources } from '../../src/kms/quotas.ts'
+import { makeAccount, openInProcess, type Credentials, type InProcess } from './holdfast.ts'
+
+const clock = new ManualClock(Date.now())
+let holdfast: InProcess
+let kms: KMSClient
+
+const client = (credentials: Credentials, region = 'us-east-1'): KMSClient =>
+  new KMSClient({ endpoint: holdfast.endpoint, region, credentials, maxAttempts: 1 })
+
+beforeAll(async () => {
+  holdfast = await openInProcess({
+    clock,
+    requestRates: { CreateKey: 2, DescribeKey: 0.25, symmetric: 3 },
+    quotas: { ...standardResources, keys: 3, aliasesPerKey: 1, tagsPerKey: 2, policyBytes: 1024 },
+  })
+  kms = client(holdfast.credentials)
+})
+afterAll(async () => {
+  await holdfast.close()
+})
+
+const throttled = {
+  name: 'ThrottlingException',
+  message: 'You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.',
+}
+
+test('an account may call as often in a second as its quota says, each region and class of operations apart', async () => {
+  const made = await Promise.all([kms.send(new CreateKeyCommand({})), kms.send(new CreateKeyCommand({}))])
+  await expect(kms.send(new CreateKeyCommand({}))).rejects.toMatchObject(throttled)
+  const KeyId = made[0]?.KeyMetadata?.KeyId
+  const encrypt = () => kms.send(new EncryptCommand({ KeyId, Plaintext: Buffer.from('x') }))
+  await Promise.all([encrypt(), encrypt(), encrypt()])
+  await expect(encrypt()).rejects.toMatchObject(throttled)
+  await client(holdfast.credentials, 'eu-west-1').send(new CreateKeyCommand({}))
+  clock.advance(500)
+  await kms.send(new CreateKeyCommand({}))
+  await expect(kms.send(new CreateKeyCommand({}))).rejects.toMatchObject(throttled)
+})
+
+test('a rate below one a second lets one call through and fills again', async () => {
+  clock.advance(10_000)
+  const describe = () => kms.send(new DescribeKeyCommand({ KeyId: 'alias/none' }))
+  // Charged once its key is found: a name that is not there costs nothing.
+  await expect(describe()).rejects.toMatchObject({ name: 'NotFoundException' })
+  const { Keys } = { Keys: holdfast.service.store.view.listKeys('111122223333', 'us-east-1', undefined, 1).items }
+  const known = () => kms.send(new DescribeKeyCommand({ KeyId: Keys[0]?.keyId }))
+  await known()
+  await expect(known()).rejects.toMatchObject(throttled)
+  clock.advance(4000)
+  await known()
+})
+
+test('one account over its quota does not slow another, and metrics name it', async () => {
+  clock.advance(10_000)
+  const other = client(await makeAccount(holdfast, '444455556666'))
+  await Promise.all([other.send(new CreateKeyCommand({})), other.send(new CreateKeyCommand({}))])
+  await expect(other.send(new CreateKeyCommand({}))).rejects.toMatchObject(throttled)
+  expect(holdfast.service.throttle.throttled()).toContainEqual({ accountId: '444455556666', className: 'CreateKey', count: 1 })
+  // This account has three keys, which is all it may have: it is that quota that speaks.
+  await expect(kms.send(new CreateKeyCommand({}))).rejects.toMatchObject({ name: 'LimitExceededException' })
+})
+
+test('a key has as many aliases, tags and bytes of policy as the quotas say', async () => {
+  const [key] = holdfast.service.store.view.listKeys('111122223333', 'us-east-1', undefined, 1).items
+  const KeyId = key?.keyId
+  await kms.send(new CreateAliasCommand({ AliasName: 'alias/one', TargetKeyId: KeyId }))
+  await expect(kms.send(new CreateAliasCommand({ AliasName: 'alias/two', TargetKeyId: KeyId }))).rejects.toMatchObject({
+    name: 'LimitExceededException',
+  })
+  const Tags = ['a', 'b', 'c'].map((TagKey) => ({ TagKey, TagValue: '' }))
+  await expect(kms.send(new TagResourceCommand({ KeyId, Tags }))).rejects.toMatchObject({ name: 'TagException', message: 'Too many tags' })
+  await expect(kms.send(new PutKeyPolicyCommand({ KeyId, Policy: `{"Id":"${'x'.repeat(1024)}"}` }))).rejects.toMatchObject({
+    name: 'LimitExceededException',
+  })
+})

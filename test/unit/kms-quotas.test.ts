@@ -1,0 +1,32 @@
+import * as sdk from '@aws-sdk/client-kms'
+import { expect, test } from 'vitest'
+import { readConfig } from '../../src/config.ts'
+import { standardRates } from '../../src/kms/quotas.ts'
+import { keySpecs } from '../../src/kms/specs.ts'
+
+test('every operation of AWS KMS has a request quota, and no other name has one', () => {
+  const names = Object.keys(sdk).flatMap((name) =>
+    name.endsWith('Command') && name !== '$Command' ? [name.slice(0, -'Command'.length)] : [],
+  )
+  const shared = /^(?:Decapsulate|Decrypt|DeriveSharedSecret|Encapsulate|Encrypt|Generate.*|ReEncrypt|Sign|Verify|VerifyMac)$/
+  // AWS publishes none for the newest.
+  const unlimited = new Set(['GetKeyLastUsage'])
+  for (const name of names) {
+    if (!shared.test(name) && !unlimited.has(name)) expect(standardRates, name).toHaveProperty(name)
+  }
+  for (const name of Object.keys(standardRates)) {
+    const [first = '', spec] = name.split(' ')
+    if (spec === undefined) expect([...names, 'symmetric', 'rsa', 'ecc', 'customKeyStore']).toContain(first)
+    else expect([first, (keySpecs as readonly string[]).includes(spec)]).toEqual(['GenerateDataKeyPair', true])
+  }
+})
+
+test('request quotas are given by class, or switched off; a class that is not there is refused', () => {
+  const read = (value: string) => readConfig({ HOLDFAST_REQUEST_RATES: value }).config.quotas.requestRates
+  expect(read('CreateKey=50, symmetric=20000')).toEqual({ CreateKey: 50, symmetric: 20_000 })
+  expect(read('GenerateDataKeyPair RSA_4096=2')).toEqual({ 'GenerateDataKeyPair RSA_4096': 2 })
+  expect(read('off')).toBe('off')
+  for (const wrong of ['CreateKeys=5', 'CreateKey=0', 'CreateKey=fast', 'CreateKey', '5']) {
+    expect(() => read(wrong)).toThrow(/HOLDFAST_REQUEST_RATES must be off, or requests a second by class/)
+  }
+})
