@@ -57,15 +57,25 @@ export function keyFrom<M extends string>(
 
 /** Changes a key under its newest record: the state is checked again there, since another call may have come between. */
 export async function changeKey(call: Call, key: KeyRecord, change: (current: KeyRecord) => KeyChange): Promise<KeyRecord> {
-  const { name } = call.operation
-  const states: readonly string[] = allowedStates[name as KeyOperationName]
-  try {
-    return await call.service.store.updateKey(key.arn, (current) => {
-      if (!states.includes(current.state)) throw refusal(current.arn, current.state, name)
+  return unlessGone(call, key, () =>
+    call.service.store.updateKey(key.arn, (current) => {
+      admit(call, current)
       return change(current)
-    })
+    }),
+  )
+}
+
+/** @throws KmsError when the key is not in a state for this call. */
+export function admit({ operation: { name } }: Call, { arn, state }: KeyRecord): void {
+  const states: readonly string[] = allowedStates[name as KeyOperationName]
+  if (!states.includes(state)) throw refusal(arn, state, name)
+}
+
+/** A write that lost because the key's destruction was finished meanwhile found no key. */
+export async function unlessGone<T>(call: Call, key: KeyRecord, write: () => Promise<T>): Promise<T> {
+  try {
+    return await write()
   } catch (error) {
-    // Its destruction was finished meanwhile.
     if (error instanceof StoreConflict && !call.service.store.view.key(key.arn)) throw keyMissing(key.arn)
     throw error
   }

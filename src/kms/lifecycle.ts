@@ -1,6 +1,6 @@
 /**
  * What happens by itself: keys whose waiting period has ended are destroyed, keys whose rotation is due get new material, what a dead process
- * left half done is finished or undone, keys whose objects are back become usable. One instance at a time does it, under a lease; each step
+ * left half done is finished or undone, imported material expires, keys whose objects are back become usable. One instance at a time does it, under a lease; each step
  * may be stopped anywhere.
  *
  * Which instances are dead is a guess (a process may only have been asleep), so nothing rests on it: what is taken from one is
@@ -9,6 +9,7 @@
 
 import type { Token } from '../hsm/token.ts'
 import type { BackingKeyRecord, KeyRecord } from '../store/store.ts'
+import { expireMaterial, isLeftImport, removeLeftImport } from './import.ts'
 import { abandonMaterial, destroyKey, isShown, isWhole, shownObjects, type ShownObjects } from './material.ts'
 import { serviceEvent } from './record.ts'
 import { recordRotations, rotateDue } from './rotation.ts'
@@ -41,7 +42,7 @@ export function startLifecycle(service: Service): Lifecycle {
     // On one host a death is known at once, long before the lease ends.
     for (const id of dead.known) await store.releaseLease(leaseName, id)
     if (!(await holdLease())) return
-    for (const step of [recoverDead(dead.isDead), destroyDue, reviveUnavailable(), rotateDue, recordRotations]) {
+    for (const step of [recoverDead(dead.isDead), destroyDue, expireMaterial, reviveUnavailable(), rotateDue, recordRotations]) {
       for (const { arn } of store.view.allKeys()) {
         const due = (): { key: KeyRecord; work: () => Promise<void> } | undefined => {
           const key = store.view.key(arn)
@@ -52,8 +53,14 @@ export function startLifecycle(service: Service): Lifecycle {
         if (!(await holdLease())) return
         // Asked again: what another holder has done since is in the view now.
         const now = due()
-        if (now) await attempt(service, now.key, now.work)
+        if (now) await attempt(service, now.key.arn, now.work)
       }
+    }
+    for (const object of await store.importObjects()) {
+      if (!isLeftImport(service, object, dead.isDead)) continue
+      if (!(await holdLease())) return
+      // Asked again as above.
+      if (isLeftImport(service, object, dead.isDead)) await attempt(service, object.keyArn, () => removeLeftImport(service, object))
     }
     for (const id of dead.known) await store.removeInstance(id)
   }
@@ -181,10 +188,10 @@ function reviveUnavailable(): Step {
 }
 
 /** Every key is its own attempt: one that fails does not hold up the rest. */
-async function attempt(service: Service, key: KeyRecord, work: () => Promise<void>): Promise<void> {
+async function attempt(service: Service, arn: string, work: () => Promise<void>): Promise<void> {
   try {
     await work()
   } catch (error) {
-    service.log.error({ key: key.arn, err: error }, 'a lifecycle step failed; it is tried again')
+    service.log.error({ key: arn, err: error }, 'a lifecycle step failed; it is tried again')
   }
 }

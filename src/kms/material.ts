@@ -68,7 +68,7 @@ export async function decrypt(
 
 /** The material that a key works with now. Of keys that never rotate it is the only one. */
 export function currentMaterial({ store }: Service, key: KeyRecord): BackingKeyRecord {
-  const backing = key.materialId === null ? undefined : store.view.backingKey(key.materialId)
+  const backing = key.materialId === null ? undefined : store.view.backingKey(key.arn, key.materialId)
   if (backing?.state !== 'ready') throw kmsError('KMSInvalidStateException', `${key.arn} is unavailable.`)
   return backing
 }
@@ -240,6 +240,8 @@ async function objectsOf(service: Service, key: KeyRecord, { ckaId, label }: Bac
 export async function destroyKey(service: Service, key: KeyRecord, record: (destroyed: number) => Promise<void>): Promise<number> {
   let destroyed = 0
   for (const backing of service.store.view.backingKeys(key.arn)) {
+    // Imported material that was deleted has no object left.
+    if (backing.state === 'absent') continue
     destroyed += await service.tokenOf(key).destroyKey(backing.ckaId, backing.label)
     const left = await objectsOf(service, key, backing)
     if (left.length > 0) throw new Error(`${left.length} objects of ${key.arn} are still in the token after their destruction`)

@@ -1,6 +1,7 @@
 /** KeyMetadata as DescribeKey and CreateKey answer it. */
 
 import type { KeyRecord } from '../store/store.ts'
+import { expirationOf } from './import.ts'
 import type { Service } from './service.ts'
 import { algorithmsOf, isSymmetric, type KeyUsage } from './specs.ts'
 
@@ -16,7 +17,7 @@ export const algorithmMembers: Readonly<Record<KeyUsage, string>> = {
   ENCAPSULATE_DECAPSULATE: 'EncapsulationAlgorithms',
 }
 
-export function keyMetadata(_service: Service, key: KeyRecord): Readonly<Record<string, unknown>> {
+export function keyMetadata(service: Service, key: KeyRecord): Readonly<Record<string, unknown>> {
   return {
     AWSAccountId: key.accountId,
     KeyId: key.keyId,
@@ -29,6 +30,7 @@ export function keyMetadata(_service: Service, key: KeyRecord): Readonly<Record<
     KeyState: key.state === 'Destroying' ? 'PendingDeletion' : key.state,
     ...(key.deletionAt !== null && { DeletionDate: seconds(key.deletionAt) }),
     Origin: key.origin,
+    ...importedMetadata(service, key),
     KeyManager: 'CUSTOMER',
     CustomerMasterKeySpec: key.spec,
     KeySpec: key.spec,
@@ -36,4 +38,14 @@ export function keyMetadata(_service: Service, key: KeyRecord): Readonly<Record<
     MultiRegion: key.multiRegion,
     ...(key.materialId !== null && isSymmetric(key) && { CurrentKeyMaterialId: key.materialId }),
   }
+}
+
+/** Of keys with imported material, while they have it. */
+function importedMetadata(service: Service, key: KeyRecord): Readonly<Record<string, unknown>> {
+  const expiration = expirationOf(service, key)
+  if (!expiration) return {}
+  const { validTo } = expiration
+  return validTo === null
+    ? { ExpirationModel: 'KEY_MATERIAL_DOES_NOT_EXPIRE' }
+    : { ExpirationModel: 'KEY_MATERIAL_EXPIRES', ValidTo: seconds(validTo) }
 }

@@ -3,13 +3,15 @@
 import { TokenError, wrapSchemes, type WrapScheme } from '../hsm/token.ts'
 import type { Service } from './service.ts'
 
+type Rooms = Pick<Service, 'token' | 'serviceKey'>
+
 /** Authenticated with what is sealed: a secret never opens as a session. */
-export type SealPurpose = 'session' | 'import' | `access-key/${string}`
+export type SealPurpose = 'session' | 'import' | 'grant-token-key' | `access-key/${string}`
 
 const purposeBytes = (purpose: SealPurpose): Buffer => Buffer.from(`holdfast/${purpose}`)
 
 /** One byte that says the wrap scheme, then what the token made. Wipes `plaintext`. */
-export async function seal({ token, serviceKey }: Service, plaintext: Buffer, purpose: SealPurpose): Promise<Buffer> {
+export async function seal({ token, serviceKey }: Rooms, plaintext: Buffer, purpose: SealPurpose): Promise<Buffer> {
   try {
     const { scheme, body } = await token.wrap(serviceKey.ckaId, purposeBytes(purpose), plaintext)
     return Buffer.concat([Buffer.from([wrapSchemes[scheme]]), body])
@@ -19,7 +21,7 @@ export async function seal({ token, serviceKey }: Service, plaintext: Buffer, pu
 }
 
 /** The reverse; undefined for what was not sealed here for this purpose. The caller wipes the answer. */
-export async function unseal({ token, serviceKey }: Service, sealed: Uint8Array, purpose: SealPurpose): Promise<Buffer | undefined> {
+export async function unseal({ token, serviceKey }: Rooms, sealed: Uint8Array, purpose: SealPurpose): Promise<Buffer | undefined> {
   const scheme = (Object.keys(wrapSchemes) as WrapScheme[]).find((name) => wrapSchemes[name] === sealed[0])
   if (!scheme || sealed.length < 2) return undefined
   try {

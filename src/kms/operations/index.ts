@@ -5,6 +5,7 @@ import { operation, type Operation, type Unnamed } from '../operation.ts'
 import * as administration from './administration.ts'
 import * as aliases from './aliases.ts'
 import * as encryption from './encryption.ts'
+import * as imports from './import.ts'
 import * as keyPolicies from './key-policies.ts'
 import * as keys from './keys.ts'
 import * as random from './random.ts'
@@ -33,7 +34,6 @@ export const unsupportedOperations = [
   'CreateGrant',
   'Decapsulate',
   'DeleteCustomKeyStore',
-  'DeleteImportedKeyMaterial',
   'DeriveSharedSecret',
   'DescribeCustomKeyStores',
   'DisconnectCustomKeyStore',
@@ -42,9 +42,7 @@ export const unsupportedOperations = [
   'GenerateDataKeyPairWithoutPlaintext',
   'GenerateMac',
   'GetKeyLastUsage',
-  'GetParametersForImport',
   'GetPublicKey',
-  'ImportKeyMaterial',
   'ListGrants',
   'ListRetirableGrants',
   'ReplicateKey',
@@ -88,6 +86,7 @@ export const apis: readonly Api[] = [
       ...tags,
       ...keyPolicies,
       ...encryption,
+      ...imports,
       ...random,
       ...rotation,
       ...Object.fromEntries(unsupportedOperations.map((name) => [name, unsupported])),

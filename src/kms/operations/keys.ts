@@ -6,6 +6,7 @@ import type { KeyRecord } from '../../store/store.ts'
 import { permitResource, requestContext } from '../access.ts'
 import { keyArn } from '../arn.ts'
 import { kmsError } from '../errors.ts'
+import { restingState } from '../import.ts'
 import { changeKey, keyFrom } from '../keys.ts'
 import { keyMetadata, seconds } from '../metadata.ts'
 import { checkMultiRegion, newKeyId } from '../multi-region.ts'
@@ -235,7 +236,7 @@ export const CancelKeyDeletion = operation({
   readOnly: false,
   responseElements: ({ KeyId }) => ({ keyId: KeyId }),
   async run(call, _input, { key }) {
-    const { arn } = await changeKey(call, key, () => ({ state: 'Disabled', deletionAt: null }))
+    const { arn } = await changeKey(call, key, (current) => ({ state: restingState(call.service, current), deletionAt: null }))
     return { KeyId: arn }
   },
 })

@@ -1,15 +1,21 @@
-/** Origin EXTERNAL: the caller imports the material (BYOK). */
+/** Origin EXTERNAL: the caller imports the material (BYOK); until then the key waits for it. */
 
-import { kmsError, type KmsError } from '../errors.ts'
+import { kmsError } from '../errors.ts'
+import { checkKind } from '../specs.ts'
 import type { Origin } from './origin.ts'
 
-const unsupported = (): KmsError => kmsError('UnsupportedOperationException', 'Origin EXTERNAL is not supported.')
-
 export const external: Origin = {
-  check() {
-    throw unsupported()
+  check(call, wanted) {
+    if (wanted.customKeyStoreId !== undefined) {
+      throw kmsError('UnsupportedOperationException', 'Keys with Origin EXTERNAL cannot be in a custom key store.')
+    }
+    if (wanted.xksKeyId !== undefined) {
+      throw kmsError('ValidationException', 'XksKeyId is valid only with Origin EXTERNAL_KEY_STORE and a CustomKeyStoreId.')
+    }
+    checkKind(call.service.tokenOf({ token: call.service.tokenName(call.region) }), wanted)
   },
-  create() {
-    throw unsupported()
+  async create({ service: { store } }, key) {
+    await store.insertKey({ ...key, state: 'PendingImport', creator: null }, undefined)
+    return store.view.key(key.arn) ?? { ...key, state: 'PendingImport', creator: null }
   },
 }
