@@ -4,7 +4,7 @@
  *
  * Messages are hashed here: they are no secret, and few products hash more than one message in the way they sign it.
  */
-import { createHash, createPublicKey, type KeyObject } from 'node:crypto'
+import { createHash, createPublicKey } from 'node:crypto'
 import { keyRows, macRows, oaepHashes, signingRows } from './algorithms.ts'
 import { CKD_NULL, CKK, CKM, CKO, nameOf, parameterKind } from './constants.ts'
 import { encodeEcdsaSignature, encodeEcPublicKey, encodeEdwardsPublicKey, encodeRsaPublicKey } from './der.ts'
@@ -19,6 +19,9 @@ import { Rejected, Untrustworthy } from './wrap.ts'
 export type OaepWay = 'device' | 'raw'
 
 const empty = Buffer.alloc(0)
+
+/** The first byte of a point in its long form (SEC 1 section 2.3.3). */
+const uncompressed = 4
 
 /** What never changes about an object, asked of the device once for each handle. */
 interface Facts {
@@ -151,23 +154,22 @@ export function deriveSecret(session: DeviceSession, key: Handle, publicKey: Buf
 }
 
 /**
- * The point in another party's SubjectPublicKeyInfo. A point that is not on the curve would make the device tell about its key, so nothing but
- * the one DER encoding of an uncompressed point of this very curve goes on; OpenSSL checks that it satisfies the equation.
+ * The point in another party's SubjectPublicKeyInfo. A point that is not on the curve would make the device tell about its key. So nothing but the one
+ * DER encoding of an uncompressed point of this very curve goes on, and OpenSSL checks that it satisfies the equation. It is shown nothing
+ * else: node:crypto aborts the process when it is asked for the coordinates of the point at infinity.
  */
 function readPeerPoint(spki: Buffer, parameters: Buffer, curve: { readonly name: string; readonly bytes: number }): Buffer {
-  let peer: KeyObject
+  const pointBytes = 1 + 2 * curve.bytes
+  const form = encodeEcPublicKey(parameters, Buffer.concat([Buffer.of(uncompressed), Buffer.alloc(2 * curve.bytes)]))
+  const head = form.subarray(0, form.length - pointBytes + 1)
+  if (spki.length !== form.length || !spki.subarray(0, head.length).equals(head))
+    throw new Rejected(`not a public key of the curve ${curve.name} in DER`)
   try {
-    peer = createPublicKey({ key: spki, format: 'der', type: 'spki' })
+    createPublicKey({ key: spki, format: 'der', type: 'spki' })
   } catch (error) {
-    throw new Rejected('not a public key', { cause: error })
+    throw new Rejected('not a point of the curve', { cause: error })
   }
-  if (peer.asymmetricKeyType !== 'ec' || peer.asymmetricKeyDetails?.namedCurve !== curve.name)
-    throw new Rejected('a public key of another curve')
-  const { x = '', y = '' } = peer.export({ format: 'jwk' })
-  const point = Buffer.concat([Buffer.of(4), Buffer.from(x, 'base64url'), Buffer.from(y, 'base64url')])
-  if (point.length !== 1 + 2 * curve.bytes || !encodeEcPublicKey(parameters, point).equals(spki))
-    throw new Rejected('not a public key in its plain DER form')
-  return point
+  return Buffer.from(spki.subarray(form.length - pointBytes))
 }
 
 /** SubjectPublicKeyInfo, DER. @returns undefined when the object that tells it is not there */
