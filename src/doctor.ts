@@ -8,13 +8,14 @@ import { existsSync } from 'node:fs'
 import { silentLog } from './base/log.ts'
 import { systemClock } from './base/clock.ts'
 import type { Examination } from './cli/wiring.ts'
-import { openToken, type TokenConfig } from './hsm/client.ts'
+import { openToken } from './hsm/client.ts'
 import { diagnose, DoctorError, inspectModule, renderDoctor, type DoctorReport } from './hsm/doctor.ts'
 import { readProfile } from './hsm/profile.ts'
 import { canaryLabel, TokenError, type Token, type TokenObject, type WrapScheme } from './hsm/token.ts'
 import { findSystemKey, systemKeyNames } from './kms/system-keys.ts'
 import { openStore } from './store/open.ts'
 import { StoreFailure, type Store } from './store/store.ts'
+import { homeToken, type TokenPlan } from './tokens.ts'
 
 /** The database against the token: what one has and the other does not show. */
 interface Inventory {
@@ -43,48 +44,94 @@ interface ObjectName {
 /** The labels that objects of ours get; other objects on the token are none of our business. */
 const keyLabel = /^kms\//
 const systemLabel = /^holdfast\//
+/** What the security officers made for replication. */
+const transportLabel = /^holdfast\/transport\b/
 
-export async function examine(request: {
-  readonly tokenConfig: Omit<TokenConfig, 'provision'>
-  readonly database: string
-}): Promise<Examination> {
-  const { tokenConfig, database } = request
+/** What was found of one token. */
+interface TokenExamination {
+  readonly name: string
+  readonly device: DoctorReport | undefined
+  readonly inventory: Inventory | undefined
+  readonly problems: readonly string[]
+}
+
+export async function examine(request: { readonly tokens: readonly TokenPlan[]; readonly database: string }): Promise<Examination> {
+  const { tokens, database } = request
+  const all = await Promise.all(tokens.map((plan) => examineToken(plan, database)))
+  const missing = await tokensNotConfigured(tokens, database)
   let text = ''
+  for (const { name, device, inventory, problems } of all) {
+    if (all.length > 1) text += `${text === '' ? '' : '\n'}== token ${name} ==\n`
+    if (device) text += renderDoctor(device)
+    if (inventory) text += `\n${renderInventory(inventory)}`
+    for (const problem of problems) text += `\nPROBLEM: ${problem}\n`
+  }
+  for (const problem of missing) text += `\nPROBLEM: ${problem}\n`
+  const [home, ...others] = all
+  return {
+    text,
+    report: { device: home?.device, inventory: home?.inventory, problems: [...(home?.problems ?? []), ...missing], tokens: others },
+    healthy:
+      missing.length === 0 &&
+      all.every(({ problems, device, inventory }) => problems.length === 0 && device?.healthy === true && isSound(inventory)),
+  }
+}
+
+async function examineToken({ name, config }: TokenPlan, database: string): Promise<TokenExamination> {
   let device: DoctorReport | undefined
   let inventory: Inventory | undefined
   const problems: string[] = []
   try {
-    const library = await inspectModule({ library: tokenConfig.library, ...(tokenConfig.env && { env: tokenConfig.env }) })
+    const library = await inspectModule({ library: config.library, ...(config.env && { env: config.env }) })
     device = diagnose(library)
-    const token = await openToken({ ...tokenConfig, provision: false }, { log: silentLog })
+    const token = await openToken({ ...config, provision: false }, { log: silentLog })
     try {
       const info = token.info()
-      device = diagnose(library, { info, capabilities: token.capabilities(), profile: readProfile(tokenConfig.profile ?? info.profile) })
-      if (existsSync(database)) inventory = await takeInventory(token, database)
+      device = diagnose(library, { info, capabilities: token.capabilities(), profile: readProfile(config.profile ?? info.profile) })
+      if (existsSync(database)) inventory = await takeInventory(token, name, database)
     } finally {
       await token.close()
     }
   } catch (error) {
-    if (!(error instanceof TokenError || error instanceof DoctorError || error instanceof StoreFailure)) throw error
-    problems.push(error.message)
+    problems.push(problemOf(error))
   }
-  if (device) text += renderDoctor(device)
-  if (inventory) text += `\n${renderInventory(inventory)}`
-  for (const problem of problems) text += `\nPROBLEM: ${problem}\n`
-  return {
-    text,
-    report: { device, inventory, problems },
-    healthy: problems.length === 0 && device?.healthy === true && isSound(inventory),
+  return { name, device, inventory, problems }
+}
+
+function problemOf(error: unknown): string {
+  if (error instanceof TokenError || error instanceof DoctorError || error instanceof StoreFailure) return error.message
+  throw error
+}
+
+/** Keys are kept with the name of their token: one that the configuration no longer has is where nobody looks. */
+async function tokensNotConfigured(tokens: readonly TokenPlan[], database: string): Promise<readonly string[]> {
+  if (!existsSync(database)) return []
+  try {
+    const store = await openStore({ file: database, clock: systemClock, readOnly: true })
+    try {
+      const counts = new Map<string, number>()
+      for (const { token } of store.view.allKeys()) counts.set(token, (counts.get(token) ?? 0) + 1)
+      for (const { name } of tokens) counts.delete(name)
+      return [...counts].map(
+        ([name, count]) => `${count} of the keys are in the token ${name}, which is not configured: name it in HOLDFAST_TOKENS.`,
+      )
+    } finally {
+      await store.close()
+    }
+  } catch (error) {
+    // Told with each token already.
+    problemOf(error)
+    return []
   }
 }
 
 const isSound = (inventory: Inventory | undefined): boolean =>
   !inventory || inventory.keysWithoutObjects.length + inventory.keysWithHalfTheirObjects.length === 0
 
-async function takeInventory(token: Token, database: string): Promise<Inventory> {
+async function takeInventory(token: Token, name: string, database: string): Promise<Inventory> {
   const store = await openStore({ file: database, clock: systemClock, readOnly: true })
   try {
-    return compare(store, await token.allObjects(), token.capabilities().wrapSchemes)
+    return compare(store, await token.allObjects(), token.capabilities().wrapSchemes, name)
   } finally {
     await store.close()
   }
@@ -93,8 +140,14 @@ async function takeInventory(token: Token, database: string): Promise<Inventory>
 /**
  * Only private and secret key objects count: they hold the key. A key's objects are those of its CKA_ID and its label.
  * @param wrapSchemes those that work on this token
+ * @param tokenName which of the configured tokens it is: only its keys are looked for, and only home has the service's own
  */
-export function compare(store: Pick<Store, 'view'>, objects: readonly TokenObject[], wrapSchemes: readonly WrapScheme[]): Inventory {
+export function compare(
+  store: Pick<Store, 'view'>,
+  objects: readonly TokenObject[],
+  wrapSchemes: readonly WrapScheme[],
+  tokenName = homeToken,
+): Inventory {
   const nameOf = ({ ckaId, label }: { readonly ckaId: string; readonly label: string }): string => `${ckaId} ${label}`
   const shown = new Map<string, TokenObject[]>()
   for (const object of objects) shown.set(nameOf(object), [...(shown.get(nameOf(object)) ?? []), object])
@@ -107,21 +160,22 @@ export function compare(store: Pick<Store, 'view'>, objects: readonly TokenObjec
     else if (isHalf(own, wrapSchemes)) keysWithHalfTheirObjects.push({ key, ckaId, label })
   }
   let keys = 0
-  for (const { arn } of store.view.allKeys()) {
+  for (const { arn, token } of store.view.allKeys()) {
+    if (token !== tokenName) continue
     keys++
     for (const backing of store.view.backingKeys(arn)) {
       known.add(nameOf(backing))
       if (backing.state === 'ready') look(arn, backing)
     }
   }
-  for (const name of systemKeyNames) {
+  for (const name of tokenName === homeToken ? systemKeyNames : []) {
     const key = findSystemKey(store, name)
     if (!key) continue
     known.add(nameOf(key))
     look(`the service’s own key ${name}`, key)
   }
   const unknown = objects
-    .filter((object) => !known.has(nameOf(object)) && object.label !== canaryLabel)
+    .filter((object) => !known.has(nameOf(object)) && object.label !== canaryLabel && !transportLabel.test(object.label))
     .map(({ ckaId, label, objectClass }): ObjectName => ({ ckaId, label, objectClass }))
   return {
     keys,

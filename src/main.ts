@@ -78,8 +78,8 @@ const wiring: Wiring = {
   async doctor() {
     const { config } = readConfig()
     const places = placesIn(config.dataDir)
-    const [{ tokenConfig }, { examine }] = await Promise.all([import('./serve.ts'), import('./doctor.ts')])
-    return examine({ tokenConfig: await tokenConfig(config, false), database: places.database })
+    const [{ planTokens }, { examine }] = await Promise.all([import('./tokens.ts'), import('./doctor.ts')])
+    return examine({ tokens: (await planTokens(config, false)).tokens, database: places.database })
   },
   bench: async (options) => (await import('./measure.ts')).measure(readConfig().config, options),
   clientSettings,

@@ -75,6 +75,8 @@ export interface TokenConfig {
   readonly queueLimit?: number
   /** Default 10,000. Key generation and listings have 60,000. */
   readonly deadlineMs?: number
+  /** It may be out of reach when it is opened: `openToken` then answers a token that goes on trying, whatever the reason. */
+  readonly mayBeDown?: boolean
   /** How long `openToken` tries. Default 30,000. */
   readonly startTimeoutMs?: number
   /** The canary key may be made if the token has none. */
@@ -221,8 +223,11 @@ export async function openToken(config: TokenConfig, deps: { readonly log: Token
   try {
     await client.start()
   } catch (error) {
-    await client.close()
-    throw error
+    if (!config.mayBeDown) {
+      await client.close()
+      throw error
+    }
+    deps.log.error({ token: config.tokenLabel, err: error }, 'a token is out of reach: the keys in it are unavailable until it is back')
   }
   return client
 }
@@ -901,7 +906,10 @@ class TokenClient implements Token {
     if (!wasCurrent && !wasSuccessor) return
     this.#log.warn({ pid: agent.child.pid, reason }, 'the token is not reachable')
     if (wasSuccessor) {
-      const hopeless = agent.failure?.cause === 'config' && this.#info === undefined
+      // What is not there yet may come; whoever waits for it hears of the first failure.
+      const awaited = this.#config.mayBeDown === true && this.#info === undefined
+      if (awaited) this.#settleWaiting(new TokenError('unavailable', reason, agent.failure?.code))
+      const hopeless = agent.failure?.cause === 'config' && this.#info === undefined && !awaited
       // A successor that failed leaves the current agent in its place.
       if (hopeless || this.#agent !== undefined) this.#settleWaiting(new TokenError('unavailable', reason, agent.failure?.code))
       if (hopeless || this.#agent !== undefined) return

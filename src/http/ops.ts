@@ -17,6 +17,8 @@ export interface OpsOptions {
   readonly metrics: Metrics
   /** One function per thing that must work; it rejects when it does not. */
   readonly checks: Readonly<Record<string, () => Promise<void>>>
+  /** What is told with them and does not decide whether the service is ready. */
+  readonly parts?: () => Readonly<Record<string, () => Promise<void>>>
   /** True once the service is going down: it still answers, but wants no new callers. */
   readonly draining: () => boolean
   /** A check that takes longer has failed. */
@@ -45,12 +47,12 @@ export function openOps(options: OpsOptions): Express {
 }
 
 /** Runs all checks at once; askers within a second share one run. */
-function cachedReadiness({ checks, checkTimeoutMs = 5000 }: OpsOptions): () => Promise<Readiness> {
+function cachedReadiness({ checks, parts, checkTimeoutMs = 5000 }: OpsOptions): () => Promise<Readiness> {
   let at = Number.NEGATIVE_INFINITY
   let last: Promise<Readiness> | undefined
   const run = async (): Promise<Readiness> => {
     const outcomes = await Promise.all(
-      Object.entries(checks).map(async ([name, check]) => {
+      Object.entries({ ...parts?.(), ...checks }).map(async ([name, check]) => {
         try {
           await withTimeout(check(), checkTimeoutMs)
           return [name, { ok: true, detail: 'ok' }] as const
@@ -59,7 +61,7 @@ function cachedReadiness({ checks, checkTimeoutMs = 5000 }: OpsOptions): () => P
         }
       }),
     )
-    return { ready: outcomes.every(([, { ok }]) => ok), checks: Object.fromEntries(outcomes) }
+    return { ready: outcomes.every(([name, { ok }]) => ok || !Object.hasOwn(checks, name)), checks: Object.fromEntries(outcomes) }
   }
   return () => {
     if (!last || performance.now() - at > freshForMs) {

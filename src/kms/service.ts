@@ -9,9 +9,11 @@ import type { Metrics } from '../base/metrics.ts'
 import { TokenError, type Token } from '../hsm/token.ts'
 import type { InstanceRecord, KeyRecord, Store } from '../store/store.ts'
 import { openBudget, type Budget, type BudgetLimits } from './budget.ts'
+import { openGrantTokens, type GrantTokens } from './grant-tokens.ts'
 import { openIdentities, type Identities } from './identity.ts'
 import { openThrottle, type RequestRates, type ResourceQuotas, type Throttle } from './quotas.ts'
 import { startLifecycle } from './lifecycle.ts'
+import { openUsage, type Usage, type UsageSettings } from './usage.ts'
 import type { DataKeyPairSpec } from './specs.ts'
 import { ensureSystemKey, type SystemKey } from './system-keys.ts'
 
@@ -25,6 +27,7 @@ export interface ServiceConfig {
   /** Requests a second by class; what is not named is not limited. */
   readonly requestRates: RequestRates
   readonly quotas: ResourceQuotas
+  readonly usage: UsageSettings
 }
 
 /** Software's slow work, done by threads that are not ours. Both throw Busy when too much waits for them. */
@@ -52,8 +55,11 @@ export interface Service {
   /** CKA_IDs that this process is making right now; what is unfinished and not in here is a leftover. */
   readonly making: Set<string>
   readonly budget: Budget
+  readonly usage: Usage
   readonly throttle: Throttle
   readonly identities: Identities
+  /** Makes and reads the tokens that name grants. */
+  readonly grantTokens: GrantTokens
   readonly offload: Offload
   /** Encrypts access key secrets and session tokens. */
   readonly serviceKey: SystemKey
@@ -93,6 +99,7 @@ export async function openService(foundations: Foundations): Promise<Service> {
   const serviceKey = await ensureSystemKey(foundations, 'service', 'wrapping')
   await store.heartbeat({ ...instance, heartbeatAt: clock.now() })
 
+  const usage = await openUsage(foundations, foundations.config.usage)
   const service: Service = {
     ...foundations,
     tokenOf({ token: name }) {
@@ -105,12 +112,15 @@ export async function openService(foundations: Foundations): Promise<Service> {
     serviceKey,
     making: new Set(),
     budget: openBudget(() => service, foundations.config.budget, foundations.metrics),
+    usage,
     throttle: openThrottle(foundations.config.requestRates),
     identities: openIdentities(() => service),
+    grantTokens: await openGrantTokens({ ...foundations, serviceKey }),
     runLifecycle: () => lifecycle.run(),
     async close() {
       await lifecycle.stop()
       await service.budget.close()
+      await usage.close()
       await store.removeInstance(instance.id)
     },
   }
@@ -122,7 +132,9 @@ export async function openService(foundations: Foundations): Promise<Service> {
     throw error
   }
   foundations.metrics.total('holdfast_throttled_total', 'Calls turned away because an account was over its request quota.', () =>
-    service.throttle.throttled().map(({ accountId, className, count }) => ({ labels: { account: accountId, class: className }, value: count })),
+    service.throttle
+      .throttled()
+      .map(({ accountId, className, count }) => ({ labels: { account: accountId, class: className }, value: count })),
   )
   foundations.metrics.gauge('holdfast_keys', 'Keys in the store.', () => store.view.keyCount())
   return service

@@ -82,6 +82,10 @@ export function cleanEnvironment(): Record<string, string> {
   return Object.fromEntries(kept) as Record<string, string>
 }
 
+/** Both regions on one token: a second one costs every start some time, and few tests care. */
+export const oneToken = (env: Readonly<Record<string, string>>): Record<string, string> =>
+  env['HOLDFAST_REGIONS'] === undefined ? { HOLDFAST_REGION_TOKENS: 'eu-west-1=default' } : {}
+
 /**
  * Starts `holdfast serve` and waits until it is ready.
  * @param options.env more settings, `HOLDFAST_…`
@@ -168,6 +172,7 @@ async function launch(dir: string, env: Readonly<Record<string, string>>, hear: 
       HOLDFAST_PORT: '0',
       HOLDFAST_OPS_PORT: '0',
       HOLDFAST_DATA_DIR: dir,
+      ...oneToken(env),
       HOLDFAST_REQUEST_RATES: 'off',
       ...env,
     },

@@ -8,7 +8,7 @@ import { connect as tlsConnect } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { rawConnection, rawRequest, selfSigned } from '../unit/http-fixture.ts'
-import { cleanEnvironment } from './holdfast.ts'
+import { cleanEnvironment, oneToken } from './holdfast.ts'
 
 const program = fileURLToPath(new URL('../../scripts/holdfast.mjs', import.meta.url))
 
@@ -29,7 +29,14 @@ afterAll(() => {
 function start(words: readonly string[], dir: string, env: Readonly<Record<string, string>> = {}, detached = false): Program {
   const child = spawn(process.execPath, [program, ...words], {
     cwd: dir,
-    env: { ...cleanEnvironment(), HOLDFAST_DATA_DIR: join(dir, 'data'), HOLDFAST_PORT: '0', HOLDFAST_OPS_PORT: '0', ...env },
+    env: {
+      ...cleanEnvironment(),
+      HOLDFAST_DATA_DIR: join(dir, 'data'),
+      HOLDFAST_PORT: '0',
+      HOLDFAST_OPS_PORT: '0',
+      ...oneToken(env),
+      ...env,
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
     detached,
   })
@@ -120,7 +127,7 @@ describe('one data directory, from its first start on', () => {
     })
     const metrics = await (await fetch(`${String(opsUrl)}/metrics`)).text()
     for (const name of [
-      'holdfast_token_up 1',
+      'holdfast_token_up{token="default"} 1',
       'holdfast_token_queue',
       'holdfast_token_sessions',
       'holdfast_token_respawns_total',

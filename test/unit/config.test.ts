@@ -2,7 +2,7 @@
 
 import { chmodSync, existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { expect, onTestFinished, test } from 'vitest'
+import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
 import { childEnvironment, ConfigError, readClientEnvironment, readConfig, settingsTable, type Environment } from '../../src/config.ts'
 import { scratch } from './http-fixture.ts'
 
@@ -177,4 +177,46 @@ test('a client takes the names that the AWS tools use', () => {
 const readme = new URL('../../README.md', import.meta.url).pathname
 test.skipIf(!existsSync(readme))("the README's table of settings is the one that the code makes", () => {
   expect(readFileSync(readme, 'utf8'), 'put what "npx holdfast config --markdown" prints into README.md').toContain(settingsTable())
+})
+
+describe('tokens', () => {
+  const files = scratch()
+  afterAll(() => files.remove())
+  const library = files.write('module.so', '')
+  const pinFile = files.write('pin', '1234')
+  const frankfurt = { library, tokenLabel: 'frankfurt', pinFile, sessions: 2 }
+
+  test('are named in the file or in the environment, and regions are bound to them', () => {
+    const file = files.write('config.json', JSON.stringify({ tokens: { frankfurt }, regionTokens: { 'eu-west-1': 'frankfurt' } }))
+    const fromFile = read({ HOLDFAST_CONFIG: file }).config
+    const fromEnvironment = read({
+      HOLDFAST_TOKENS: JSON.stringify({ frankfurt }),
+      HOLDFAST_REGION_TOKENS: 'eu-west-1=frankfurt, us-east-1=default',
+    }).config
+    expect(fromFile.tokens).toEqual({ frankfurt })
+    expect(fromFile.regionTokens).toEqual({ 'eu-west-1': 'frankfurt' })
+    expect(fromEnvironment.tokens).toEqual({ frankfurt })
+    expect(fromEnvironment.regionTokens).toEqual({ 'eu-west-1': 'frankfurt', 'us-east-1': 'default' })
+  })
+
+  test.each([
+    ['{', /must be a JSON object/],
+    [JSON.stringify({ default: frankfurt }), /in "default" the name is taken/],
+    [JSON.stringify({ 'a b': frankfurt }), /in "a b" the name must be/],
+    [JSON.stringify({ a: { ...frankfurt, pinFile: undefined } }), /in "a" pinFile is missing/],
+    [JSON.stringify({ a: { ...frankfurt, libary: 'x' } }), /in "a" libary is not a setting\. Did you mean library\?/],
+    [JSON.stringify({ a: { ...frankfurt, sessions: 0 } }), /in "a" sessions must be a whole number from 1 to 256/],
+    [JSON.stringify({ a: { ...frankfurt, library: '/no/where.so' } }), /HOLDFAST_TOKENS names \/no\/where\.so, which is not a file/],
+    [JSON.stringify({ a: 'frankfurt' }), /in "a" there must be an object/],
+  ])('%s is a problem', (tokens, message) => {
+    expect(problemsOf({ HOLDFAST_TOKENS: tokens })).toEqual([expect.stringMatching(message)])
+  })
+
+  test('a region that is not served and a token that is not there are problems, each with the nearest name', () => {
+    expect(problemsOf({ HOLDFAST_REGION_TOKENS: 'eu-west-2=defautl' })).toEqual([
+      'HOLDFAST_REGION_TOKENS names the region eu-west-2, which is not served. Did you mean eu-west-1?',
+      'HOLDFAST_REGION_TOKENS names the token defautl, which is not in tokens. Did you mean default?',
+    ])
+    expect(problemsOf({ HOLDFAST_REGION_TOKENS: 'eu-west-1' })).toEqual([expect.stringMatching(/must be a list of region=token/)])
+  })
 })

@@ -19,6 +19,11 @@ test('ready is 200 only when every check is well; what is not says why', async (
   const well = await fetch(`${await opsAt({ checks: { token: ok, store: ok } })}/readyz`)
   expect(well.status).toBe(200)
   expect(await well.json()).toEqual({ ready: true, checks: { token: { ok: true, detail: 'ok' }, store: { ok: true, detail: 'ok' } } })
+  const part = await fetch(
+    `${await opsAt({ checks: { token: ok }, parts: () => ({ other: () => Promise.reject(new Error('off')) }) })}/readyz`,
+  )
+  expect(part.status).toBe(200)
+  expect(await part.json()).toEqual({ ready: true, checks: { other: { ok: false, detail: 'off' }, token: { ok: true, detail: 'ok' } } })
   const ill = await fetch(`${await opsAt({ checks: { token: () => Promise.reject(new Error('no login')), store: ok } })}/readyz`)
   expect(ill.status).toBe(503)
   expect(await ill.json()).toMatchObject({ ready: false, checks: { token: { ok: false, detail: 'no login' }, store: { ok: true } } })

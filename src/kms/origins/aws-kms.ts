@@ -13,7 +13,7 @@ export const awsKms: Origin = {
     if (wanted.xksKeyId !== undefined) {
       throw kmsError('ValidationException', 'XksKeyId is valid only with Origin EXTERNAL_KEY_STORE and a CustomKeyStoreId.')
     }
-    checkKind(call.service.tokenOf(call), wanted)
+    checkKind(call.service.tokenOf({ token: call.service.tokenName(call.region) }), wanted)
   },
   create: (call, key) => createKey(call.service, key),
 }
