@@ -15,6 +15,7 @@ import { dirname, isAbsolute, join, resolve } from 'node:path'
 import { closest } from './base/closest.ts'
 import { logLevels } from './base/log.ts'
 import { standardRates, standardResources, type RequestRates } from './kms/quotas.ts'
+import { standardUsage } from './kms/usage.ts'
 
 /** What one setting accepts: `read` takes a JSON value or an environment string and throws an Expected. */
 interface Kind<T> {
@@ -72,6 +73,17 @@ function integer(min: number, max: number, unit = ''): Kind<number> {
       return number
     },
   }
+}
+
+/** US dollars. */
+const price: Kind<number> = {
+  accepts: 'a number from 0 to 1000000',
+  read(value) {
+    const number =
+      typeof value === 'number' ? value : typeof value === 'string' && /^\d{1,7}(?:\.\d{1,9})?$/.test(value) ? Number(value) : NaN
+    if (!(number >= 0 && number <= 1_000_000)) throw new Expected(this.accepts)
+    return number
+  },
 }
 
 const flag: Kind<boolean> = {
@@ -390,8 +402,42 @@ export const settings = {
       'LIFECYCLE_INTERVAL_MS',
       integer(1000, 86_400_000, 'milliseconds'),
       60_000,
-      'How often due work is looked for: keys whose waiting period has ended.',
+      'How often due work is looked for: keys whose waiting period has ended, rotations.',
     ),
+  },
+  usage: {
+    flushIntervalMs: setting(
+      'USAGE_FLUSH_INTERVAL_MS',
+      integer(100, 3_600_000, 'milliseconds'),
+      standardUsage.flushIntervalMs,
+      'How often counted calls are written; a process that dies loses what it counted since.',
+    ),
+    retentionDays: setting(
+      'USAGE_RETENTION_DAYS',
+      integer(31, 36_500, 'days'),
+      standardUsage.retentionDays,
+      'How long counts by day are kept.',
+    ),
+    pricePerKeyMonth: setting(
+      'USAGE_PRICE_KEY_MONTH',
+      price,
+      standardUsage.prices.keyMonth,
+      'For the estimate of `holdfast usage`, in US dollars: a key for a month.',
+    ),
+    pricePerRequests: setting('USAGE_PRICE_REQUESTS', price, standardUsage.prices.standard, '10,000 requests.'),
+    pricePerAsymmetricRequests: setting(
+      'USAGE_PRICE_ASYMMETRIC_REQUESTS',
+      price,
+      standardUsage.prices.asymmetric,
+      '10,000 cryptographic requests on asymmetric keys other than RSA_2048.',
+    ),
+    pricePerEccKeyPairs: setting(
+      'USAGE_PRICE_ECC_KEY_PAIRS',
+      price,
+      standardUsage.prices.eccKeyPair,
+      '10,000 data key pairs of elliptic curves.',
+    ),
+    pricePerRsaKeyPairs: setting('USAGE_PRICE_RSA_KEY_PAIRS', price, standardUsage.prices.rsaKeyPair, '10,000 data key pairs of RSA.'),
   },
 } as const satisfies Record<string, Setting<unknown> | Record<string, Setting<unknown>>>
 

@@ -200,6 +200,16 @@ async function openRooms(config: Config, log: Log, opened: Opened): Promise<Hous
         budget: standardBudget,
         requestRates: config.quotas.requestRates === 'off' ? {} : { ...standardRates, ...config.quotas.requestRates },
         quotas: config.quotas,
+        usage: {
+          ...config.usage,
+          prices: {
+            keyMonth: config.usage.pricePerKeyMonth,
+            standard: config.usage.pricePerRequests,
+            asymmetric: config.usage.pricePerAsymmetricRequests,
+            eccKeyPair: config.usage.pricePerEccKeyPairs,
+            rsaKeyPair: config.usage.pricePerRsaKeyPairs,
+          },
+        },
       },
       token,
       tokens: tokens.all,

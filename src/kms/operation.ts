@@ -13,6 +13,7 @@ import { kmsError, type KmsError } from './errors.ts'
 import { buildRecord } from './record.ts'
 import type { Service } from './service.ts'
 import { readInput, type Input, type Shape } from './shape.ts'
+import type { KeyUsage } from './specs.ts'
 import { allowedStates, refusal, type KeyOperationName } from './states.ts'
 import { toKmsError } from './failure.ts'
 
@@ -65,7 +66,7 @@ export interface FoundKey {
 export interface KeyUse<I> {
   /** Throws KmsError when the request names no such key; answers undefined when it names none and need not. */
   readonly find: (call: Call, input: I) => FoundKey | undefined
-  readonly usage?: 'ENCRYPT_DECRYPT' | 'SIGN_VERIFY' | 'GENERATE_VERIFY_MAC' | 'KEY_AGREEMENT'
+  readonly usage?: KeyUsage
   /** Where it is not `kms:` and the operation's name. */
   readonly action?: string
   /** AWS allows the call on a key of another account, if both accounts' policies do. */
@@ -76,6 +77,8 @@ export interface KeyUse<I> {
   readonly verify?: (key: KeyRecord, input: I) => void
   /** The members that carry this key's encryption context and algorithm, where a request has two of each. */
   readonly members?: { readonly context: string; readonly algorithm: string }
+  /** Decides instead of the policies who may; throws KmsError, at once or later. */
+  readonly permit?: (call: Call, found: FoundKey, input: I) => Promise<void>
   /** What to answer instead of AccessDeniedException's usual text; undefined for the usual. */
   readonly denied?: (input: I) => KmsError | undefined
 }
@@ -152,7 +155,13 @@ export function operation<const S extends Shape, K extends string = never, const
           call.touched.push({ arn: found.record.arn, accountId: found.record.accountId, type: 'AWS::KMS::Key' })
         }
         if (api.name === 'kms') call.service.throttle.charge(call, admitted[0]?.[1].record)
-        for (const [use, found] of admitted) permitKey(call, use.action ?? action, found, use)
+        // Before anything is decided, and whether it is needed or not: a token that is not ours is an error by itself.
+        const named = (call.input['GrantTokens'] as readonly string[] | undefined)?.map((token) => call.service.grantTokens.read(token))
+        for (const [use, found] of admitted) {
+          const waiting = use.permit ? use.permit(call, found, input) : permitKey(call, use.action ?? action, found, use, named)
+          // Only where grants have to be read: what policies allow waits for nothing.
+          if (waiting) await waiting
+        }
         for (const [use, { record: key }] of admitted) use.verify?.(key, input)
         for (const [use, { record: key }] of admitted) {
           if (!use.anyState && !states.includes(key.state)) throw refusal(key.arn, key.state, name)
@@ -207,7 +216,9 @@ export async function execute(service: Service, operation: Operation, incoming: 
     error = toKmsError(service, operation, call.facts, cause)
   }
   try {
-    await service.trail.append(buildRecord(call, output, error))
+    const record = buildRecord(call, output, error)
+    await service.trail.append(record)
+    if (!error) service.usage.count(call as Call, record.eventID)
   } catch (cause) {
     service.log.error(
       { requestId: call.facts.requestId, operation: operation.name, err: cause },

@@ -34,6 +34,22 @@ function readMarker(call: Call, marker: unknown): string | undefined {
   return after.toString()
 }
 
+/** What a caller asks for of a listing. */
+export const pageAsked = (call: Call, defaultLimit: number): { readonly after: string | undefined; readonly limit: number } => ({
+  after: readMarker(call, call.input['Marker']),
+  limit: (call.input['Limit'] as number | undefined) ?? defaultLimit,
+})
+
+/** The answer's items and paging members, made of one page. */
+export const pageShown = <T, R>(
+  call: Call,
+  { items, next }: Page<T>,
+  show: (item: T) => R,
+): { readonly items: readonly R[]; readonly rest: { readonly Truncated: boolean; readonly NextMarker?: string } } => ({
+  items: items.map(show),
+  rest: next === undefined ? { Truncated: false } : { Truncated: true, NextMarker: encodeMarker(call, next) },
+})
+
 /**
  * Reads one page and shapes the answer's paging members.
  * @param defaultLimit AWS's own where the caller gives none.
@@ -43,13 +59,9 @@ export function page<T, R>(
   defaultLimit: number,
   read: (after: string | undefined, limit: number) => Page<T>,
   show: (item: T) => R,
-): { readonly items: readonly R[]; readonly rest: { readonly Truncated: boolean; readonly NextMarker?: string } } {
-  const limit = (call.input['Limit'] as number | undefined) ?? defaultLimit
-  const { items, next } = read(readMarker(call, call.input['Marker']), limit)
-  return {
-    items: items.map(show),
-    rest: next === undefined ? { Truncated: false } : { Truncated: true, NextMarker: encodeMarker(call, next) },
-  }
+): ReturnType<typeof pageShown<T, R>> {
+  const { after, limit } = pageAsked(call, defaultLimit)
+  return pageShown(call, read(after, limit), show)
 }
 
 /** A page of a short list that is already at hand, in the order of `keyOf`. */

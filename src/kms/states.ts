@@ -31,6 +31,7 @@ export const allowedStates = {
   GenerateDataKeyPairWithoutPlaintext: usable,
   GenerateDataKeyWithoutPlaintext: usable,
   GenerateMac: usable,
+  GetKeyLastUsage: any,
   GetKeyPolicy: any,
   GetParametersForImport: settled,
   GetPublicKey: usable,

@@ -24,6 +24,7 @@ const migrations: readonly Migration[] = [
   { name: 'rotation', up: rotation },
   { name: 'usage by day', up: usageByDay },
   { name: 'custom key stores', up: keyStores },
+  { name: 'grants', up: grants },
 ]
 
 /** Up to which migration the database has come. @throws StoreFailure `NEWER` when it is beyond this program. */
@@ -301,11 +302,12 @@ function usageByDay({ sql: { schema } }: Backend): readonly CompiledQuery[] {
     // What a key that is gone would have cost. Of keys that went earlier nobody knows it any more.
     schema
       .createTable('key_lives')
-      .addColumn('key_arn', 'text', (column) => column.primaryKey())
+      .addColumn('key_arn', 'text', (column) => column.notNull())
       .addColumn('account_id', 'text', (column) => column.notNull())
       .addColumn('began_at', 'bigint', (column) => column.notNull())
       .addColumn('ended_at', 'bigint', (column) => column.notNull())
       .addColumn('rotations', 'text', (column) => column.notNull())
+      .addPrimaryKeyConstraint('key_lives_key', ['key_arn', 'began_at'])
       .compile(),
     schema.createIndex('key_lives_by_account').on('key_lives').columns(['account_id', 'ended_at']).compile(),
   ]
@@ -335,5 +337,36 @@ function keyStores({ sql: { schema }, types }: Backend): readonly CompiledQuery[
     keys.addColumn('custom_key_store_id', 'text', (column) => column.references('key_stores.id')).compile(),
     keys.addColumn('xks_key_id', 'text').compile(),
     schema.createIndex('keys_by_external_key').on('keys').unique().columns(['custom_key_store_id', 'xks_key_id']).compile(),
+  ]
+}
+
+function grants({ sql: { schema } }: Backend): readonly CompiledQuery[] {
+  return [
+    schema
+      .createTable('grants')
+      .addColumn('grant_id', 'text', (column) => column.primaryKey())
+      .addColumn('key_arn', 'text', (column) => column.notNull().references('keys.arn'))
+      .addColumn('region', 'text', (column) => column.notNull())
+      .addColumn('grantee', 'text', (column) => column.notNull())
+      .addColumn('grantee_id', 'text')
+      .addColumn('retiring', 'text')
+      .addColumn('retiring_id', 'text')
+      .addColumn('issuing_account_id', 'text', (column) => column.notNull())
+      .addColumn('name', 'text')
+      .addColumn('operations', 'text', (column) => column.notNull())
+      .addColumn('constraints', 'text', (column) => column.notNull())
+      .addColumn('created_at', 'bigint', (column) => column.notNull())
+      .addColumn('anchor', 'text', (column) => column.notNull())
+      .addColumn('identity', 'text', (column) => column.unique())
+      .compile(),
+    schema.createIndex('grants_by_key').on('grants').columns(['key_arn', 'grant_id']).compile(),
+    schema.createIndex('grants_by_grantee').on('grants').columns(['key_arn', 'grantee', 'grant_id']).compile(),
+    schema.createIndex('grants_by_anchor').on('grants').columns(['key_arn', 'grantee', 'anchor', 'grant_id']).compile(),
+    schema.createIndex('grants_by_retiring').on('grants').columns(['retiring', 'region', 'grant_id']).compile(),
+    schema
+      .createTable('grant_counts')
+      .addColumn('key_arn', 'text', (column) => column.primaryKey())
+      .addColumn('grants', 'integer', (column) => column.notNull())
+      .compile(),
   ]
 }

@@ -11,6 +11,7 @@ import type { CompiledQuery, ExpressionBuilder, Insertable } from 'kysely'
 import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { Backend, Step } from './backend.ts'
+import { openGrants } from './grants.ts'
 import { migrate, requireVersion } from './migrations.ts'
 import {
   accessKeyRow,
@@ -20,6 +21,7 @@ import {
   backingKeyRow,
   importObjectRow,
   keyRow,
+  keyStoreRow,
   principalRow,
   readAccessKey,
   readAccount,
@@ -27,12 +29,14 @@ import {
   readBackingKey,
   readImportObject,
   readKey,
+  readKeyStore,
   readPrincipal,
 } from './schema.ts'
 import type { ChangeKind, Tables } from './schema.ts'
 import { openSqlite } from './sqlite.ts'
 import { StoreConflict } from './store.ts'
-import type { BackingKeyRecord, BackingName, KeyChange, KeyRecord, PrincipalRecord, Store } from './store.ts'
+import type { BackingKeyRecord, BackingName, KeyChange, KeyRecord, KeyStoreRecord, PrincipalRecord, Store } from './store.ts'
+import { openUsageTables } from './usage.ts'
 import { openView } from './view.ts'
 
 /** Of two racing processes one always wins, so this many losses in a row mean a fault and not a race. */
@@ -90,7 +94,7 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
         .where('seq', '>', from ?? 0)
         .where('kind', '=', kind)
     const changesRows = sql.selectFrom('changes').selectAll()
-    const [[floor], changes, accounts, keys, backingKeys, aliases, principals, accessKeys, settings] = await backend.read([
+    const [[floor], changes, accounts, keys, backingKeys, aliases, principals, accessKeys, keyStores, settings] = await backend.read([
       sql.selectFrom('changes_floor').select('seq').compile(),
       (all ? changesRows.orderBy('seq', 'desc').limit(1) : changesRows.where('seq', '>', from).orderBy('seq')).compile(),
       sql
@@ -127,6 +131,12 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
         .$if(!all, (query) => query.where('access_key_id', 'in', changed('access-key')))
         .compile(),
       sql
+        .selectFrom('key_stores')
+        .selectAll()
+        .$if(!all, (query) => query.where('id', 'in', changed('key-store')))
+        .orderBy('name')
+        .compile(),
+      sql
         .selectFrom('settings')
         .selectAll()
         .$if(!all, (query) => query.where('name', 'in', changed('setting')))
@@ -142,6 +152,7 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
         aliases: aliases.map(readAlias),
         principals: principals.map(readPrincipal),
         accessKeys: accessKeys.map(readAccessKey),
+        keyStores: keyStores.map(readKeyStore),
         settings,
       },
     }
@@ -151,6 +162,7 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
     const { floor, changes, records } = await readRecords()
     view.clear()
     view.apply({ ...records, gone: [] })
+    grants.forgetAll()
     // The floor counts too: all changes may have been pruned.
     seen = Math.max(floor, changes[0]?.seq ?? 0)
   }
@@ -160,7 +172,7 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
     if (floor > seen) return load()
     const last = changes.at(-1)
     if (!last) return
-    const { accounts, keys, backingKeys, aliases, principals, accessKeys, settings } = records
+    const { accounts, keys, backingKeys, aliases, principals, accessKeys, keyStores, settings } = records
     const present = new Set([
       ...accounts.map(({ accountId }) => `account ${accountId}`),
       ...keys.map(({ arn }) => `key ${arn}`),
@@ -168,9 +180,17 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
       ...aliases.map(({ arn }) => `alias ${arn}`),
       ...principals.map(({ arn }) => `principal ${arn}`),
       ...accessKeys.map(({ accessKeyId }) => `access-key ${accessKeyId}`),
+      ...keyStores.map(({ id }) => `key-store ${id}`),
       ...settings.map(({ name }) => `setting ${name}`),
     ])
-    view.apply({ ...records, gone: changes.filter(({ kind, id }) => !present.has(`${kind} ${id}`)) })
+    const gone: { kind: ChangeKind; id: string }[] = []
+    for (const { kind, id } of changes) {
+      if (kind === 'grant') grants.forget(id)
+      else if (!present.has(`${kind} ${id}`)) gone.push({ kind, id })
+    }
+    // Its grants went with it, unsaid; and a replica may come back under the same ARN.
+    if (gone.some(({ kind }) => kind === 'key')) grants.forgetAll()
+    view.apply({ ...records, gone })
     seen = last.seq
   }
 
@@ -307,6 +327,9 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
     return done
   }
 
+  const grants = openGrants(backend, write)
+  const { endLife, ...usage } = openUsageTables(backend)
+
   // First the watch, then the load: nothing can be committed between them unseen.
   await backend.watch(() => {
     follow().catch((error: unknown) => log?.warn({ err: error }, 'changes of other processes not read; the next one brings them'))
@@ -315,6 +338,8 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
 
   return {
     view,
+    grants,
+    ...usage,
 
     async insertAccount(account) {
       await write(`insert account ${account.accountId}`, [
@@ -357,7 +382,11 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
         .selectFrom('backing_keys')
         .select((eb) => [eb.val<ChangeKind>('backing').as('kind'), 'id'])
         .where('key_arn', '=', arn)
+      await grants.deleteMost(arn)
+      const key = view.key(arn)
       await write(`delete key ${arn}`, [
+        ...grants.deleteRest(arn),
+        ...(key && key.state !== 'Creating' ? endLife(key, view.backingKeys(arn), clock.now()) : []),
         { query: sql.insertInto('changes').columns(['kind', 'id']).expression(aliases).compile() },
         { query: sql.insertInto('changes').columns(['kind', 'id']).expression(backing).compile() },
         { query: sql.deleteFrom('aliases').where('target_key_arn', '=', arn).compile() },
@@ -570,6 +599,36 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
         one(sql.deleteFrom('access_keys').where('access_key_id', '=', accessKeyId).compile()),
         changed('access-key', accessKeyId),
       ])
+    },
+
+    async insertKeyStore(keyStore, most) {
+      const { id, accountId, region } = keyStore
+      const last = sql.selectFrom('key_stores').select('id').where('account_id', '=', accountId).where('region', '=', region).limit(1)
+      const done = await attempted(`insert key store ${id}`, [
+        // Counted where nobody comes between, as access keys are.
+        { query: last.offset(most - 1).compile(), rows: 0 },
+        { query: sql.insertInto('key_stores').values(keyStoreRow(keyStore)).compile() },
+        changed('key-store', id),
+      ])
+      if (!done) throw new StoreConflict(`insert key store ${id}: too many, or its name or backing is another's`)
+    },
+    updateKeyStore: (id, change) =>
+      untilSwapped(`key store ${id}`, async () => {
+        const current = view.keyStore(id)
+        if (!current) throw new StoreConflict(`update key store ${id}: does not exist`)
+        const after: KeyStoreRecord = Object.freeze({ ...current, ...change(current), version: current.version + 1 })
+        const query = sql
+          .updateTable('key_stores')
+          .set(keyStoreRow(after))
+          .where('id', '=', id)
+          .where('version', '=', current.version)
+          .compile()
+        return (await swapped(write(`update key store ${id}`, [one(query), changed('key-store', id)]))) ? after : undefined
+      }),
+    async deleteKeyStore(id) {
+      const query = sql.deleteFrom('key_stores').where('id', '=', id).where('state', '=', 'DISCONNECTED').compile()
+      const done = await attempted(`delete key store ${id}`, [one(query), changed('key-store', id)])
+      if (!done) throw new StoreConflict(`delete key store ${id}: it has keys, is not disconnected, or is not there`)
     },
 
     compareAndSetSetting(name, expected, value) {

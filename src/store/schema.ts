@@ -12,6 +12,7 @@ import type {
   AliasRecord,
   BackingKeyRecord,
   BackingName,
+  GrantRecord,
   ImportObject,
   KeyRecord,
   KeyStoreRecord,
@@ -88,6 +89,26 @@ interface AliasTable {
   updated_at: number
 }
 
+export interface GrantTable {
+  grant_id: string
+  key_arn: string
+  /** The key's, for listings across keys. */
+  region: string
+  grantee: string
+  grantee_id: string | null
+  retiring: string | null
+  retiring_id: string | null
+  issuing_account_id: string
+  name: string | null
+  operations: string
+  constraints: string
+  created_at: number
+  /** Made from the constraints: see grants.ts. */
+  anchor: string
+  /** Made from everything but id and time where there is a name: see grants.ts. */
+  identity: string | null
+}
+
 interface AccountTable {
   account_id: string
   created_at: number
@@ -147,17 +168,32 @@ export interface Tables {
   access_keys: AccessKeyTable
   key_stores: KeyStoreTable
   settings: { name: string; value: string }
+  grants: GrantTable
+  /** How many grants a key has; no row for none. */
+  grant_counts: { key_arn: string; grants: number }
   /** Keys that are gone. Their ids never come back. */
   tombstones: { arn: string; deleted_at: number }
+  usage_days: {
+    account_id: string
+    day: string
+    region: string
+    key_id: string
+    operation: string
+    price: string
+    calls: number
+  }
+  last_uses: { key_arn: string; operation: string; used_at: number; event_id: string; request_id: string }
+  /** Keys that are gone, for as long as their cost is asked for. */
+  key_lives: { key_arn: string; account_id: string; began_at: number; ended_at: number; rotations: string }
   leases: { name: string; holder: string; until_ms: number }
   instances: { id: string; host: string; pid: number; heartbeat_at: number }
   /** What changed, in the order of commits; how processes that share the database follow each other. */
-  changes: { seq: Generated<number>; kind: ChangeKind; id: string }
+  changes: { seq: Generated<number>; kind: ChangeKind | 'grant'; id: string }
   /** One row: changes up to `seq` have been pruned. */
   changes_floor: { id: number; seq: number }
 }
 
-/** Kinds of changes; each names the table whose primary key the change's id is. */
+/** Kinds of changes of records in the view; each names the table whose primary key the change's id is. A grant's is `grantChange`. */
 export type ChangeKind = 'account' | 'key' | 'backing' | 'alias' | 'principal' | 'access-key' | 'key-store' | 'setting'
 
 const parseTags = (json: string): readonly Tag[] => Object.freeze((JSON.parse(json) as Tag[]).map((tag) => Object.freeze(tag)))
@@ -360,6 +396,38 @@ export const accessKeyRow = (key: AccessKeyRecord): Insertable<AccessKeyTable> =
   sealed_secret: key.sealedSecret,
   active: key.active ? 1 : 0,
   created_at: key.createdAt,
+})
+
+export const readGrant = (row: Selectable<GrantTable>): GrantRecord =>
+  Object.freeze({
+    grantId: row.grant_id,
+    keyArn: row.key_arn,
+    grantee: row.grantee,
+    granteeId: row.grantee_id,
+    retiring: row.retiring,
+    retiringId: row.retiring_id,
+    issuingAccountId: row.issuing_account_id,
+    name: row.name,
+    operations: Object.freeze(JSON.parse(row.operations) as string[]),
+    constraints: Object.freeze(JSON.parse(row.constraints) as GrantRecord['constraints']),
+    createdAt: row.created_at,
+  })
+
+export const grantRow = (grant: GrantRecord, anchor: string, identity: string | null): Insertable<GrantTable> => ({
+  grant_id: grant.grantId,
+  key_arn: grant.keyArn,
+  region: grant.keyArn.split(':')[3] ?? '',
+  grantee: grant.grantee,
+  grantee_id: grant.granteeId,
+  retiring: grant.retiring,
+  retiring_id: grant.retiringId,
+  issuing_account_id: grant.issuingAccountId,
+  name: grant.name,
+  operations: JSON.stringify(grant.operations),
+  constraints: JSON.stringify(grant.constraints),
+  created_at: grant.createdAt,
+  anchor,
+  identity,
 })
 
 const isRoot = (principalArn: string): boolean => principalArn.endsWith(':root')

@@ -28,6 +28,7 @@ import { apis } from '../../src/kms/operations/index.ts'
 import { standardResources } from '../../src/kms/quotas.ts'
 import { openService, type Service } from '../../src/kms/service.ts'
 import { ensureSystemKey } from '../../src/kms/system-keys.ts'
+import { standardUsage } from '../../src/kms/usage.ts'
 import { openStore } from '../../src/store/open.ts'
 import { StoreFailure, type Store } from '../../src/store/store.ts'
 import { cleanEnvironment } from './holdfast.ts'
@@ -96,6 +97,8 @@ const passedOver = new Set([
   'pending',
   'seal',
   'prune',
+  'addUsage',
+  'pruneUsage',
   'close',
 ])
 
@@ -187,6 +190,7 @@ export async function openRooms(options: RoomOptions): Promise<Rooms> {
       budget: options.budget ?? standardBudget,
       requestRates: {},
       quotas: standardResources,
+      usage: standardUsage,
     }
     const offload = openCryptoPool()
     closers.push(() => offload.close())

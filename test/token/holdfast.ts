@@ -30,6 +30,7 @@ import { apis } from '../../src/kms/operations/index.ts'
 import { standardResources, type RequestRates, type ResourceQuotas } from '../../src/kms/quotas.ts'
 import { openService, type Service } from '../../src/kms/service.ts'
 import { ensureSystemKey } from '../../src/kms/system-keys.ts'
+import { standardUsage } from '../../src/kms/usage.ts'
 import { openStore } from '../../src/store/open.ts'
 import type { Store } from '../../src/store/store.ts'
 import { makeSoftHsmToken, type LabToken } from './lab.ts'
@@ -281,6 +282,7 @@ export async function openInProcess(
       budget: options.budget ?? standardBudget,
       requestRates: options.requestRates ?? {},
       quotas: options.quotas ?? standardResources,
+      usage: standardUsage,
     }
     const service = await openService({ config, token, store, trail, offload, auditKey, clock, log, metrics })
     closers.push(() => service.close())

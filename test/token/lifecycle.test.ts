@@ -537,6 +537,8 @@ async function insertUnfinished(rooms: Rooms, creator: string): Promise<void> {
     spec: 'SYMMETRIC_DEFAULT',
     usage: 'ENCRYPT_DECRYPT',
     origin: 'AWS_KMS',
+          customKeyStoreId: null,
+          xksKeyId: null,
     description: creator,
     multiRegion: false,
     primaryRegion: null,

@@ -57,6 +57,7 @@ export const bounds: Readonly<Record<string, Readonly<Record<string, Bound>>>> =
   DisableKeyRotation: { KeyId: keyId },
   GetKeyRotationStatus: { KeyId: keyId },
   RotateKeyOnDemand: { KeyId: keyId },
+  GetKeyLastUsage: { KeyId: keyId },
   ListKeyRotations: { KeyId: keyId, Limit: limit, Marker: marker },
   Encrypt: { KeyId: keyId, Plaintext: { of: 'blob', min: 1, max: 4096 }, ...grants },
   Decrypt: { CiphertextBlob: ciphertext, KeyId: keyId, 'Recipient.AttestationDocument': attestation, ...grants },

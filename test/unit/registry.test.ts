@@ -224,14 +224,11 @@ describe.each(built)('$api $name', ({ api, name, operation }) => {
     expect(unsupportedOperations.filter((name) => operations.get(name)?.readOnly === false)).toEqual([
       'ConnectCustomKeyStore',
       'CreateCustomKeyStore',
-      'CreateGrant',
       'DeleteCustomKeyStore',
       'DeleteImportedKeyMaterial',
       'DisconnectCustomKeyStore',
       'ImportKeyMaterial',
       'ReplicateKey',
-      'RetireGrant',
-      'RevokeGrant',
       'UpdateCustomKeyStore',
       'UpdatePrimaryRegion',
     ])

@@ -57,6 +57,8 @@ export function sampleKey(values: Partial<KeyRecord> = {}): KeyRecord {
     spec: 'SYMMETRIC_DEFAULT',
     usage: 'ENCRYPT_DECRYPT',
     origin: 'AWS_KMS',
+    customKeyStoreId: null,
+    xksKeyId: null,
     description: '',
     multiRegion: false,
     primaryRegion: null,

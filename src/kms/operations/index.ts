@@ -4,15 +4,22 @@ import { kmsError } from '../errors.ts'
 import { operation, type Operation, type Unnamed } from '../operation.ts'
 import * as administration from './administration.ts'
 import * as aliases from './aliases.ts'
+import * as dataKeyPairs from './data-key-pairs.ts'
 import * as encryption from './encryption.ts'
 import * as imports from './import.ts'
+import * as grants from './grants.ts'
 import * as keyPolicies from './key-policies.ts'
 import * as keys from './keys.ts'
+import * as macs from './macs.ts'
+import * as lastUsage from './last-usage.ts'
 import * as random from './random.ts'
 import * as rotation from './rotation.ts'
+import * as sharedSecrets from './shared-secrets.ts'
+import * as signing from './signing.ts'
 import * as sts from './sts.ts'
 import * as tags from './tags.ts'
 import * as trail from './trail.ts'
+import * as usage from './usage.ts'
 
 export interface Api {
   readonly name: 'kms' | 'sts' | 'cloudtrail' | 'holdfast'
@@ -31,28 +38,12 @@ export interface Api {
 export const unsupportedOperations = [
   'ConnectCustomKeyStore',
   'CreateCustomKeyStore',
-  'CreateGrant',
-  'Decapsulate',
   'DeleteCustomKeyStore',
-  'DeriveSharedSecret',
   'DescribeCustomKeyStores',
   'DisconnectCustomKeyStore',
-  'Encapsulate',
-  'GenerateDataKeyPair',
-  'GenerateDataKeyPairWithoutPlaintext',
-  'GenerateMac',
-  'GetKeyLastUsage',
-  'GetPublicKey',
-  'ListGrants',
-  'ListRetirableGrants',
   'ReplicateKey',
-  'RetireGrant',
-  'RevokeGrant',
-  'Sign',
   'UpdateCustomKeyStore',
   'UpdatePrimaryRegion',
-  'Verify',
-  'VerifyMac',
 ] as const
 
 /** As CloudTrail says of the built ones: what changes no key and no setting is read-only, cryptography too. */
@@ -86,9 +77,15 @@ export const apis: readonly Api[] = [
       ...tags,
       ...keyPolicies,
       ...encryption,
+      ...grants,
+      ...dataKeyPairs,
+      ...signing,
+      ...macs,
+      ...sharedSecrets,
       ...imports,
       ...random,
       ...rotation,
+      ...lastUsage,
       ...Object.fromEntries(unsupportedOperations.map((name) => [name, unsupported])),
     },
   ),
@@ -107,6 +104,6 @@ export const apis: readonly Api[] = [
   ),
   open(
     { name: 'holdfast', target: 'Holdfast', signingName: 'holdfast', eventSource: 'holdfast', actionPrefix: 'holdfast' },
-    administration,
+    { ...administration, ...usage },
   ),
 ]
