@@ -2,6 +2,7 @@
 
 import { PolicyError } from '../auth/policy.ts'
 import { SignatureError } from '../auth/sigv4.ts'
+import { Busy } from '../base/busy.ts'
 import { TokenError, type TokenFailure } from '../hsm/token.ts'
 import { isErrorCode, KmsError, kmsError, type ErrorCode } from './errors.ts'
 import type { Operation, RequestFacts } from './operation.ts'
@@ -20,6 +21,7 @@ export function toKmsError(service: Service, operation: Operation, facts: Reques
   if (cause instanceof KmsError) return cause
   if (cause instanceof SignatureError && isErrorCode(cause.code)) return kmsError(cause.code, cause.message, { cause })
   if (cause instanceof PolicyError) return kmsError('MalformedPolicyDocumentException', cause.message, { cause })
+  if (cause instanceof Busy) return kmsError('ThrottlingException', 'Rate exceeded', { cause })
   if (cause instanceof TokenError) {
     const { code, message } = tokenFailures[cause.failure]
     if (cause.failure !== 'rejected') {

@@ -3,7 +3,7 @@
  * are in AWS's order, in which they are answered.
  */
 
-import type { Token, TokenKeyKind } from '../hsm/token.ts'
+import type { MacAlgorithm, OaepAlgorithm, SigningAlgorithm, Token, TokenKeyKind } from '../hsm/token.ts'
 import type { KeyRecord } from '../store/store.ts'
 import { kmsError, type KmsError } from './errors.ts'
 
@@ -19,8 +19,8 @@ interface UsageRow {
 
 type SpecRow = Readonly<Partial<Record<KeyUsage, UsageRow>>>
 
-const oaep = ['RSAES_OAEP_SHA_1', 'RSAES_OAEP_SHA_256']
-const rsaSignatures = [
+const oaep: readonly OaepAlgorithm[] = ['RSAES_OAEP_SHA_1', 'RSAES_OAEP_SHA_256']
+const rsaSignatures: readonly SigningAlgorithm[] = [
   'RSASSA_PKCS1_V1_5_SHA_256',
   'RSASSA_PKCS1_V1_5_SHA_384',
   'RSASSA_PKCS1_V1_5_SHA_512',
@@ -66,7 +66,7 @@ const specs = {
   ML_DSA_65: mlDsa,
   ML_DSA_87: mlDsa,
   ECC_NIST_EDWARDS25519: {
-    SIGN_VERIFY: { algorithms: ['ED25519_SHA_512', 'ED25519_PH_SHA_512'], kind: 'ECC_NIST_EDWARDS25519 SIGN_VERIFY' },
+    SIGN_VERIFY: { algorithms: ['ED25519_PH_SHA_512', 'ED25519_SHA_512'], kind: 'ECC_NIST_EDWARDS25519 SIGN_VERIFY' },
   },
   ML_KEM_512: mlKem,
   ML_KEM_768: mlKem,
@@ -105,8 +105,95 @@ export function checkKind(token: Token, key: Pick<KeyRecord, 'spec' | 'usage'>):
   if (kind === 'wrapping' ? wrapScheme === undefined : !keyKinds.includes(kind)) throw noMechanism(key.spec)
 }
 
-const noMechanism = (spec: string): KmsError =>
+export const noMechanism = (spec: string): KmsError =>
   kmsError('UnsupportedOperationException', `KeySpec ${spec} is not supported: the connected token has no mechanism for it.`)
+
+/** Whether the key has a public half. */
+export const isKeyPair = (key: Pick<KeyRecord, 'spec'>): boolean => !isSymmetric(key) && !key.spec.startsWith('HMAC_')
 
 /** Only these encrypt with AES-GCM in the token, rotate, and show which material they use. */
 export const isSymmetric = (key: Pick<KeyRecord, 'spec'>): boolean => key.spec === 'SYMMETRIC_DEFAULT'
+
+// ---- algorithms ----
+
+/** What a signature is made of, beside the key. */
+export interface SigningRow {
+  readonly scheme: 'pss' | 'pkcs1' | 'ecdsa' | 'eddsa' | 'eddsa-prehashed'
+  readonly hash: 'sha256' | 'sha384' | 'sha512'
+  /** Bytes of a message that is a digest. */
+  readonly digestBytes: number
+  readonly messageTypes: readonly MessageType[]
+}
+
+export const messageTypes = ['RAW', 'DIGEST', 'EXTERNAL_MU'] as const
+export type MessageType = (typeof messageTypes)[number]
+
+function signing(scheme: SigningRow['scheme'], bits: 256 | 384 | 512, types: readonly MessageType[] = ['RAW', 'DIGEST']): SigningRow {
+  return { scheme, hash: `sha${bits}`, digestBytes: bits / 8, messageTypes: types }
+}
+
+/** In the order of AWS's model. */
+export const signingRows: Readonly<Record<SigningAlgorithm, SigningRow>> = {
+  RSASSA_PSS_SHA_256: signing('pss', 256),
+  RSASSA_PSS_SHA_384: signing('pss', 384),
+  RSASSA_PSS_SHA_512: signing('pss', 512),
+  RSASSA_PKCS1_V1_5_SHA_256: signing('pkcs1', 256),
+  RSASSA_PKCS1_V1_5_SHA_384: signing('pkcs1', 384),
+  RSASSA_PKCS1_V1_5_SHA_512: signing('pkcs1', 512),
+  ECDSA_SHA_256: signing('ecdsa', 256),
+  ECDSA_SHA_384: signing('ecdsa', 384),
+  ECDSA_SHA_512: signing('ecdsa', 512),
+  ED25519_SHA_512: signing('eddsa', 512, ['RAW']),
+  ED25519_PH_SHA_512: signing('eddsa-prehashed', 512, ['DIGEST']),
+}
+
+/** The hash of RSAES-OAEP, for its mask too, and how many bytes of a modulus the padding takes (RFC 8017 7.1.1). */
+export const oaepRows: Readonly<Record<OaepAlgorithm, { readonly hash: 'sha1' | 'sha256'; readonly paddingBytes: number }>> = {
+  RSAES_OAEP_SHA_1: { hash: 'sha1', paddingBytes: 2 * 20 + 2 },
+  RSAES_OAEP_SHA_256: { hash: 'sha256', paddingBytes: 2 * 32 + 2 },
+}
+
+/** @throws KmsError for more than RSA of the key's size can encrypt. */
+export function checkOaepLength({ spec }: Pick<KeyRecord, 'spec'>, algorithm: OaepAlgorithm, plaintext: Uint8Array): void {
+  const most = Number(spec.slice('RSA_'.length)) / 8 - oaepRows[algorithm].paddingBytes
+  if (plaintext.length <= most) return
+  throw kmsError('ValidationException', `Algorithm ${algorithm} and key spec ${spec} cannot encrypt data larger than ${most} bytes.`)
+}
+
+/** In the order in which AWS's messages list them. */
+export const macAlgorithms = ['HMAC_SHA_384', 'HMAC_SHA_256', 'HMAC_SHA_224', 'HMAC_SHA_512'] as const satisfies readonly MacAlgorithm[]
+
+/** @throws KmsError where a key of this spec and usage does not work so. */
+export function checkAlgorithm(key: Pick<KeyRecord, 'spec' | 'usage'>, algorithm: string): void {
+  if (!algorithmsOf(key).includes(algorithm)) {
+    throw kmsError('InvalidKeyUsageException', `Algorithm ${algorithm} is incompatible with key spec ${key.spec}.`)
+  }
+}
+
+// ---- data key pairs ----
+
+/** In the order of AWS's model: whether this service makes such pairs for callers. The others OpenSSL, as Node has it, does not know. */
+const pairSpecs = {
+  RSA_2048: true,
+  RSA_3072: true,
+  RSA_4096: true,
+  ECC_NIST_P256: true,
+  ECC_NIST_P384: true,
+  ECC_NIST_P521: true,
+  ECC_SECG_P256K1: true,
+  SM2: false,
+  ECC_NIST_EDWARDS25519: true,
+  ML_KEM_512: false,
+  ML_KEM_768: false,
+  ML_KEM_1024: false,
+} as const
+
+type PairSpec = keyof typeof pairSpecs
+export type DataKeyPairSpec = { [S in PairSpec]: (typeof pairSpecs)[S] extends true ? S : never }[PairSpec]
+export const pairSpecNames = Object.keys(pairSpecs) as readonly PairSpec[]
+
+/** @throws KmsError for pairs that cannot be made here. */
+export function checkPairSpec(spec: PairSpec): DataKeyPairSpec {
+  if (!pairSpecs[spec]) throw kmsError('UnsupportedOperationException', `KeyPairSpec ${spec} is not supported.`)
+  return spec as DataKeyPairSpec
+}

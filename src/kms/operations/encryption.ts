@@ -1,13 +1,20 @@
-/** Encrypt, Decrypt, ReEncrypt and the data keys: symmetric encryption inside the token, bound to an encryption context. */
+/**
+ * Encrypt, Decrypt, ReEncrypt and the data keys: symmetric encryption inside the token, bound to an encryption context, or RSAES-OAEP, for which
+ * the token only decrypts.
+ */
 
+import type { OaepAlgorithm } from '../../hsm/token.ts'
+import type { KeyRecord } from '../../store/store.ts'
+import { decrypt, encrypt } from '../cipher.ts'
 import { kmsError, type KmsError } from '../errors.ts'
 import { parseCiphertext, type Ciphertext } from '../ciphertext.ts'
 import { findKey, keyFrom } from '../keys.ts'
-import { decrypt, encrypt, type EncryptionContext } from '../material.ts'
+import { withMaterial, type EncryptionContext } from '../material.ts'
 import { dryRunSucceeded, operation, type Call, type FoundKey, type KeyUse } from '../operation.ts'
+import { encryptOaep, publicKeyOf } from '../public-keys.ts'
 import { blob, integer, keyId, list, oneOf, optional, stringMap, structure, validationError, type Input, type Shape } from '../shape.ts'
+import { checkAlgorithm, checkOaepLength } from '../specs.ts'
 import { dryRun, encryptionAlgorithm, grantTokens } from './members.ts'
-import type { KeyRecord } from '../../store/store.ts'
 
 const ciphertextBlob = blob({ min: 1, max: 6144 })
 const algorithm = optional(encryptionAlgorithm, 'SYMMETRIC_DEFAULT')
@@ -27,7 +34,7 @@ export const recipient = optional(
 const maxContextBytes = 8192
 
 /** Bounded when it is read, before policies see it: a condition looks through the whole context, and there may be hundreds of conditions. */
-const context = optional<EncryptionContext>({
+export const context = optional<EncryptionContext>({
   ...stringMap,
   read(value, path, problems) {
     const given = stringMap.read(value, path, problems)
@@ -40,21 +47,25 @@ const context = optional<EncryptionContext>({
   },
 })
 
-function checkAlgorithm(key: KeyRecord, algorithm: string | undefined): void {
-  if (algorithm !== undefined && algorithm !== 'SYMMETRIC_DEFAULT') {
-    throw kmsError('InvalidKeyUsageException', `Algorithm ${algorithm} is incompatible with key spec ${key.spec}.`)
+/** The algorithm that a request means for a key, and nothing else in it that does not go with it. @throws KmsError */
+function readAlgorithm(
+  key: KeyRecord,
+  given: string | undefined,
+  encryptionContext: EncryptionContext | undefined,
+): 'SYMMETRIC_DEFAULT' | OaepAlgorithm {
+  const wanted = given ?? 'SYMMETRIC_DEFAULT'
+  checkAlgorithm(key, wanted)
+  if (wanted === 'SYMMETRIC_DEFAULT') return wanted
+  if (encryptionContext && Object.keys(encryptionContext).length > 0) {
+    throw kmsError('ValidationException', 'EncryptionContext is not supported when encrypting/decrypting with asymmetric CMKs.')
   }
+  return wanted as OaepAlgorithm
 }
 
 export function refuseRecipient(given: unknown): void {
   if (given !== undefined) {
     throw kmsError('UnsupportedOperationException', 'Recipient is not supported: this service attests no enclaves.')
   }
-}
-
-/** There are no grants to be named by a token yet, so none can be valid. */
-function refuseGrantTokens(tokens: readonly string[] | undefined): void {
-  if (tokens && tokens.length > 0) throw kmsError('InvalidGrantTokenException', 'The grant token is invalid.')
 }
 
 const unseenCiphertext = (): KmsError =>
@@ -84,21 +95,57 @@ function checkCiphertextGiven(input: CiphertextInput): void {
   }
 }
 
+interface Opened {
+  /** The caller wipes it. */
+  readonly plaintext: Buffer
+  /** Of symmetric keys. */
+  readonly materialId?: string
+}
+
+/** Every reason why it cannot be opened is one InvalidCiphertextException. */
+async function openCiphertext(
+  call: Call,
+  key: KeyRecord,
+  algorithm: 'SYMMETRIC_DEFAULT' | OaepAlgorithm,
+  bytes: Buffer,
+  encryptionContext: EncryptionContext | undefined,
+): Promise<Opened> {
+  if (algorithm !== 'SYMMETRIC_DEFAULT') {
+    return { plaintext: await withMaterial(call.service, key, (token, ckaId) => token.decryptOaep(ckaId, algorithm, bytes)) }
+  }
+  const ciphertext = readCiphertext(bytes)
+  return { plaintext: await decrypt(call, key, ciphertext, encryptionContext), materialId: ciphertext.materialId }
+}
+
+async function makeCiphertext(
+  call: Call,
+  key: KeyRecord,
+  algorithm: 'SYMMETRIC_DEFAULT' | OaepAlgorithm,
+  plaintext: Buffer,
+  encryptionContext: EncryptionContext | undefined,
+): Promise<{ readonly blob: Buffer; readonly materialId?: string }> {
+  if (algorithm === 'SYMMETRIC_DEFAULT') return encrypt(call, key, plaintext, encryptionContext)
+  return { blob: encryptOaep(await publicKeyOf(call.service, key), algorithm, plaintext) }
+}
+
 /**
  * The key that made a blob, checked against the one that the caller names, if any. A symmetric blob says its key; naming one is the
- * caller's own safeguard. What is denied without having been named looks like what is not there.
+ * caller's own safeguard. What RSA made says nothing, so its key must be named. What is denied without having been named looks like what is not there.
  */
 function keyOfCiphertext<M extends string>(
   member: M,
   rule: Omit<KeyUse<unknown>, 'find' | 'denied' | 'verify'>,
 ): KeyUse<CiphertextInput & { readonly [P in M]?: string }> {
+  const algorithmMember = rule.members?.algorithm ?? 'EncryptionAlgorithm'
+  const isSymmetric = (input: object): boolean => (input as Readonly<Record<string, unknown>>)[algorithmMember] === 'SYMMETRIC_DEFAULT'
   return {
     ...rule,
     denied: (input) => (input[member] === undefined ? unseenCiphertext() : undefined),
     find(call, input): FoundKey {
       checkCiphertextGiven(input)
-      const ciphertext = input.CiphertextBlob && readCiphertext(input.CiphertextBlob)
       const name = input[member]
+      if (!isSymmetric(input) && name === undefined) throw kmsError('ValidationException', `${member} must not be null`)
+      const ciphertext = input.CiphertextBlob && isSymmetric(input) ? readCiphertext(input.CiphertextBlob) : undefined
       const named = name === undefined ? undefined : findKey(call, name, 'key or alias', rule.action)
       if (!ciphertext) {
         // Only a dry run that ignores the ciphertext comes here, and it must say which key it is about.
@@ -111,7 +158,7 @@ function keyOfCiphertext<M extends string>(
       return { record, alias: undefined }
     },
     verify(key, input) {
-      if (input.CiphertextBlob && readCiphertext(input.CiphertextBlob).keyId !== key.keyId) {
+      if (input.CiphertextBlob && isSymmetric(input) && readCiphertext(input.CiphertextBlob).keyId !== key.keyId) {
         throw kmsError('IncorrectKeyException', 'The key ID in the request does not identify a CMK that can perform this operation.')
       }
     },
@@ -132,12 +179,12 @@ export const Encrypt = operation({
   readOnly: true,
   dryRunInside: true,
   async run(call, input, { key }) {
-    checkAlgorithm(key, input.EncryptionAlgorithm)
-    refuseGrantTokens(input.GrantTokens)
+    const algorithm = readAlgorithm(key, input.EncryptionAlgorithm, input.EncryptionContext)
+    if (algorithm !== 'SYMMETRIC_DEFAULT') checkOaepLength(key, algorithm, input.Plaintext)
     if (input.DryRun) throw dryRunSucceeded()
-    const { blob: made, materialId } = await encrypt(call.service, key, input.Plaintext, input.EncryptionContext)
-    call.note['keyMaterialId'] = materialId
-    return { CiphertextBlob: made.toString('base64'), KeyId: key.arn, EncryptionAlgorithm: 'SYMMETRIC_DEFAULT' }
+    const { blob: made, materialId } = await makeCiphertext(call, key, algorithm, input.Plaintext, input.EncryptionContext)
+    if (materialId !== undefined) call.note['keyMaterialId'] = materialId
+    return { CiphertextBlob: made.toString('base64'), KeyId: key.arn, EncryptionAlgorithm: algorithm }
   },
 })
 
@@ -159,21 +206,19 @@ export const Decrypt = operation({
   readOnly: true,
   dryRunInside: true,
   async run(call, input, { key }) {
-    checkAlgorithm(key, input.EncryptionAlgorithm)
-    refuseGrantTokens(input.GrantTokens)
+    const algorithm = readAlgorithm(key, input.EncryptionAlgorithm, input.EncryptionContext)
     refuseRecipient(input.Recipient)
     if (!input.CiphertextBlob) throw dryRunSucceeded()
-    const ciphertext = readCiphertext(input.CiphertextBlob)
-    call.note['keyMaterialId'] = ciphertext.materialId
-    const plaintext = await decrypt(call.service, key, ciphertext, input.EncryptionContext)
+    const { plaintext, materialId } = await openCiphertext(call, key, algorithm, input.CiphertextBlob, input.EncryptionContext)
     try {
+      if (materialId !== undefined) call.note['keyMaterialId'] = materialId
       // Whether the call would succeed only the token could say.
       if (input.DryRun) throw dryRunSucceeded()
       return {
         KeyId: key.arn,
         Plaintext: plaintext.toString('base64'),
-        EncryptionAlgorithm: 'SYMMETRIC_DEFAULT',
-        KeyMaterialId: ciphertext.materialId,
+        EncryptionAlgorithm: algorithm,
+        ...(materialId !== undefined && { KeyMaterialId: materialId }),
       }
     } finally {
       plaintext.fill(0)
@@ -221,27 +266,27 @@ export const ReEncrypt = operation({
   readOnly: true,
   dryRunInside: true,
   async run(call, input, { source, destination }) {
-    checkAlgorithm(source, input.SourceEncryptionAlgorithm)
-    checkAlgorithm(destination, input.DestinationEncryptionAlgorithm)
-    refuseGrantTokens(input.GrantTokens)
+    const from = readAlgorithm(source, input.SourceEncryptionAlgorithm, input.SourceEncryptionContext)
+    const to = readAlgorithm(destination, input.DestinationEncryptionAlgorithm, input.DestinationEncryptionContext)
     if (!input.CiphertextBlob) throw dryRunSucceeded()
-    const ciphertext = readCiphertext(input.CiphertextBlob)
-    const plaintext = await decrypt(call.service, source, ciphertext, input.SourceEncryptionContext)
+    const opened = await openCiphertext(call, source, from, input.CiphertextBlob, input.SourceEncryptionContext)
     try {
+      if (to !== 'SYMMETRIC_DEFAULT') checkOaepLength(destination, to, opened.plaintext)
       if (input.DryRun) throw dryRunSucceeded()
-      const { blob: made, materialId } = await encrypt(call.service, destination, plaintext, input.DestinationEncryptionContext)
-      Object.assign(call.note, { sourceKeyMaterialId: ciphertext.materialId, destinationKeyMaterialId: materialId })
+      const made = await makeCiphertext(call, destination, to, opened.plaintext, input.DestinationEncryptionContext)
+      if (opened.materialId !== undefined) call.note['sourceKeyMaterialId'] = opened.materialId
+      if (made.materialId !== undefined) call.note['destinationKeyMaterialId'] = made.materialId
       return {
-        CiphertextBlob: made.toString('base64'),
+        CiphertextBlob: made.blob.toString('base64'),
         SourceKeyId: source.arn,
         KeyId: destination.arn,
-        SourceEncryptionAlgorithm: 'SYMMETRIC_DEFAULT',
-        DestinationEncryptionAlgorithm: 'SYMMETRIC_DEFAULT',
-        SourceKeyMaterialId: ciphertext.materialId,
-        DestinationKeyMaterialId: materialId,
+        SourceEncryptionAlgorithm: from,
+        DestinationEncryptionAlgorithm: to,
+        ...(opened.materialId !== undefined && { SourceKeyMaterialId: opened.materialId }),
+        ...(made.materialId !== undefined && { DestinationKeyMaterialId: made.materialId }),
       }
     } finally {
-      plaintext.fill(0)
+      opened.plaintext.fill(0)
     }
   },
 })
@@ -266,11 +311,11 @@ async function generateDataKey(call: Call, input: Input<typeof dataKeyInput>, ke
   if ((input.KeySpec === undefined) === (input.NumberOfBytes === undefined)) {
     throw kmsError('ValidationException', 'Please specify either number of bytes or key spec.')
   }
-  refuseGrantTokens(input.GrantTokens)
+  checkAlgorithm(key, 'SYMMETRIC_DEFAULT')
   if (input.DryRun) throw dryRunSucceeded()
   const plaintext = await call.service.token.random(input.NumberOfBytes ?? (input.KeySpec === 'AES_128' ? 16 : 32))
   try {
-    const { blob: made, materialId } = await encrypt(call.service, key, plaintext, input.EncryptionContext)
+    const { blob: made, materialId } = await encrypt(call, key, plaintext, input.EncryptionContext)
     call.note['keyMaterialId'] = materialId
     return { plaintext, answer: { CiphertextBlob: made.toString('base64'), KeyId: key.arn, KeyMaterialId: materialId } }
   } catch (error) {

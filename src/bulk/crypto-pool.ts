@@ -1,0 +1,60 @@
+/**
+ * Threads for what software computes too long for the event loop: key pairs that are made for callers, and ECDSA over digests. They start when they
+ * are needed and end when they have not been for a while.
+ */
+
+import { availableParallelism } from 'node:os'
+import { Piscina } from 'piscina'
+import { Busy } from '../base/busy.ts'
+import type { EcdsaQuestion } from './ecdsa.ts'
+
+export type PairSpec =
+  | 'RSA_2048'
+  | 'RSA_3072'
+  | 'RSA_4096'
+  | 'ECC_NIST_P256'
+  | 'ECC_NIST_P384'
+  | 'ECC_NIST_P521'
+  | 'ECC_SECG_P256K1'
+  | 'ECC_NIST_EDWARDS25519'
+
+export interface CryptoPool {
+  /** A new pair: PKCS#8 and SubjectPublicKeyInfo, DER. The caller wipes the private one. @throws Busy */
+  keyPair(spec: PairSpec): Promise<{ readonly privateKey: Buffer; readonly publicKey: Buffer }>
+  /** @throws Busy */
+  isEcdsaSignature(question: EcdsaQuestion): Promise<boolean>
+  /** Ends the threads, whatever they are at. */
+  close(): Promise<void>
+}
+
+/** An RSA-4096 pair takes a second or more: behind so many a caller would have given up. */
+const maxWaiting = 256
+const idleMs = 60_000
+
+export function openCryptoPool(): CryptoPool {
+  const pool = new Piscina({
+    filename: new URL('./boot.mjs', import.meta.url).href,
+    workerData: { program: new URL('./crypto-worker.ts', import.meta.url).href },
+    // Flags of the parent (a test runner's, an inspector's) are not for these.
+    execArgv: [],
+    minThreads: 0,
+    maxThreads: Math.max(1, availableParallelism() - 1),
+    idleTimeout: idleMs,
+    maxQueue: maxWaiting,
+  })
+  const run = async (task: string, input: unknown): Promise<unknown> => {
+    if (pool.queueSize >= maxWaiting) throw new Busy('too many wait for a thread')
+    return pool.run({ task, input })
+  }
+  return {
+    async keyPair(spec) {
+      const { privateKey, publicKey } = (await run('keyPair', spec)) as Readonly<Record<'privateKey' | 'publicKey', Uint8Array>>
+      return { privateKey: view(privateKey), publicKey: view(publicKey) }
+    },
+    isEcdsaSignature: async (question) => (await run('isEcdsaSignature', question)) === true,
+    close: () => pool.destroy(),
+  }
+}
+
+/** The same memory as a Buffer. */
+const view = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
