@@ -11,7 +11,15 @@ import {
   type KeyPairKeyObjectResult,
 } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { MacAlgorithm, MacKeyKind, OaepAlgorithm, SigningAlgorithm, Token, TokenKeyKind } from '../../src/hsm/token.ts'
+import {
+  TokenError,
+  type MacAlgorithm,
+  type MacKeyKind,
+  type OaepAlgorithm,
+  type SigningAlgorithm,
+  type Token,
+  type TokenKeyKind,
+} from '../../src/hsm/token.ts'
 import { makeOpenCryptokiToken, makeSoftHsmToken, type LabToken } from './lab.ts'
 import { newCkaId, openLab, outcome } from './open.ts'
 
@@ -253,7 +261,7 @@ describe('SoftHSM2', () => {
         const refusals = new Set<string>()
         for (const ciphertext of bad) {
           const refusal = await token.decryptOaep(ckaId, algorithm, ciphertext).catch((error: unknown) => error)
-          refusals.add(JSON.stringify(refusal instanceof Error ? { ...refusal, message: refusal.message } : 'none'))
+          refusals.add(JSON.stringify(refusal instanceof TokenError ? [refusal.failure, refusal.message, refusal.code] : 'none'))
         }
         expect(refusals.size).toBe(1)
         expect([...refusals][0]).toContain('rejected')
