@@ -1,9 +1,5 @@
 /**
- * A token as the service uses it: keeps one agent process alive, and talks to its worker threads.
- *
- * Calls of one turn of the event loop travel together in one write per worker. The first worker is given work until
- * what it has would take longer than a fraction of a millisecond, then the next: a fast device is served by few
- * threads with large batches, a slow one by all of them at once.
+ * A token as the service uses it: keeps one agent process alive, and talks to its worker threads (see `calls.ts`).
  *
  * A call never hangs. It ends by an answer, by its deadline, or by the death of the agent. The one call a worker is busy
  * with decides: if it outlives its deadline, the device hangs, and the agent is killed and another started, after
@@ -19,6 +15,8 @@ import { createRequire } from 'node:module'
 import type { Socket } from 'node:net'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import type { Log } from '../base/log.ts'
+import { Calls, newLane, type Answered, type Crew, type Lane, type Owner } from './calls.ts'
+import { PrefetchedRandom } from './prefetched.ts'
 import {
   TokenError,
   wrapSchemes,
@@ -29,7 +27,6 @@ import {
   type OaepAlgorithm,
   type SigningAlgorithm,
   type Token,
-  type TokenFailure,
   type TokenHealth,
   type TokenInfo,
   type TokenKeyKind,
@@ -37,18 +34,12 @@ import {
   type WrapScheme,
 } from './token.ts'
 import {
-  encodeRequest,
-  findFrame,
-  headerBytes,
   keyKindNumbers,
   macNumbers,
   oaepNumbers,
-  parseAnswerHead,
-  requestBytes,
   signatureNumbers,
   signingNumbers,
   type AgentConfig,
-  type AnswerHead,
   type FromAgent,
   type Operation,
   type ToAgent,
@@ -91,16 +82,6 @@ export type TokenLog = Pick<Log, 'info' | 'warn' | 'error'>
  */
 const backOff = { firstMs: 250, longestMs: 30_000, forgottenAfterMs: 10_000, doublingsWhenReady: 2 }
 
-/** Calls that take less than this are not worth waking another thread for while one is awake. */
-const cheapCallUs = 100
-/** As many cheap calls go to a worker in one piece while it is busy; all of them together would leave it and us waiting for each other. */
-const batchCalls = 8
-/** Work given to one worker before the next one gets some; two calls in any case, so that none waits for its next one. */
-const workerBacklogUs = 2000
-
-/** How long a worker rests for which the device had no room. */
-const busyRestMs = 500
-
 const slowDeadlineMs = 60_000
 const slowOperations: ReadonlySet<Operation> = new Set<Operation>([
   'generateKey',
@@ -111,28 +92,6 @@ const slowOperations: ReadonlySet<Operation> = new Set<Operation>([
   'objects',
 ])
 
-/** A guess for the first call of each kind, in microseconds; after that the measured time, smoothed. */
-const firstGuessUs: Readonly<Record<Operation, number>> = {
-  wrap: 50,
-  unwrap: 50,
-  random: 100,
-  sign: 200,
-  publicKey: 200,
-  check: 50,
-  generateKey: 100_000,
-  destroyKey: 20_000,
-  objects: 20_000,
-  allObjects: 200_000,
-  signMessage: 1000,
-  decryptOaep: 2000,
-  mac: 50,
-  deriveSharedSecret: 1000,
-  importKey: 20_000,
-  exportKey: 20_000,
-  adoptKey: 20_000,
-  transportKey: 20_000,
-}
-
 /** Sockets made for an agent: at most as many workers as it can have. */
 const defaultSockets = 16
 
@@ -140,59 +99,14 @@ const defaultSockets = 16
 const missingForgottenMs = 600_000
 const maxMissingRemembered = 10_000
 
-/** Random bytes fetched at a time, and the level at which the next are fetched. */
-const randomBatchBytes = 16_384
-const randomLowBytes = 8192
-
 /** The longest key material: PKCS#8 of RSA-4096, wrapped, behind an RSA ciphertext. AWS takes 6144 bytes. */
 const maxWrappedBytes = 6144
 
 const nothing = Buffer.alloc(0)
 
-interface Call {
-  readonly operation: Operation
-  readonly scheme: number
-  readonly ckaId: string
-  readonly aad: Uint8Array
-  readonly data: Uint8Array
-  readonly resolve: (answer: { number: number; data: Buffer }) => void
-  readonly reject: (error: TokenError) => void
-  readonly deadlineMs: number
-  readonly due: number
-  id: number
-  expectedUs: number
-  settled: boolean
-}
-
-/** One worker thread of an agent, seen from here. */
-interface Lane {
-  readonly socket: Socket
-  open: boolean
-  /** In the order sent, which is the order of the answers. The first is what the worker is busy with. */
-  readonly underWay: Call[]
-  busyUs: number
-  /** When the first of `underWay` became the first. */
-  since: number
-  /** The end of `underWay` that is not written yet. */
-  outgoing: Call[]
-  received: Buffer
-  /** Gets no work before, if others can: the device had no session or memory for it. */
-  restUntil: number
-}
-
 type AgentState = 'starting' | 'ready' | 'draining' | 'ended'
 
-/**
- * Whether what is kept for a worker may go to it. While it has cheap calls to answer, further ones wait and go together: waking a thread
- * costs as much as a call or two. A call that takes its time is sent at once, so that the worker finds it ready.
- */
-function mayWrite(lane: Lane): boolean {
-  const [first] = lane.outgoing
-  if (first === undefined) return false
-  return lane.outgoing.length === lane.underWay.length || lane.outgoing.length >= batchCalls || first.expectedUs >= cheapCallUs
-}
-
-class AgentProcess {
+class AgentProcess implements Crew {
   readonly child: ChildProcess
   readonly lanes: Lane[]
   readonly startedAt = performance.now()
@@ -235,7 +149,6 @@ export async function openToken(config: TokenConfig, deps: { readonly log: Token
 class TokenClient implements Token {
   readonly #config: TokenConfig
   readonly #log: TokenLog
-  readonly #queueLimit: number
   readonly #deadlineMs: number
 
   /** The agent that new calls go to. */
@@ -255,31 +168,25 @@ class TokenClient implements Token {
   #restart: NodeJS.Timeout | undefined
   #closing = false
 
-  #nextId = 1
-  readonly #queue: Call[] = []
-  #outstanding = 0
-  #flushPlanned = false
-  #sweeper: NodeJS.Timeout | undefined
-  readonly #costUs: Record<Operation, number> = { ...firstGuessUs }
-
   /** Who waits for the next agent to become ready, or for the news that it does not. */
   #waiting: { resolve: () => void; reject: (error: TokenError) => void }[] = []
   /** When a key was destroyed here, or found missing by an agent that was started to look for it. */
   readonly #missing = new Map<string, number>()
 
-  readonly #random: { bytes: Buffer; used: number; ready: Buffer[]; readyBytes: number; fetching: Promise<void> | undefined } = {
-    bytes: nothing,
-    used: 0,
-    ready: [],
-    readyBytes: 0,
-    fetching: undefined,
-  }
+  readonly #calls: Calls<AgentProcess>
+  readonly #random = new PrefetchedRandom((bytes) => this.#fetchRandom(bytes))
 
   constructor(config: TokenConfig, log: TokenLog) {
     this.#config = config
     this.#log = log
-    this.#queueLimit = config.queueLimit ?? 2048
     this.#deadlineMs = config.deadlineMs ?? 10_000
+    const owner: Owner<AgentProcess> = {
+      current: () => this.#agent,
+      draining: () => this.#draining,
+      failed: (agent, reason) => this.#fail(agent, reason),
+      idle: (agent) => this.#endIfIdle(agent),
+    }
+    this.#calls = new Calls(owner, { queueLimit: config.queueLimit ?? 2048, deadlineMs: this.#deadlineMs })
   }
 
   async start(): Promise<void> {
@@ -309,7 +216,7 @@ class TokenClient implements Token {
   }
 
   health(): TokenHealth {
-    const numbers = { queued: this.#outstanding, sessions: this.#agent?.sessions ?? 0, respawns: this.#respawns }
+    const numbers = { queued: this.#calls.outstanding, sessions: this.#agent?.sessions ?? 0, respawns: this.#respawns }
     if (this.#stopped !== undefined) return { state: 'stopped-pin', detail: this.#stopped.message, ...numbers }
     if (this.#agent !== undefined) return { state: 'up', detail: '', ...numbers }
     if (this.#successor !== undefined && this.#failures === 0) return { state: 'starting', detail: '', ...numbers }
@@ -442,49 +349,7 @@ class TokenClient implements Token {
 
   async random(bytes: number): Promise<Buffer> {
     refuseUnless(Number.isInteger(bytes) && bytes >= 1 && bytes <= 1024 * 1024, `${bytes} random bytes`)
-    if (bytes > randomBatchBytes) return await this.#fetchRandom(bytes)
-    const pool = this.#random
-    for (;;) {
-      if (pool.used + bytes <= pool.bytes.length) break
-      // What is left of the batch is too short for this call and is thrown away.
-      pool.bytes.fill(0)
-      const next = pool.ready.shift()
-      if (next === undefined) {
-        pool.bytes = nothing
-        pool.used = 0
-        await this.#refillRandom()
-      } else {
-        pool.readyBytes -= next.length
-        pool.bytes = next
-        pool.used = 0
-      }
-    }
-    const taken = Buffer.allocUnsafeSlow(bytes)
-    pool.bytes.copy(taken, 0, pool.used, pool.used + bytes)
-    pool.bytes.fill(0, pool.used, pool.used + bytes)
-    pool.used += bytes
-    if (pool.bytes.length - pool.used + pool.readyBytes < randomLowBytes && this.#agent !== undefined && !this.#closing) {
-      // Ahead of need; a failure is the next caller's to see.
-      this.#refillRandom().catch(() => {})
-    }
-    return taken
-  }
-
-  async #refillRandom(): Promise<void> {
-    const pool = this.#random
-    pool.fetching ??= this.#addRandom()
-    await pool.fetching
-  }
-
-  async #addRandom(): Promise<void> {
-    const pool = this.#random
-    try {
-      const batch = await this.#fetchRandom(randomBatchBytes)
-      pool.ready.push(batch)
-      pool.readyBytes += batch.length
-    } finally {
-      pool.fetching = undefined
-    }
+    return await this.#random.take(bytes, () => this.#agent !== undefined && !this.#closing)
   }
 
   async #fetchRandom(bytes: number): Promise<Buffer> {
@@ -500,14 +365,14 @@ class TokenClient implements Token {
       this.#closing = true
       clearTimeout(this.#restart)
       this.#settleWaiting(new TokenError('unavailable', 'the token is being closed'))
-      while (this.#outstanding > 0 && this.#agent !== undefined) await new Promise((resolve) => setTimeout(resolve, 5))
-      for (const buffer of [this.#random.bytes, ...this.#random.ready]) buffer.fill(0)
+      while (this.#calls.outstanding > 0 && this.#agent !== undefined) await new Promise((resolve) => setTimeout(resolve, 5))
+      this.#random.wipe()
     }
     const agents = [this.#agent, this.#successor, ...this.#draining].filter((agent) => agent !== undefined)
     this.#agent = undefined
     this.#successor = undefined
     await Promise.all(agents.map((agent) => this.#end(agent)))
-    clearInterval(this.#sweeper)
+    this.#calls.stop()
   }
 
   // Calls
@@ -515,13 +380,7 @@ class TokenClient implements Token {
   /**
    * A call on a key. When the token does not show it, a new agent is asked once more.
    */
-  async #callKey(
-    operation: Operation,
-    scheme: number,
-    ckaId: string,
-    aad: Uint8Array,
-    data: Uint8Array,
-  ): Promise<{ number: number; data: Buffer }> {
+  async #callKey(operation: Operation, scheme: number, ckaId: string, aad: Uint8Array, data: Uint8Array): Promise<Answered> {
     const asked = this.#agent
     try {
       return await this.#call(operation, scheme, ckaId, aad, data)
@@ -547,34 +406,10 @@ class TokenClient implements Token {
   }
 
   // oxlint-disable-next-line typescript/promise-function-async -- an async function would add a promise to every call
-  #call(operation: Operation, scheme: number, ckaId: string, aad: Uint8Array, data: Uint8Array): Promise<{ number: number; data: Buffer }> {
-    return new Promise((resolve, reject) => {
-      if (this.#agent === undefined || this.#closing) {
-        reject(this.#refusal())
-        return
-      }
-      if (this.#outstanding >= this.#queueLimit) {
-        reject(new TokenError('busy', `${this.#outstanding} calls to the token are waiting`))
-        return
-      }
-      const deadlineMs = slowOperations.has(operation) ? Math.max(slowDeadlineMs, this.#deadlineMs) : this.#deadlineMs
-      this.#queue.push({
-        operation,
-        scheme,
-        ckaId,
-        aad,
-        data,
-        resolve,
-        reject,
-        deadlineMs,
-        due: performance.now() + deadlineMs,
-        id: 0,
-        expectedUs: 0,
-        settled: false,
-      })
-      this.#outstanding += 1
-      this.#planFlush()
-    })
+  #call(operation: Operation, scheme: number, ckaId: string, aad: Uint8Array, data: Uint8Array): Promise<Answered> {
+    if (this.#agent === undefined || this.#closing) return Promise.reject(this.#refusal())
+    const deadlineMs = slowOperations.has(operation) ? Math.max(slowDeadlineMs, this.#deadlineMs) : this.#deadlineMs
+    return this.#calls.add({ operation, scheme, ckaId, aad, data }, deadlineMs)
   }
 
   /** Why there is nobody to ask now. */
@@ -582,164 +417,6 @@ class TokenClient implements Token {
     if (this.#stopped !== undefined) return new TokenError('unavailable', this.#stopped.message, this.#stopped.code)
     if (this.#closing) return new TokenError('unavailable', 'the token is being closed')
     return new TokenError('unavailable', `the token is not reachable: ${this.#lastFailure}`)
-  }
-
-  #planFlush(): void {
-    if (this.#flushPlanned) return
-    this.#flushPlanned = true
-    setImmediate(() => {
-      this.#flushPlanned = false
-      this.#flush()
-    })
-  }
-
-  /** Hands waiting calls to workers with room, and writes what each was given in one piece. */
-  #flush(): void {
-    const agent = this.#agent
-    if (agent === undefined) return
-    let sent = 0
-    for (const call of this.#queue) {
-      if (!call.settled) {
-        const costUs = this.#costUs[call.operation]
-        const lane = this.#findLane(agent, costUs)
-        if (lane === undefined) break
-        call.id = this.#nextId
-        this.#nextId = this.#nextId === 0xffff_ffff ? 1 : this.#nextId + 1
-        call.expectedUs = costUs
-        lane.busyUs += costUs
-        if (lane.underWay.length === 0) lane.since = performance.now()
-        lane.underWay.push(call)
-        lane.outgoing.push(call)
-      }
-      sent += 1
-    }
-    if (sent > 0) {
-      this.#queue.splice(0, sent)
-    }
-    for (const lane of agent.lanes) if (mayWrite(lane)) this.#write(lane)
-    this.#sweeper ??= setInterval(() => this.#sweep(), Math.max(20, Math.min(250, this.#deadlineMs / 4)))
-  }
-
-  #findLane(agent: AgentProcess, costUs: number): Lane | undefined {
-    let withRoom: Lane | undefined
-    let resting: Lane | undefined
-    for (const lane of agent.lanes) {
-      if (!lane.open) continue
-      if (lane.restUntil > 0) {
-        if (lane.restUntil > performance.now()) {
-          if (lane.underWay.length === 0) resting ??= lane
-          continue
-        }
-        lane.restUntil = 0
-      }
-      if (lane.underWay.length === 0 && (withRoom === undefined || costUs >= cheapCallUs)) return lane
-      if (withRoom === undefined && lane.busyUs + costUs <= Math.max(workerBacklogUs, 2 * costUs)) withRoom = lane
-    }
-    return withRoom ?? (agent.lanes.every((lane) => !lane.open || lane.restUntil > 0) ? resting : undefined)
-  }
-
-  #write(lane: Lane): void {
-    const calls = lane.outgoing
-    lane.outgoing = []
-    let bytes = 0
-    for (const call of calls) bytes += requestBytes(call)
-    const batch = Buffer.allocUnsafeSlow(bytes)
-    let at = 0
-    for (const call of calls) at = encodeRequest(call, batch, at)
-    // Plaintext does not stay behind.
-    lane.socket.write(batch, () => batch.fill(0))
-  }
-
-  /** Bytes of an agent whose memory the vendor's library may have spoilt: what is no answer ends that agent, never the service. */
-  #hear(agent: AgentProcess, lane: Lane, chunk: Buffer): void {
-    try {
-      this.#answers(agent, lane, chunk)
-    } catch (error) {
-      this.#fail(agent, `its answers cannot be read: ${error instanceof Error ? error.message : 'unknown reason'}`)
-    }
-  }
-
-  #answers(agent: AgentProcess, lane: Lane, chunk: Buffer): void {
-    const buffer = lane.received.length === 0 ? chunk : Buffer.concat([lane.received, chunk])
-    if (buffer !== chunk) lane.received.fill(0)
-    let at = 0
-    for (;;) {
-      const bytes = findFrame(buffer, at, buffer.length)
-      if (bytes === undefined) break
-      const head = parseAnswerHead(buffer, at)
-      // Until it is settled it stays where the agent's end would find it.
-      const call = lane.underWay[0]
-      if (call?.id !== head.id) throw new RangeError('an answer that belongs to no call')
-      lane.busyUs -= call.expectedUs
-      lane.since = performance.now()
-      // Falls quickly and rises slowly: what a thread waited for a processor says nothing about the device.
-      const differenceUs = head.microseconds - this.#costUs[call.operation]
-      this.#costUs[call.operation] += differenceUs / (differenceUs < 0 ? 8 : 64)
-      if (head.failure === 'busy') lane.restUntil = performance.now() + busyRestMs
-      this.#settle(agent, call, head, buffer.subarray(at + headerBytes, at + bytes))
-      lane.underWay.shift()
-      at += bytes
-    }
-    lane.received = at === buffer.length ? nothing : Buffer.from(buffer.subarray(at))
-    if (chunk.length > 0) chunk.fill(0)
-    if (buffer !== chunk) buffer.fill(0)
-    if (agent.state === 'draining') {
-      if (mayWrite(lane)) this.#write(lane)
-      this.#endIfIdle(agent)
-    } else if (this.#queue.length > 0 || lane.outgoing.length > 0) this.#planFlush()
-  }
-
-  #settle(agent: AgentProcess, call: Call, head: AnswerHead, data: Buffer): void {
-    if (!call.settled) {
-      if (head.failure === undefined) {
-        this.#finish(call)
-        call.resolve({ number: head.number, data: Buffer.from(data) })
-      } else {
-        const { message, code } = JSON.parse(data.toString()) as { message: string; code?: string }
-        this.#finish(call)
-        call.reject(new TokenError(head.failure, message, code))
-      }
-    }
-    if (head.fatal) this.#fail(agent, 'the device is gone')
-  }
-
-  #finish(call: Call): void {
-    call.settled = true
-    this.#outstanding -= 1
-  }
-
-  #abandon(call: Call, failure: TokenFailure, message: string): void {
-    if (call.settled) return
-    this.#finish(call)
-    call.reject(new TokenError(failure, message))
-  }
-
-  #abandonAll(agent: AgentProcess, reason: string): void {
-    for (const lane of agent.lanes) for (const call of lane.underWay) this.#abandon(call, 'unavailable', reason)
-  }
-
-  /** Ends calls that are overdue, and agents whose device hangs. */
-  #sweep(): void {
-    const now = performance.now()
-    for (const agent of [this.#agent, ...this.#draining]) {
-      for (const lane of agent?.lanes ?? []) {
-        const first = lane.underWay[0]
-        if (agent !== undefined && first !== undefined && now - lane.since > first.deadlineMs) {
-          this.#fail(agent, `${first.operation} did not return within ${first.deadlineMs} ms`)
-          break
-        }
-        for (const call of lane.underWay) {
-          if (call.due < now) this.#abandon(call, 'unavailable', `no answer within ${call.deadlineMs} ms`)
-        }
-      }
-    }
-    for (const call of this.#queue) {
-      if (call.due < now) this.#abandon(call, 'unavailable', `the token had no time for the call within ${call.deadlineMs} ms`)
-    }
-    if (this.#outstanding === 0 && this.#draining.size === 0) {
-      clearInterval(this.#sweeper)
-      this.#sweeper = undefined
-    }
   }
 
   // Agents
@@ -754,13 +431,12 @@ class TokenClient implements Token {
       stdio: ['ignore', 'pipe', 'pipe', 'ipc', 'pipe', ...Array.from({ length: sockets }, () => 'pipe' as const)],
     })
     const lanes = Array.from({ length: sockets }, (_, index): Lane => {
-      const socket = child.stdio[firstSocket + index] as Socket
-      return { socket, open: false, underWay: [], busyUs: 0, since: 0, outgoing: [], received: nothing, restUntil: 0 }
+      return newLane(child.stdio[firstSocket + index] as Socket)
     })
     const agent = new AgentProcess(child, lanes)
     this.#successor = agent
     for (const lane of lanes) {
-      lane.socket.on('data', (chunk: Buffer) => this.#hear(agent, lane, chunk))
+      lane.socket.on('data', (chunk: Buffer) => this.#calls.hear(agent, lane, chunk))
       // A socket that breaks belongs to a process that ends: `exit` tells.
       lane.socket.on('error', () => {})
     }
@@ -779,7 +455,7 @@ class TokenClient implements Token {
     child.on('error', (error) => this.#exited(agent, error.message))
     child.on('exit', (code, signal) => this.#exited(agent, `the agent ended (${signal ?? `exit code ${code}`})`))
     // After the last of its bytes: of an agent that was asked to end, with calls under way, nobody else tells them.
-    child.on('close', () => this.#abandonAll(agent, 'the agent ended'))
+    child.on('close', () => this.#calls.abandonCrew(agent, 'the agent ended'))
     const agentConfig: AgentConfig = {
       library: config.library,
       profile: config.profile ?? null,
@@ -820,7 +496,7 @@ class TokenClient implements Token {
         const lane = agent.lanes[message.index]
         if (lane !== undefined) lane.open = true
         if (agent === this.#successor) this.#promote(agent)
-        else this.#flush()
+        else this.#calls.flush()
         return
       }
       case 'failed':
@@ -845,7 +521,7 @@ class TokenClient implements Token {
     }
     this.#log.info({ pid: agent.child.pid, token: this.#info?.label, profile: this.#info?.profile }, 'the token is ready')
     this.#settleWaiting(undefined)
-    this.#flush()
+    this.#calls.flush()
   }
 
   #endIfIdle(agent: AgentProcess): void {
@@ -889,11 +565,10 @@ class TokenClient implements Token {
     this.#draining.delete(agent)
     if (wasCurrent) this.#agent = undefined
     if (wasSuccessor) this.#successor = undefined
-    this.#abandonAll(agent, reason)
+    this.#calls.abandonCrew(agent, reason)
     for (const lane of agent.lanes) lane.socket.destroy()
     if (wasCurrent) {
-      for (const call of this.#queue) this.#abandon(call, 'unavailable', reason)
-      this.#queue.length = 0
+      this.#calls.abandonQueue(reason)
       if (performance.now() - agent.startedAt > backOff.forgottenAfterMs) this.#failures = 0
     }
     if (this.#closing || this.#stopped !== undefined) return

@@ -1,0 +1,374 @@
+/**
+ * Calls that wait for an agent's worker threads or are under way with them: who gets which, in what pieces, and what became of it.
+ *
+ * Calls of one turn of the event loop travel together in one write per worker. The first worker is given work until
+ * what it has would take longer than a fraction of a millisecond, then the next: a fast device is served by few
+ * threads with large batches, a slow one by all of them at once.
+ *
+ * What a call of each operation and algorithm takes is measured. Calls that take long (RSA, key generation) spread over the workers; cheap ones go where
+ * none of these is, and pass those that wait, for a while.
+ */
+import type { Socket } from 'node:net'
+import { TokenError, type TokenFailure } from './token.ts'
+import {
+  encodeRequest,
+  findFrame,
+  headerBytes,
+  operations,
+  parseAnswerHead,
+  requestBytes,
+  type AnswerHead,
+  type Operation,
+} from './wire.ts'
+
+/** Calls that take less than this are not worth waking another thread for while one is awake. */
+const cheapCallUs = 100
+/** As many cheap calls go to a worker in one piece while it is busy; all of them together would leave it and us waiting for each other. */
+const batchCalls = 8
+/** Work given to one worker before the next one gets some; two calls in any case, so that none waits for its next one. */
+const workerBacklogUs = 2000
+/** A call that takes this long is one that others should not be sent behind. */
+const slowCallUs = 500
+/** As long a call that found no worker with room is passed by cheaper ones. */
+const passedMs = 20
+/** How long a worker rests for which the device had no room. */
+const busyRestMs = 500
+
+/** A guess for the first call of each kind, in microseconds; after that the measured time, smoothed. */
+const firstGuessUs: Readonly<Record<Operation, number>> = {
+  wrap: 50,
+  unwrap: 50,
+  random: 100,
+  sign: 200,
+  publicKey: 200,
+  check: 50,
+  generateKey: 100_000,
+  destroyKey: 20_000,
+  objects: 20_000,
+  allObjects: 200_000,
+  signMessage: 1000,
+  decryptOaep: 2000,
+  mac: 50,
+  deriveSharedSecret: 1000,
+  importKey: 20_000,
+  exportKey: 20_000,
+  adoptKey: 20_000,
+  transportKey: 20_000,
+}
+
+const nothing = Buffer.alloc(0)
+
+export interface Asked {
+  readonly operation: Operation
+  readonly scheme: number
+  readonly ckaId: string
+  readonly aad: Uint8Array
+  readonly data: Uint8Array
+}
+
+export interface Answered {
+  readonly number: number
+  readonly data: Buffer
+}
+
+interface Call extends Asked {
+  readonly resolve: (answer: Answered) => void
+  readonly reject: (error: TokenError) => void
+  readonly deadlineMs: number
+  readonly due: number
+  id: number
+  expectedUs: number
+  settled: boolean
+}
+
+/** One worker thread of an agent, seen from here. */
+export interface Lane {
+  readonly socket: Socket
+  open: boolean
+  /** In the order sent, which is the order of the answers. The first is what the worker is busy with. */
+  readonly underWay: Call[]
+  busyUs: number
+  /** How many of `underWay` take long. */
+  slow: number
+  /** When the first of `underWay` became the first. */
+  since: number
+  /** The end of `underWay` that is not written yet. */
+  outgoing: Call[]
+  received: Buffer
+  /** Gets no work before, if others can: the device had no session or memory for it. */
+  restUntil: number
+}
+
+export const newLane = (socket: Socket): Lane => ({
+  socket,
+  open: false,
+  underWay: [],
+  busyUs: 0,
+  slow: 0,
+  since: 0,
+  outgoing: [],
+  received: nothing,
+  restUntil: 0,
+})
+
+/** The lanes of one agent process. */
+export interface Crew {
+  readonly lanes: readonly Lane[]
+}
+
+/** Who owns the agents. */
+export interface Owner<C extends Crew> {
+  /** The one that new calls go to. */
+  current(): C | undefined
+  /** Those that finish what they have. */
+  draining(): ReadonlySet<C>
+  /** It cannot be trusted any more. */
+  failed(crew: C, reason: string): void
+  /** One that drains has nothing under way. */
+  idle(crew: C): void
+}
+
+/**
+ * Whether what is kept for a worker may go to it. While it has cheap calls to answer, further ones wait and go together: waking a thread
+ * costs as much as a call or two. A call that takes its time is sent at once, so that the worker finds it ready.
+ */
+function mayWrite(lane: Lane): boolean {
+  const [first] = lane.outgoing
+  if (first === undefined) return false
+  return lane.outgoing.length === lane.underWay.length || lane.outgoing.length >= batchCalls || first.expectedUs >= cheapCallUs
+}
+
+function write(lane: Lane): void {
+  const calls = lane.outgoing
+  lane.outgoing = []
+  let bytes = 0
+  for (const call of calls) bytes += requestBytes(call)
+  const batch = Buffer.allocUnsafeSlow(bytes)
+  let at = 0
+  for (const call of calls) at = encodeRequest(call, batch, at)
+  // Plaintext does not stay behind.
+  lane.socket.write(batch, () => batch.fill(0))
+}
+
+/** Which lane a call of this cost goes to now. */
+function findLane(lanes: readonly Lane[], costUs: number): Lane | undefined {
+  let withRoom: Lane | undefined
+  let behindSlow: Lane | undefined
+  let resting: Lane | undefined
+  for (const lane of lanes) {
+    if (!lane.open) continue
+    if (lane.restUntil > 0) {
+      if (lane.restUntil > performance.now()) {
+        if (lane.underWay.length === 0) resting ??= lane
+        continue
+      }
+      lane.restUntil = 0
+    }
+    if (lane.underWay.length === 0 && (withRoom === undefined || costUs >= cheapCallUs)) return lane
+    if (lane.busyUs + costUs > Math.max(workerBacklogUs, 2 * costUs)) continue
+    if (lane.slow === 0) withRoom ??= lane
+    else behindSlow ??= lane
+  }
+  return withRoom ?? behindSlow ?? (lanes.every((lane) => !lane.open || lane.restUntil > 0) ? resting : undefined)
+}
+
+/** Where the cost of calls like this one is kept. */
+const costPlace = ({ operation, scheme }: Asked): number => (operations[operation] << 8) | scheme
+
+export class Calls<C extends Crew> {
+  readonly #owner: Owner<C>
+  readonly #limit: number
+  readonly #sweepMs: number
+  readonly #queue: Call[] = []
+  #nextId = 1
+  #outstanding = 0
+  #flushPlanned = false
+  #sweeper: NodeJS.Timeout | undefined
+  readonly #costUs = new Float64Array(Object.keys(operations).length * 256 + 256)
+
+  constructor(owner: Owner<C>, limits: { readonly queueLimit: number; readonly deadlineMs: number }) {
+    this.#owner = owner
+    this.#limit = limits.queueLimit
+    this.#sweepMs = Math.max(20, Math.min(250, limits.deadlineMs / 4))
+    for (const [operation, guess] of Object.entries(firstGuessUs)) {
+      const from = operations[operation as Operation] << 8
+      this.#costUs.fill(guess, from, from + 256)
+    }
+  }
+
+  /** Calls that wait or are under way. */
+  get outstanding(): number {
+    return this.#outstanding
+  }
+
+  /** There is an agent to ask. */
+  // oxlint-disable-next-line typescript/promise-function-async -- an async function would add a promise to every call
+  add(asked: Asked, deadlineMs: number): Promise<Answered> {
+    return new Promise((resolve, reject) => {
+      if (this.#outstanding >= this.#limit) {
+        reject(new TokenError('busy', `${this.#outstanding} calls to the token are waiting`))
+        return
+      }
+      const { operation, scheme, ckaId, aad, data } = asked
+      const due = performance.now() + deadlineMs
+      this.#queue.push({ operation, scheme, ckaId, aad, data, resolve, reject, deadlineMs, due, id: 0, expectedUs: 0, settled: false })
+      this.#outstanding += 1
+      this.#planFlush()
+    })
+  }
+
+  #planFlush(): void {
+    if (this.#flushPlanned) return
+    this.#flushPlanned = true
+    setImmediate(() => {
+      this.#flushPlanned = false
+      this.flush()
+    })
+  }
+
+  /** Hands waiting calls to workers with room, and writes what each was given in one piece. */
+  flush(): void {
+    const lanes = this.#owner.current()?.lanes
+    if (lanes === undefined) return
+    const queue = this.#queue
+    let kept = 0
+    let at = 0
+    for (; at < queue.length; at += 1) {
+      const call = queue[at]
+      if (call === undefined || call.settled) continue
+      const costUs = this.#costUs[costPlace(call)] ?? 0
+      const passes = kept > 0
+      const lane = passes && costUs >= cheapCallUs ? undefined : findLane(lanes, costUs)
+      if (lane === undefined) {
+        // Whom not even a cheap call finds has no room; and whoever was passed for long is next.
+        if (costUs < cheapCallUs || (!passes && performance.now() - (call.due - call.deadlineMs) > passedMs)) break
+        queue[kept] = call
+        kept += 1
+      } else this.#give(lane, call, costUs)
+    }
+    if (at > kept) queue.splice(kept, at - kept)
+    for (const lane of lanes) if (mayWrite(lane)) write(lane)
+    this.#sweeper ??= setInterval(() => this.#sweep(), this.#sweepMs)
+  }
+
+  #give(lane: Lane, call: Call, costUs: number): void {
+    call.id = this.#nextId
+    this.#nextId = this.#nextId === 0xffff_ffff ? 1 : this.#nextId + 1
+    call.expectedUs = costUs
+    lane.busyUs += costUs
+    if (costUs >= slowCallUs) lane.slow += 1
+    if (lane.underWay.length === 0) lane.since = performance.now()
+    lane.underWay.push(call)
+    lane.outgoing.push(call)
+  }
+
+  /** Bytes of an agent whose memory the vendor's library may have spoilt: what is no answer ends that agent, never the service. */
+  hear(crew: C, lane: Lane, chunk: Buffer): void {
+    try {
+      this.#answers(crew, lane, chunk)
+    } catch (error) {
+      this.#owner.failed(crew, `its answers cannot be read: ${error instanceof Error ? error.message : 'unknown reason'}`)
+    }
+  }
+
+  #answers(crew: C, lane: Lane, chunk: Buffer): void {
+    const buffer = lane.received.length === 0 ? chunk : Buffer.concat([lane.received, chunk])
+    if (buffer !== chunk) lane.received.fill(0)
+    let at = 0
+    for (;;) {
+      const bytes = findFrame(buffer, at, buffer.length)
+      if (bytes === undefined) break
+      const head = parseAnswerHead(buffer, at)
+      // Until it is settled it stays where the agent's end would find it.
+      const call = lane.underWay[0]
+      if (call?.id !== head.id) throw new RangeError('an answer that belongs to no call')
+      lane.busyUs -= call.expectedUs
+      if (call.expectedUs >= slowCallUs) lane.slow -= 1
+      lane.since = performance.now()
+      this.#learn(call, head.microseconds)
+      if (head.failure === 'busy') lane.restUntil = performance.now() + busyRestMs
+      this.#settle(crew, call, head, buffer.subarray(at + headerBytes, at + bytes))
+      lane.underWay.shift()
+      at += bytes
+    }
+    lane.received = at === buffer.length ? nothing : Buffer.from(buffer.subarray(at))
+    if (chunk.length > 0) chunk.fill(0)
+    if (buffer !== chunk) buffer.fill(0)
+    if (this.#owner.draining().has(crew)) {
+      if (mayWrite(lane)) write(lane)
+      this.#owner.idle(crew)
+    } else if (this.#queue.length > 0 || lane.outgoing.length > 0) this.#planFlush()
+  }
+
+  /** Falls quickly and rises slowly: what a thread waited for a processor says nothing about the device. */
+  #learn(call: Call, microseconds: number): void {
+    const place = costPlace(call)
+    const known = this.#costUs[place] ?? 0
+    const difference = microseconds - known
+    this.#costUs[place] = known + difference / (difference < 0 ? 8 : 64)
+  }
+
+  #settle(crew: C, call: Call, head: AnswerHead, data: Buffer): void {
+    if (!call.settled) {
+      if (head.failure === undefined) {
+        this.#finish(call)
+        call.resolve({ number: head.number, data: Buffer.from(data) })
+      } else {
+        const { message, code } = JSON.parse(data.toString()) as { message: string; code?: string }
+        this.#finish(call)
+        call.reject(new TokenError(head.failure, message, code))
+      }
+    }
+    if (head.fatal) this.#owner.failed(crew, 'the device is gone')
+  }
+
+  #finish(call: Call): void {
+    call.settled = true
+    this.#outstanding -= 1
+  }
+
+  #abandon(call: Call, failure: TokenFailure, message: string): void {
+    if (call.settled) return
+    this.#finish(call)
+    call.reject(new TokenError(failure, message))
+  }
+
+  /** The crew will not answer any more. */
+  abandonCrew(crew: C, reason: string): void {
+    for (const lane of crew.lanes) for (const call of lane.underWay) this.#abandon(call, 'unavailable', reason)
+  }
+
+  /** Nobody will take what waits. */
+  abandonQueue(reason: string): void {
+    for (const call of this.#queue) this.#abandon(call, 'unavailable', reason)
+    this.#queue.length = 0
+  }
+
+  stop(): void {
+    clearInterval(this.#sweeper)
+  }
+
+  /** Ends calls that are overdue, and agents whose device hangs. */
+  #sweep(): void {
+    const now = performance.now()
+    for (const crew of [this.#owner.current(), ...this.#owner.draining()]) {
+      for (const lane of crew?.lanes ?? []) {
+        const first = lane.underWay[0]
+        if (crew !== undefined && first !== undefined && now - lane.since > first.deadlineMs) {
+          this.#owner.failed(crew, `${first.operation} did not return within ${first.deadlineMs} ms`)
+          break
+        }
+        for (const call of lane.underWay) {
+          if (call.due < now) this.#abandon(call, 'unavailable', `no answer within ${call.deadlineMs} ms`)
+        }
+      }
+    }
+    for (const call of this.#queue) {
+      if (call.due < now) this.#abandon(call, 'unavailable', `the token had no time for the call within ${call.deadlineMs} ms`)
+    }
+    if (this.#outstanding === 0 && this.#owner.draining().size === 0) {
+      clearInterval(this.#sweeper)
+      this.#sweeper = undefined
+    }
+  }
+}
