@@ -14,7 +14,7 @@ import { readProfile } from './hsm/profile.ts'
 import { canaryLabel, TokenError, type Token, type TokenObject, type WrapScheme } from './hsm/token.ts'
 import { findSystemKey, systemKeyNames } from './kms/system-keys.ts'
 import { openStore } from './store/open.ts'
-import { StoreFailure, type Store } from './store/store.ts'
+import { StoreFailure, type ImportObject, type Store } from './store/store.ts'
 import { homeToken, type TokenPlan } from './tokens.ts'
 
 /** The database against the token: what one has and the other does not show. */
@@ -131,7 +131,8 @@ const isSound = (inventory: Inventory | undefined): boolean =>
 async function takeInventory(token: Token, name: string, database: string): Promise<Inventory> {
   const store = await openStore({ file: database, clock: systemClock, readOnly: true })
   try {
-    return compare(store, await token.allObjects(), token.capabilities().wrapSchemes, name)
+    const imports = (await store.importObjects()).filter((object) => object.token === name)
+    return compare(store, await token.allObjects(), token.capabilities().wrapSchemes, name, imports)
   } finally {
     await store.close()
   }
@@ -140,6 +141,7 @@ async function takeInventory(token: Token, name: string, database: string): Prom
 /**
  * Only private and secret key objects count: they hold the key. A key's objects are those of its CKA_ID and its label.
  * @param wrapSchemes those that work on this token
+ * @param imports objects of imports that are under way
  * @param tokenName which of the configured tokens it is: only its keys are looked for, and only home has the service's own
  */
 export function compare(
@@ -147,11 +149,12 @@ export function compare(
   objects: readonly TokenObject[],
   wrapSchemes: readonly WrapScheme[],
   tokenName = homeToken,
+  imports: readonly Pick<ImportObject, 'ckaId' | 'label'>[] = [],
 ): Inventory {
   const nameOf = ({ ckaId, label }: { readonly ckaId: string; readonly label: string }): string => `${ckaId} ${label}`
   const shown = new Map<string, TokenObject[]>()
   for (const object of objects) shown.set(nameOf(object), [...(shown.get(nameOf(object)) ?? []), object])
-  const known = new Set<string>()
+  const known = new Set(imports.map(nameOf))
   const keysWithoutObjects: KeyName[] = []
   const keysWithHalfTheirObjects: KeyName[] = []
   const look = (key: string, { ckaId, label }: { readonly ckaId: string; readonly label: string }): void => {

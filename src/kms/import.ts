@@ -19,10 +19,11 @@ import {
   type KeyState,
   type MaterialChange,
 } from '../store/store.ts'
-import { keyArn, parseKmsArn } from './arn.ts'
+import { parseKmsArn } from './arn.ts'
 import { kmsError } from './errors.ts'
 import { serviceEvent } from './record.ts'
-import { isReplica, pendingRotation } from './rotation.ts'
+import { primaryOf } from './multi-region.ts'
+import { pendingRotation } from './rotation.ts'
 import { seal, unseal } from './seal.ts'
 import type { Service } from './service.ts'
 import { tokenKind } from './specs.ts'
@@ -52,12 +53,6 @@ export const importAlgorithms = [
 type Admit = (current: KeyRecord) => void
 
 // ---- the materials of a key ----
-
-/** The primary of a replica, else the key itself: which materials a key has to have is decided there. */
-function primaryOf({ store }: Service, key: KeyRecord): KeyRecord {
-  if (!isReplica(key)) return key
-  return store.view.key(keyArn(key.primaryRegion ?? '', key.accountId, key.keyId)) ?? key
-}
 
 const currentOrdinal = (key: KeyRecord, materials: readonly BackingKeyRecord[]): number =>
   materials.find(({ materialId }) => materialId === key.materialId)?.ordinal ?? 0
@@ -95,11 +90,12 @@ const materialIdOf = (key: KeyRecord, fingerprint: string): string =>
 
 const digitsOf = (keyId: string): string => keyId.replace(/^mrk-/, '').replaceAll('-', '')
 
+/** Labels of at most 40 bytes, as all. Those of material begin like its key's others. */
 function newObject(service: Service, key: KeyRecord, kind: 'wrapping' | 'material', dueAt: number | null): ImportObject {
   const digits = digitsOf(key.keyId)
   return {
     ckaId: newCkaId(service.tokenOf(key)),
-    label: kind === 'wrapping' ? `import/${digits}` : `kms/${digits}/i`,
+    label: kind === 'wrapping' ? 'holdfast/import' : `kms/${digits}/i`,
     keyArn: key.arn,
     accountId: key.accountId,
     token: key.token,

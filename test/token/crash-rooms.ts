@@ -7,7 +7,7 @@
  * gets visited, without a list of steps that could be forgotten.
  */
 
-import { randomUUID } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { setImmediate } from 'node:timers/promises'
 import { join } from 'node:path'
 import { openTrail } from '../../src/audit/open.ts'
@@ -32,6 +32,7 @@ import { standardUsage } from '../../src/kms/usage.ts'
 import { openStore } from '../../src/store/open.ts'
 import { StoreFailure, type Store } from '../../src/store/store.ts'
 import { cleanEnvironment } from './holdfast.ts'
+import { wrapMaterial } from './import-kit.ts'
 import type { LabToken } from './lab.ts'
 
 export const accountId = '111122223333'
@@ -280,6 +281,28 @@ export interface Scenario {
 
 const makeKey = async (rooms: Rooms, journal: Journal): Promise<string> => keyIdOf(await callRoad(rooms, 'CreateKey', {}, journal))
 
+const makeExternalKey = async (rooms: Rooms, journal: Journal): Promise<string> =>
+  keyIdOf(await callRoad(rooms, 'CreateKey', { Origin: 'EXTERNAL' }, journal))
+
+const askParameters = (rooms: Rooms, journal: Journal, keyId: string): Promise<Output> =>
+  callRoad(rooms, 'GetParametersForImport', { KeyId: keyId, WrappingAlgorithm: 'RSAES_OAEP_SHA_1', WrappingKeySpec: 'RSA_2048' }, journal)
+
+/** What ImportKeyMaterial is to be given. */
+async function prepareImport(rooms: Rooms, journal: Journal, keyId: string, material: Buffer, more: Output = {}): Promise<Output> {
+  const { ImportToken, PublicKey } = await askParameters(rooms, journal, keyId)
+  const wrapped = wrapMaterial(Buffer.from(PublicKey as string, 'base64'), 'RSAES_OAEP_SHA_1', material)
+  return {
+    KeyId: keyId,
+    ImportToken,
+    EncryptedKeyMaterial: wrapped.toString('base64'),
+    ExpirationModel: 'KEY_MATERIAL_DOES_NOT_EXPIRE',
+    ...more,
+  }
+}
+
+const encryptText = (rooms: Rooms, journal: Journal, keyId: unknown): Promise<Output> =>
+  callRoad(rooms, 'Encrypt', { KeyId: keyId, Plaintext: 'dGV4dA==' }, journal)
+
 const aliasName = 'alias/crash'
 const findAlias = (rooms: Rooms) => rooms.store.view.alias(aliasArn(region, accountId, aliasName))
 
@@ -310,6 +333,39 @@ export const scenarios: Readonly<Record<string, Scenario>> = {
         await callRoad(rooms, 'Encrypt', { KeyId: keyId, Plaintext: Buffer.from(`text ${i}`).toString('base64') }, journal)
       }
     },
+  },
+  GetParametersForImport: {
+    prepare: makeExternalKey,
+    attempt: (rooms, journal, keyId) => askParameters(rooms, journal, keyId as string),
+  },
+  ImportKeyMaterial: {
+    prepare: async (rooms, journal) => prepareImport(rooms, journal, await makeExternalKey(rooms, journal), randomBytes(32)),
+    async attempt(rooms, journal, input) {
+      const { KeyId } = await callRoad(rooms, 'ImportKeyMaterial', input as Output, journal)
+      await encryptText(rooms, journal, KeyId)
+    },
+  },
+  'deletion and return of imported material': {
+    async prepare(rooms, journal) {
+      const keyId = await makeExternalKey(rooms, journal)
+      const input = await prepareImport(rooms, journal, keyId, randomBytes(32))
+      await callRoad(rooms, 'ImportKeyMaterial', input, journal)
+      await encryptText(rooms, journal, keyId)
+      return input
+    },
+    async attempt(rooms, journal, input) {
+      await callRoad(rooms, 'DeleteImportedKeyMaterial', { KeyId: (input as Output)['KeyId'] }, journal)
+      await callRoad(rooms, 'ImportKeyMaterial', input as Output, journal)
+    },
+  },
+  'expiry of imported material': {
+    async prepare(rooms, journal) {
+      const keyId = await makeExternalKey(rooms, journal)
+      const expires = { ExpirationModel: 'KEY_MATERIAL_EXPIRES', ValidTo: rooms.clock.now() / 1000 + 3600 }
+      await callRoad(rooms, 'ImportKeyMaterial', await prepareImport(rooms, journal, keyId, randomBytes(32), expires), journal)
+      rooms.clock.advance(3_600_000)
+    },
+    attempt: (rooms) => rooms.service.runLifecycle(),
   },
   CreateAlias: {
     async prepare(rooms, journal) {
@@ -365,11 +421,13 @@ export async function inspect(rooms: Rooms, journal: Journal): Promise<readonly 
   for (const key of view.allKeys()) {
     if (key.state === 'Creating' || key.state === 'Destroying') problems.push(`${key.arn} is still ${key.state}`)
     for (const backing of view.backingKeys(key.arn)) {
+      if (backing.state === 'absent' && key.state === 'PendingImport') continue
       if (backing.state !== 'ready') problems.push(`${backing.label} is still ${backing.state}`)
+      if ((backing.validTo ?? Infinity) <= clock.now()) problems.push(`${backing.label} has expired and is not destroyed`)
       inStore.push(`${backing.label} ${backing.ckaId}`)
     }
-    if (key.materialId === null || view.backingKey(key.arn, key.materialId)?.state !== 'ready')
-      problems.push(`${key.arn} has no material to encrypt with`)
+    const lacks = key.materialId === null || view.backingKey(key.arn, key.materialId)?.state !== 'ready'
+    if (lacks !== (key.state === 'PendingImport')) problems.push(`${key.arn} has no material to encrypt with`)
   }
   for (const name of ['service', 'audit']) {
     const setting = JSON.parse(view.setting(`system-key/${name}`) ?? '{}') as {
@@ -378,6 +436,10 @@ export async function inspect(rooms: Rooms, journal: Journal): Promise<readonly 
     }
     if (setting.key) inStore.push(`${setting.key.label} ${setting.key.ckaId}`)
     if (setting.candidates?.length !== 0) problems.push(`the setting of the ${name} key names leftovers`)
+  }
+  for (const { kind, label, ckaId, creator, dueAt } of await store.importObjects()) {
+    inStore.push(`${label} ${ckaId}`)
+    if (kind !== 'wrapping' || creator !== null || (dueAt ?? 0) <= clock.now()) problems.push(`${label} of an import is left`)
   }
   const shown = new Set(inToken)
   const known = new Set(inStore)
@@ -411,7 +473,7 @@ export async function inspect(rooms: Rooms, journal: Journal): Promise<readonly 
       const keyId = keyIdOf(output)
       if (!view.keyById(region, keyId) && !destroyed.has(keyId)) problems.push(`key ${keyId} was answered for and is gone`)
     }
-    if (operation === 'Encrypt') {
+    if (operation === 'Encrypt' && view.key(String(output['KeyId']))?.state !== 'PendingImport') {
       const opened = await callRoad(rooms, 'Decrypt', { CiphertextBlob: output['CiphertextBlob'] })
       if (opened['Plaintext'] !== input['Plaintext'])
         problems.push(`a blob of ${String(output['KeyId'])} does not open to what was encrypted`)

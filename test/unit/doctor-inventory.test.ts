@@ -24,6 +24,7 @@ function databaseOf(...names: readonly string[]) {
     aliases: [],
     principals: [],
     accessKeys: [],
+    keyStores: [],
     settings: [
       { name: 'system-key/service', value: JSON.stringify({ key: { ckaId: '51', label: 'holdfast/service' }, candidates }) },
       { name: 'system-key/audit', value: JSON.stringify({ key: { ckaId: 'a1', label: 'holdfast/audit' }, candidates: [] }) },
@@ -67,6 +68,14 @@ test('a key of two objects that lost one is a problem; an AES key alone is whole
     compare(databaseOf('whole', 'no-mac', 'no-aes'), objects, schemes).keysWithHalfTheirObjects.map(({ label }) => label)
   expect(half(['cbc-hmac'])).toEqual(['kms/no-mac/1', 'kms/no-aes/1'])
   expect(half(['gcm-iv-in', 'cbc-hmac'])).toEqual(['kms/no-aes/1'])
+})
+
+test('what an import is made of is no leftover', () => {
+  const objects = [object('1a', 'holdfast/import', 'CKK_RSA', 'CKO_PRIVATE_KEY'), object('1b', 'kms/a/i')]
+  const found = compare(databaseOf(), [...ownObjects, ...objects], ['gcm-iv-in'], 'default', objects)
+  expect([...found.leftovers, ...found.objectsWithoutKeys]).toEqual([])
+  const { leftovers, objectsWithoutKeys } = compare(databaseOf(), [...ownObjects, ...objects], ['gcm-iv-in'])
+  expect([...leftovers, ...objectsWithoutKeys].map(({ ckaId }) => ckaId)).toEqual(['1a', '1b'])
 })
 
 test('what a self-test or a stopped start left is listed', () => {
