@@ -44,6 +44,11 @@ export function encodeEcPublicKey(parameters: Buffer, ecPoint: Buffer): Buffer {
   return encode(SEQUENCE, algorithm, encode(BIT_STRING, Buffer.of(0), readPoint(ecPoint)))
 }
 
+/** CKA_EC_POINT of an uncompressed point. */
+export function encodeEcPoint(point: Buffer): Buffer {
+  return encode(OCTET_STRING, point)
+}
+
 const edwards25519 = Buffer.from('300506032b6570', 'hex')
 
 /** Ed25519 (RFC 8410). @param ecPoint CKA_EC_POINT: an OCTET STRING around the 32 bytes (PKCS#11 v3.0 section 2.3.5), or, on some tokens, these alone */

@@ -38,8 +38,10 @@ export const errorClasses: Readonly<Record<Exclude<ErrorClass, 'gone'>, readonly
     C.CKR_SIGNATURE_INVALID,
     C.CKR_SIGNATURE_LEN_RANGE,
     C.CKR_KEY_FUNCTION_NOT_PERMITTED,
+    C.CKR_WRAPPED_KEY_INVALID,
+    C.CKR_WRAPPED_KEY_LEN_RANGE,
   ],
-  stale: [C.CKR_OBJECT_HANDLE_INVALID, C.CKR_KEY_HANDLE_INVALID],
+  stale: [C.CKR_OBJECT_HANDLE_INVALID, C.CKR_KEY_HANDLE_INVALID, C.CKR_WRAPPING_KEY_HANDLE_INVALID, C.CKR_UNWRAPPING_KEY_HANDLE_INVALID],
   session: [
     C.CKR_SESSION_HANDLE_INVALID,
     C.CKR_SESSION_CLOSED,
@@ -64,6 +66,12 @@ export const errorClasses: Readonly<Record<Exclude<ErrorClass, 'gone'>, readonly
     C.CKR_TEMPLATE_INCONSISTENT,
     C.CKR_ARGUMENTS_BAD,
     C.CKR_ACTION_PROHIBITED,
+    C.CKR_KEY_NOT_WRAPPABLE,
+    C.CKR_KEY_UNEXTRACTABLE,
+    C.CKR_WRAPPING_KEY_SIZE_RANGE,
+    C.CKR_WRAPPING_KEY_TYPE_INCONSISTENT,
+    C.CKR_UNWRAPPING_KEY_SIZE_RANGE,
+    C.CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT,
   ],
 }
 
@@ -73,6 +81,21 @@ const classByCode: ReadonlyMap<number, ErrorClass> = new Map(
 
 /** Codes that some product uses for a bad ciphertext and another, or the same, for a dead device. */
 const ambiguousCodes: ReadonlySet<number> = new Set([C.CKR_GENERAL_ERROR, C.CKR_FUNCTION_FAILED, C.CKR_DEVICE_ERROR, C.CKR_ARGUMENTS_BAD])
+
+/**
+ * Codes by which some product refuses to unwrap key material that is not what its template says: SoftHSM 2.6.1 answers
+ * CKR_GENERAL_ERROR for a bad blob and CKR_FUNCTION_FAILED for a good one that holds no PKCS#8 of that type.
+ */
+export const materialRefused: readonly number[] = [
+  C.CKR_GENERAL_ERROR,
+  C.CKR_FUNCTION_FAILED,
+  C.CKR_ARGUMENTS_BAD,
+  C.CKR_ATTRIBUTE_VALUE_INVALID,
+  C.CKR_KEY_SIZE_RANGE,
+  C.CKR_KEY_TYPE_INCONSISTENT,
+  C.CKR_CURVE_NOT_SUPPORTED,
+  C.CKR_TEMPLATE_INCONSISTENT,
+]
 
 /** How this product and this token deviate from the table. */
 export interface ErrorDialect {

@@ -5,11 +5,11 @@
  * that could leave the device, or has left it, is destroyed before anyone learns of it.
  */
 import { CKA, CKO } from './constants.ts'
-import { keyRows, usageAttributes, type KeyRow, type KeyRowName } from './algorithms.ts'
+import { keyRows, usageAttributes, type KeyPairRow, type KeyRow, type KeyRowName, type SecretKeyRow } from './algorithms.ts'
 import { findDeviceError } from './errors.ts'
 import type { ProviderProfile } from './profile.ts'
 import { placeOf, readNumber, type DeviceSession, type Handle, type KeyObjects } from './session.ts'
-import { template, type AttributeName } from './template.ts'
+import { template, type AttributeName, type AttributeValue } from './template.ts'
 import type { TokenObject } from './token.ts'
 
 /** The token made a key that does not protect itself as asked. It has been destroyed. */
@@ -24,6 +24,8 @@ export interface KeyNaming {
   readonly label: string
   /** May leave the device, but only under a key that the security officer marked CKA_TRUSTED. */
   readonly replicable?: boolean
+  /** Its material was not generated in this device. */
+  readonly imported?: boolean
 }
 
 type Usage = Partial<Record<AttributeName, boolean>>
@@ -41,49 +43,69 @@ const protection = {
   CKA_LOCAL: true,
 } as const
 
+/** One that came from outside: how it was kept before, no token knows. */
+const importedProtection = { CKA_PRIVATE: true, CKA_SENSITIVE: true, CKA_EXTRACTABLE: false } as const
+
 /** And one that may be copied to another token, by that token's key which the security officer trusted. */
 const replicableProtection = { ...protection, CKA_EXTRACTABLE: true, CKA_NEVER_EXTRACTABLE: false, CKA_WRAP_WITH_TRUSTED: true } as const
+
+const adoptedProtection = { ...importedProtection, CKA_EXTRACTABLE: true, CKA_WRAP_WITH_TRUSTED: true } as const
 
 /** For the template: whether it can leave. */
 const leaving = ({ replicable = false }: KeyNaming): Usage =>
   replicable ? { CKA_EXTRACTABLE: true, CKA_WRAP_WITH_TRUSTED: true } : { CKA_EXTRACTABLE: false }
 
+/** Last in every template: SoftHSM 2.6.1 takes no CKA_WRAP_WITH_TRUSTED once it has read it. */
+const fixed = { CKA_MODIFIABLE: false } as const
+
+export type Attributes = Readonly<Partial<Record<AttributeName, AttributeValue>>>
+
+const identity = (row: KeyRow, { token, ckaId, label }: KeyNaming): Attributes => ({
+  CKA_KEY_TYPE: row.keyType,
+  CKA_TOKEN: token,
+  CKA_ID: ckaId,
+  CKA_LABEL: label,
+  CKA_PRIVATE: true,
+})
+
+/** What a key is, however it comes into the device: without what tells its size or holds its value. */
+export const secretAttributes = (row: SecretKeyRow, naming: KeyNaming): Attributes => ({
+  CKA_CLASS: CKO.CKO_SECRET_KEY,
+  ...identity(row, naming),
+  CKA_SENSITIVE: true,
+  ...leaving(naming),
+  ...usage(usageAttributes.secret, row.usage),
+  ...fixed,
+})
+
+export const privateAttributes = (row: KeyPairRow, naming: KeyNaming): Attributes => ({
+  CKA_CLASS: CKO.CKO_PRIVATE_KEY,
+  ...identity(row, naming),
+  CKA_SENSITIVE: true,
+  ...leaving(naming),
+  ...usage(usageAttributes.private, row.privateUsage),
+  ...fixed,
+})
+
+/** The public half is private too: without it anyone who reaches the token could put another key in its place. */
+export const publicAttributes = (row: KeyPairRow, naming: KeyNaming): Attributes => ({
+  CKA_CLASS: CKO.CKO_PUBLIC_KEY,
+  ...identity(row, naming),
+  ...usage(usageAttributes.public, row.publicUsage),
+  ...fixed,
+})
+
 /** Generates the object or pair of one row; nothing is checked yet. */
 function generate(session: DeviceSession, row: KeyRow, naming: KeyNaming, profile: ProviderProfile): Handle[] {
   const { omit } = profile.template
-  const common = { CKA_TOKEN: naming.token, CKA_ID: naming.ckaId, CKA_LABEL: naming.label, CKA_MODIFIABLE: false }
   if (row.shape === 'secret') {
-    const attributes = {
-      ...common,
-      CKA_CLASS: CKO.CKO_SECRET_KEY,
-      CKA_KEY_TYPE: row.keyType,
-      CKA_VALUE_LEN: row.bytes,
-      CKA_PRIVATE: true,
-      CKA_SENSITIVE: true,
-      ...leaving(naming),
-      ...usage(usageAttributes.secret, row.usage),
-    }
-    return [session.generateSecret(row.generate, template(attributes, omit))]
+    return [session.generateSecret(row.generate, template({ CKA_VALUE_LEN: row.bytes, ...secretAttributes(row, naming) }, omit))]
   }
-  // The public half is private too: without it anyone who reaches the token could put another key in its place.
-  const publicAttributes = {
-    ...common,
-    CKA_CLASS: CKO.CKO_PUBLIC_KEY,
-    CKA_KEY_TYPE: row.keyType,
-    CKA_PRIVATE: true,
-    ...row.parameters,
-    ...usage(usageAttributes.public, row.publicUsage),
-  }
-  const privateAttributes = {
-    ...common,
-    CKA_CLASS: CKO.CKO_PRIVATE_KEY,
-    CKA_KEY_TYPE: row.keyType,
-    CKA_PRIVATE: true,
-    CKA_SENSITIVE: true,
-    ...leaving(naming),
-    ...usage(usageAttributes.private, row.privateUsage),
-  }
-  const pair = session.generatePair(row.generate, template(publicAttributes, omit), template(privateAttributes, omit))
+  const pair = session.generatePair(
+    row.generate,
+    template({ ...row.parameters, ...publicAttributes(row, naming) }, omit),
+    template(privateAttributes(row, naming), omit),
+  )
   return [pair.privateKey, pair.publicKey]
 }
 
@@ -94,14 +116,15 @@ function generate(session: DeviceSession, row: KeyRow, naming: KeyNaming, profil
 export function findWeakness(
   object: TokenObject,
   row: KeyRow,
-  { token, replicable = false }: Pick<KeyNaming, 'token' | 'replicable'>,
+  { token, replicable = false, imported = false }: Pick<KeyNaming, 'token' | 'replicable' | 'imported'>,
   omit: readonly number[],
 ): string | undefined {
   if (object.attributes['CKA_TOKEN'] !== token) return `CKA_TOKEN is ${String(object.attributes['CKA_TOKEN'])}`
   // Whoever may change a key may also give it uses that it was made without.
   if (!omit.includes(CKA.CKA_MODIFIABLE) && object.attributes['CKA_MODIFIABLE'] === true) return 'CKA_MODIFIABLE is true'
   if (object.objectClass === 'CKO_PUBLIC_KEY') return undefined
-  for (const [name, wanted] of Object.entries(replicable ? replicableProtection : protection)) {
+  const [generated, brought] = replicable ? [replicableProtection, adoptedProtection] : [protection, importedProtection]
+  for (const [name, wanted] of Object.entries(imported ? brought : generated)) {
     if (object.attributes[name] !== wanted) return `${name} is ${String(object.attributes[name])}`
   }
   // More uses than were asked for are ways out: a key that may derive or wrap can hand on what it knows.
@@ -110,6 +133,22 @@ export function findWeakness(
     if (!granted.includes(name) && object.attributes[name] === true) return `${name} is true`
   }
   return undefined
+}
+
+/** The objects as the token describes them. @throws Unprotected, and then the caller destroys them */
+export function readBack(
+  session: DeviceSession,
+  handles: readonly Handle[],
+  row: KeyRow,
+  naming: KeyNaming,
+  profile: ProviderProfile,
+): readonly TokenObject[] {
+  return handles.map((handle) => {
+    const object = session.describe(handle)
+    const weakness = findWeakness(object, row, naming, profile.template.omit)
+    if (weakness !== undefined) throw new Unprotected(`the token made a key whose ${weakness}; it was destroyed`)
+    return object
+  })
 }
 
 /**
@@ -129,12 +168,7 @@ export function makeKey(
       const row = keyRows[name]
       const made = generate(session, row, naming, profile)
       handles.push(...made)
-      for (const handle of made) {
-        const object = session.describe(handle)
-        const weakness = findWeakness(object, row, naming, profile.template.omit)
-        if (weakness !== undefined) throw new Unprotected(`the token made a key whose ${weakness}; it was destroyed`)
-        objects.push(object)
-      }
+      objects.push(...readBack(session, made, row, naming, profile))
     }
   } catch (error) {
     destroyAll(session, handles)

@@ -32,6 +32,8 @@ import {
 } from './algorithms.ts'
 import { CKM, CKR, nameOf } from './constants.ts'
 import { findDeviceError } from './errors.ts'
+import { proveImports } from './import-proof.ts'
+import type { ImportWays } from './import.ts'
 import { destroyAll, makeKey, sortObjects, Unprotected } from './keys.ts'
 import type { ProviderProfile } from './profile.ts'
 import { noObjects, type DeviceSession, type Handle, type KeyObjects } from './session.ts'
@@ -46,7 +48,7 @@ import {
   type WrapScheme,
 } from './token.ts'
 import { decryptOaep, deriveSecret, mac, publicKeyOf, sign, type OaepWay } from './uses.ts'
-import { Rejected, schemeNames, schemes, Untrustworthy, type WrapDevice } from './wrap.ts'
+import { Rejected, schemeNames, schemes, Unsupported, Untrustworthy, type WrapDevice } from './wrap.ts'
 
 /** What the self-test found; handed to every later agent of the same token. Plain data. */
 export interface Proof {
@@ -56,6 +58,7 @@ export interface Proof {
   /** The rows of the objects that a key of each kind consists of. */
   readonly rows: Readonly<Partial<Record<TokenKeyKind, readonly KeyRowName[]>>>
   readonly oaepWays: Readonly<Partial<Record<OaepAlgorithm, OaepWay>>>
+  readonly importWays: ImportWays
 }
 
 type Probe = Capabilities['probes'][number]
@@ -246,9 +249,8 @@ function proveAgreement({ session, profile }: Bench, keys: KeyObjects): void {
 function describeFailure(error: unknown): string {
   const device = findDeviceError(error)
   if (device !== undefined) return device.message
-  if (error instanceof Failed || error instanceof Rejected || error instanceof Untrustworthy || error instanceof Unprotected) {
-    return error.message
-  }
+  if ([Failed, Rejected, Unsupported, Untrustworthy, Unprotected].some((expected) => error instanceof expected))
+    return (error as Error).message
   throw error
 }
 
@@ -374,7 +376,6 @@ export function proveToken(
     kinds.set(name, proved)
     probes.push({ name, passed: true, detail: [proved.algorithms.join(', '), proved.lacking].filter((text) => text !== '').join('; ') })
   }
-  keys.destroy()
 
   const passedSchemes = schemeNames.filter((scheme) => rowsByScheme.has(scheme))
   const wanted = profile.wrap === 'probe' ? undefined : profile.wrap
@@ -393,6 +394,20 @@ export function proveToken(
     ...(ownRows && { signing: ownRows }),
     ...Object.fromEntries([...kinds].map(([kind, proved]) => [kind, proved.rows])),
   }
+  const imports = proveImports({
+    session,
+    profile,
+    oaepWays,
+    rows,
+    lists: (mechanism) => mechanisms.has(mechanism),
+    attempt(needs, trial) {
+      const tried = attempt([CKM.CKM_RSA_PKCS_KEY_PAIR_GEN, ...needs], ({ token }) => trial(keys.lend(['rsa-2048-import'], token), token))
+      return 'detail' in tried ? tried.detail : undefined
+    },
+    fail,
+  })
+  probes.push(...imports.probes)
+  keys.destroy()
   const specs = [...kinds.keys()].filter((kind) => !kind.startsWith('import ')).map((kind) => kind.split(' ', 1)[0] ?? '')
   return {
     capabilities: {
@@ -401,13 +416,14 @@ export function proveToken(
       keySpecs: [...new Set(wrapScheme === undefined ? specs : ['SYMMETRIC_DEFAULT', ...specs])],
       keyKinds: Object.keys(rows) as TokenKeyKind[],
       algorithms: [...algorithms],
-      importAlgorithms: [],
+      importAlgorithms: imports.algorithms,
       probes,
       keyIdBytes: profile.keyIdBytes,
     },
     authFailed: [...authFailed],
     rows,
     oaepWays,
+    importWays: imports.ways,
   }
 }
 

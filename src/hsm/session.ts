@@ -155,6 +155,28 @@ export class DeviceSession {
     return this.#library.C_DeriveKey(this.#session, mechanism, key, attributes)
   }
 
+  unwrapKey(mechanism: Mechanism, unwrappingKey: Handle, wrapped: Buffer, attributes: Attribute[]): Handle {
+    refuseEmpty(wrapped)
+    return this.#library.C_UnwrapKey(this.#session, mechanism, unwrappingKey, wrapped, attributes)
+  }
+
+  /** Scratch. */
+  wrapKey(mechanism: Mechanism, wrappingKey: Handle, key: Handle): Buffer {
+    return this.#library.C_WrapKey(this.#session, mechanism, wrappingKey, key, this.#scratch)
+  }
+
+  createObject(attributes: Attribute[]): Handle {
+    return this.#library.C_CreateObject(this.#session, attributes)
+  }
+
+  copyObject(object: Handle, changes: Attribute[]): Handle {
+    return this.#library.C_CopyObject(this.#session, object, changes)
+  }
+
+  setAttributes(object: Handle, changes: Attribute[]): void {
+    this.#library.C_SetAttributeValue(this.#session, object, changes)
+  }
+
   destroy(object: Handle): void {
     this.#library.C_DestroyObject(this.#session, object)
   }

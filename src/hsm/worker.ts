@@ -15,14 +15,25 @@ import { findSignature } from './algorithms.ts'
 import { canaryId, findCanary, useCanary } from './canary.ts'
 import { CKO, nameOf } from './constants.ts'
 import { encodeEcdsaSignature } from './der.ts'
-import { classify, findDeviceError, type ErrorClass, type ErrorDialect } from './errors.ts'
+import { classify, findDeviceError, materialRefused, type ErrorClass, type ErrorDialect } from './errors.ts'
 import { HandleCache } from './handles.ts'
+import { importKey, type Importer, type Installed } from './import.ts'
 import { keyTypeOf, makeKey, sortObjects, Unprotected } from './keys.ts'
 import { schemePreference, type Proof } from './probe.ts'
 import type { ProviderProfile } from './profile.ts'
 import { DeviceSession, type Handle, type KeyObjects } from './session.ts'
 import { template } from './template.ts'
-import { wrapSchemes, type TokenAlgorithm, type TokenFailure, type TokenKeyKind, type TokenObject, type WrapScheme } from './token.ts'
+import { adoptKey, exportKey, findTransportKey } from './transport.ts'
+import {
+  wrapSchemes,
+  type ImportAlgorithm,
+  type Imported,
+  type TokenAlgorithm,
+  type TokenFailure,
+  type TokenKeyKind,
+  type TokenObject,
+  type WrapScheme,
+} from './token.ts'
 import { decryptOaep, deriveSecret, mac, publicKeyOf, sign } from './uses.ts'
 import {
   encodeAnswer,
@@ -39,7 +50,7 @@ import {
   type Operation,
   type Request,
 } from './wire.ts'
-import { canUse, findScheme, findUsableScheme, Rejected, schemes, Untrustworthy, type WrapDevice } from './wrap.ts'
+import { canUse, findScheme, findUsableScheme, Rejected, schemes, Unsupported, Untrustworthy, type WrapDevice } from './wrap.ts'
 
 /** What the agent's main thread hands to each worker. */
 export interface WorkerTask {
@@ -70,9 +81,6 @@ const flushAfterMs = 0.5
 
 /** The token, healthy and logged in or not, showed no object. */
 class Missing extends Error {}
-
-/** The self-test did not find that this token can do it. */
-class Unsupported extends Error {}
 
 /** Something that no mistake of the device explains: refused before it was asked. */
 class BadRequest extends Error {}
@@ -107,13 +115,23 @@ interface Answer {
 const empty = Buffer.alloc(0)
 
 /** Operations whose input may be what the device objects to. */
-const checksInput: ReadonlySet<Operation> = new Set<Operation>(['unwrap', 'decryptOaep'])
+const checksInput: ReadonlySet<Operation> = new Set<Operation>(['unwrap', 'decryptOaep', 'importKey', 'adoptKey'])
+
+/** Of these, those whose input becomes a key: devices have more ways to say no to it. */
+const takesMaterial: ReadonlySet<Operation> = new Set<Operation>(['importKey', 'adoptKey'])
+
+interface ImportParticulars {
+  readonly label: string
+  readonly wrappingCkaId: string
+  readonly algorithm: ImportAlgorithm
+}
 
 class Server {
   readonly #task: WorkerTask
   readonly #session: DeviceSession
   readonly #cache: HandleCache
   readonly #dialect: ErrorDialect
+  readonly #materialDialect: ErrorDialect
   readonly #device: WrapDevice
   readonly #preference: readonly WrapScheme[]
   readonly #canaryId: string
@@ -125,6 +143,7 @@ class Server {
     this.#session = DeviceSession.open(library, Buffer.from(task.slot))
     this.#cache = new HandleCache(task.journal)
     this.#dialect = { authFailed: [...task.profile.errors.authFailed, ...task.proof.authFailed], gone: task.profile.errors.gone }
+    this.#materialDialect = { ...this.#dialect, authFailed: [...this.#dialect.authFailed, ...materialRefused] }
     this.#preference = schemePreference(task.proof.capabilities)
     this.#canaryId = canaryId(task.profile).toString('hex')
     const pool = new RandomPool(Math.min(4096, task.profile.limits.singleOpBytes))
@@ -219,12 +238,14 @@ class Server {
       case 'deriveSharedSecret':
         this.#require('ECDH')
         return { number: 0, data: deriveSecret(this.#session, this.#key(ckaId, 'privateKey'), data, this.#task.profile) }
-      // What other tokens and other people's keys need comes from modules of its own.
       case 'importKey':
-      case 'exportKey':
+        return json(this.#import(ckaId, named(keyKindNumbers, scheme), JSON.parse(aad.toString()) as ImportParticulars, data))
       case 'adoptKey':
+        return json(this.#adopt(ckaId, named(keyKindNumbers, scheme), JSON.parse(aad.toString()) as { label: string }, data))
+      case 'exportKey':
+        return { number: 0, data: exportKey(this.#session, this.#task.profile, this.#keys(ckaId), data) }
       case 'transportKey':
-        throw new Unsupported(`this token is not used for ${operation}`)
+        return { number: 0, data: findTransportKey(this.#session)?.spki ?? empty }
     }
   }
 
@@ -281,15 +302,55 @@ class Server {
     if (!this.#task.proof.capabilities.algorithms.includes(algorithm)) throw new Unsupported(`the token does not do ${algorithm}`)
   }
 
-  #generate(ckaId: string, kind: TokenKeyKind, { label, replicable }: { label: string; replicable: boolean }): readonly TokenObject[] {
+  /** What an import works with, and what it makes, once it is known that nothing has this CKA_ID. */
+  #bringIn<T extends Installed>(ckaId: string, bring: (importer: Importer, id: Buffer) => T): T {
     const { profile, proof } = this.#task
+    const id = this.#freeId(ckaId)
+    const commit = (): void => {
+      this.#committed = true
+    }
+    const brought = bring({ session: this.#session, profile, ways: proof.importWays, commit }, id)
+    this.#cache.put(ckaId, sortObjects(this.#session, brought.handles))
+    if (profile.settleMs > 0) sleep(profile.settleMs)
+    return brought
+  }
+
+  #import(ckaId: string, kind: TokenKeyKind, { label, wrappingCkaId, algorithm }: ImportParticulars, wrapped: Buffer): Imported {
+    // Searched for, not remembered: a wrapping key is used once or twice.
+    const wrappingKey = sortObjects(this.#session, this.#found(this.#session.findById(Buffer.from(wrappingCkaId, 'hex')))).privateKey
+    if (wrappingKey === undefined) throw new Missing()
+    const { objects, fingerprint, exposed } = this.#bringIn(ckaId, (importer, id) =>
+      importKey(importer, wrappingKey, this.#task.proof.rows[kind] ?? [], {
+        kind,
+        algorithm,
+        wrapped,
+        naming: { token: true, ckaId: id, label },
+      }),
+    )
+    return { objects, fingerprint, exposed }
+  }
+
+  #adopt(ckaId: string, kind: TokenKeyKind, { label }: { label: string }, wrapped: Buffer): readonly TokenObject[] {
+    return this.#bringIn(ckaId, (importer, id) =>
+      adoptKey(importer, kind, this.#task.proof.rows[kind] ?? [], { token: true, ckaId: id, label }, wrapped),
+    ).objects
+  }
+
+  /** Tells, too, whether session and login hold, before anything is done that must not be repeated. */
+  #freeId(ckaId: string): Buffer {
+    const { keyIdBytes } = this.#task.profile
     const id = Buffer.from(ckaId, 'hex')
-    if (id.length !== profile.keyIdBytes) throw new BadRequest(`this token wants a CKA_ID of ${profile.keyIdBytes} bytes`)
-    const rows = proof.rows[kind]
-    if (rows === undefined) throw new Unsupported(`the token can make no ${kind} key`)
-    // Both tell whether session and login hold before anything is done that must not be repeated.
+    if (id.length !== keyIdBytes) throw new BadRequest(`this token wants a CKA_ID of ${keyIdBytes} bytes`)
     if (!this.#session.loggedIn()) this.#loginAgain()
     if (this.#session.findById(id).length > 0) throw new BadRequest(`the token already has an object with CKA_ID ${ckaId}`)
+    return id
+  }
+
+  #generate(ckaId: string, kind: TokenKeyKind, { label, replicable }: { label: string; replicable: boolean }): readonly TokenObject[] {
+    const { profile, proof } = this.#task
+    const rows = proof.rows[kind]
+    if (rows === undefined) throw new Unsupported(`the token can make no ${kind} key`)
+    const id = this.#freeId(ckaId)
     this.#committed = true
     const { handles, objects } = makeKey(this.#session, rows, { token: true, ckaId: id, label, replicable }, profile)
     this.#cache.put(ckaId, sortObjects(this.#session, handles))
@@ -314,8 +375,11 @@ class Server {
   /** Undefined: try again. Otherwise what to answer. */
   // oxlint-disable-next-line typescript/consistent-return -- the compiler knows that the switch is exhaustive
   #recover(request: Request, error: unknown, tried: Set<ErrorClass | 'missing'>): Refusal | undefined {
-    if (error instanceof Unsupported) return { failure: 'unsupported', message: error.message }
-    if (error instanceof Rejected) return { failure: 'rejected', message: error.message }
+    if (error instanceof Unsupported || error instanceof Rejected) {
+      // A key that was tried out may have left its operation active.
+      this.#renewSession()
+      return { failure: error instanceof Rejected ? 'rejected' : 'unsupported', message: error.message }
+    }
     if (error instanceof BadRequest) return { failure: 'rejected', message: error.message }
     if (error instanceof Untrustworthy || error instanceof Unprotected) {
       tell({ type: 'broken-promise', operation: request.operation, message: error.message })
@@ -332,7 +396,8 @@ class Server {
     }
     const code = device?.codeName
     const unwraps = checksInput.has(operation)
-    const verdict = device === undefined ? { class: 'missing' as const, confirm: true } : classify(device.code, unwraps, this.#dialect)
+    const dialect = takesMaterial.has(operation) ? this.#materialDialect : this.#dialect
+    const verdict = device === undefined ? { class: 'missing' as const, confirm: true } : classify(device.code, unwraps, dialect)
     const first = !tried.has(verdict.class) && !this.#committed
     tried.add(verdict.class)
     const message = device?.message ?? `the token shows no object with CKA_ID ${request.ckaId}`

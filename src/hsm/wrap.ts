@@ -48,6 +48,11 @@ export class Untrustworthy extends Error {
   override readonly name = 'Untrustworthy'
 }
 
+/** The token has no way to do it. */
+export class Unsupported extends Error {
+  override readonly name = 'Unsupported'
+}
+
 /** What a scheme works with. */
 export interface WrapDevice {
   readonly session: DeviceSession
