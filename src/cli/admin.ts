@@ -191,6 +191,28 @@ const rows: readonly Row[] = [
     operation: 'AttestKey',
     input: (words) => ({ KeyId: words.positional('KEY-ID') }),
   },
+
+  {
+    name: 'usage',
+    summary: 'Shows what the account called, and what it would cost on AWS KMS.',
+    detail:
+      'Successful calls by key and operation, of all regions. The estimate takes the list prices of the settings usage.price…: a month for each key and for\n' +
+      'each of its first two rotations, by the hour, and requests. It knows of no free tier, discount or tax.',
+    flags: {
+      start: { value: 'YYYY-MM-DD', about: "The first day; the first of the last day's month unless given." },
+      end: { value: 'YYYY-MM-DD', about: 'The last day; today unless given. Days are UTC.' },
+      key: { value: 'KEY-ID', about: 'This key alone.' },
+      daily: { about: 'Day by day.' },
+    },
+    operation: 'GetUsage',
+    items: 'Usage',
+    input: (words) => ({
+      StartDate: words.flag('start'),
+      EndDate: words.flag('end'),
+      KeyId: words.flag('key'),
+      Granularity: words.has('daily') ? 'DAILY' : undefined,
+    }),
+  },
 ]
 
 /** `policy put|get|list|delete`: the same four for users and roles, told apart by the flag. */

@@ -45,7 +45,7 @@ export async function call(wiring: Wiring, operation: string, input: Readonly<Re
   return answer
 }
 
-/** Calls a listing until it has no more pages; answers all its items under the listing's own name. */
+/** Calls a listing until it has no more pages; answers all its items under the listing's own name, after what else the first page says. */
 export async function callAllPages(
   wiring: Wiring,
   operation: string,
@@ -53,13 +53,23 @@ export async function callAllPages(
   items: string,
 ): Promise<Answer> {
   const all: unknown[] = []
+  let first: Answer | undefined
   let marker: unknown
   do {
-    const page = await call(wiring, operation, { ...input, ...(marker !== undefined && { Marker: marker }) })
-    all.push(...((page[items] ?? []) as unknown[]))
-    marker = page['NextMarker']
+    const {
+      [items]: some,
+      NextMarker: next,
+      Truncated: _more,
+      ...rest
+    } = await call(wiring, operation, {
+      ...input,
+      ...(marker !== undefined && { Marker: marker }),
+    })
+    first ??= rest
+    all.push(...((some ?? []) as unknown[]))
+    marker = next
   } while (marker !== undefined && marker !== null)
-  return { [items]: all }
+  return { ...first, [items]: all }
 }
 
 async function credentialsFromFile({ credentialsFile, profile }: ClientSettings): Promise<ProfileCredentials> {

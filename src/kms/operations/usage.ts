@@ -37,8 +37,8 @@ export const GetUsage = operation({
     const end = input.EndDate ?? today
     // The month so far, as a bill has it.
     const start = input.StartDate ?? `${end.slice(0, 7)}-01`
-    const fromMs = readDay(start, 'StartDate')
     const toMs = readDay(end, 'EndDate') + dayMs
+    const fromMs = readDay(start, 'StartDate')
     if (fromMs >= toMs) throw kmsError('ValidationException', 'StartDate must not be later than EndDate.')
 
     const { service, principal } = call
