@@ -10,6 +10,7 @@
  * policies" and "Troubleshooting key access".
  */
 
+import type { PartyMatch } from './grants.ts'
 import type { ConditionContext } from './pattern.ts'
 import { splitArn } from './pattern.ts'
 import {
@@ -34,6 +35,7 @@ export type DecisionReason =
   | 'ExplicitDenyInIdentityPolicy'
   | 'ExplicitDenyInSessionPolicy'
   | 'ExplicitDenyInTrustPolicy'
+  | 'NoGrantAllows'
   | 'NoResourcePolicyAllows'
   | 'NoIdentityPolicyAllows'
   | 'NoSessionPolicyAllows'
@@ -53,8 +55,8 @@ export interface AuthorizationRequest {
   }
   /** The request's keys, asked with lower-case names. The principal's own keys are added by `authorize` and win. */
   readonly context: ConditionContext
-  /** Asked last, only when no policy denies and none allows: does a grant to this principal? */
-  readonly grants?: () => boolean
+  /** Asked last, only when no policy denies and none allows: does a grant allow it, and to whom? */
+  readonly grants?: () => PartyMatch | undefined
 }
 
 export interface Decision {
@@ -112,7 +114,7 @@ function decide(
   resourcePolicy: CompiledPolicy | undefined,
   question: PolicyQuestion,
   policyName: 'resource' | 'trust',
-  grants: (() => boolean) | undefined,
+  grants: (() => PartyMatch | undefined) | undefined,
 ): Decision {
   const sameAccount = principal.accountId === resourceAccountId
   const resourceSide = resourcePolicy && evaluateResourcePolicy(resourcePolicy, principal, question)
@@ -131,11 +133,49 @@ function decide(
   const withinSession = principal.sessionPolicies === undefined || sessionSide?.effect === 'Allow'
 
   const allowed = decideAllow(principal, sameAccount, resourceSide, identitySide?.by, withinSession, policyName)
-  // A grant needs no policy beside it, in the key's account or another; a session policy still limits it.
-  if (!allowed.allowed && resourcePolicy && grants?.() === true) {
-    return withinSession ? { allowed: true, reason: 'AllowedByGrant' } : { allowed: false, reason: 'NoSessionPolicyAllows' }
-  }
-  return allowed
+  if (allowed.allowed || !resourcePolicy) return allowed
+  return allowParty(principal, grants?.(), identitySide?.by, withinSession) ?? allowed
+}
+
+/**
+ * What a grant gives to whom it names needs no policy beside it, in the key's account or another; a session policy still limits it. What it
+ * gives to an account the account's identity policies pass on, as with a key policy that names the account.
+ */
+function allowParty(
+  principal: Principal,
+  match: PartyMatch | undefined,
+  identityAllow: MatchedStatement | undefined,
+  withinSession: boolean,
+): Decision | undefined {
+  if (match === undefined || (match === 'account' && principal.type !== 'Root' && !identityAllow)) return undefined
+  return withinSession ? { allowed: true, reason: 'AllowedByGrant' } : { allowed: false, reason: 'NoSessionPolicyAllows' }
+}
+
+/**
+ * kms:RetireGrant: the grant says who may, and no key policy is asked. An identity or session policy can deny it to anybody; allow it can only
+ * to principals of an account that may.
+ *
+ * @param request.match how the caller is one of those who may retire the grant
+ */
+export function authorizeRetireGrant(request: {
+  readonly principal: Principal
+  readonly keyArn: string
+  readonly context: ConditionContext
+  readonly match: PartyMatch | undefined
+}): Decision {
+  const { principal, match } = request
+  const question = ask('kms:RetireGrant', request.keyArn, principal, request.context)
+  const identitySide = evaluatePolicies(principal.identityPolicies, question)
+  if (identitySide?.effect === 'Deny') return decided(false, 'ExplicitDenyInIdentityPolicy', 'identity', identitySide.by.statement)
+  const sessionSide = principal.sessionPolicies && evaluatePolicies(principal.sessionPolicies, question)
+  if (sessionSide?.effect === 'Deny') return decided(false, 'ExplicitDenyInSessionPolicy', 'session', sessionSide.by.statement)
+  const withinSession = principal.sessionPolicies === undefined || sessionSide?.effect === 'Allow'
+  return (
+    allowParty(principal, match, identitySide?.by, withinSession) ?? {
+      allowed: false,
+      reason: match === undefined ? 'NoGrantAllows' : 'NoIdentityPolicyAllows',
+    }
+  )
 }
 
 /** Nothing denies: does enough allow? */
@@ -303,6 +343,7 @@ const causes: Readonly<Partial<Record<DecisionReason, string>>> = {
   ExplicitDenyInIdentityPolicy: 'with an explicit deny in an identity-based policy',
   ExplicitDenyInSessionPolicy: 'with an explicit deny in a session policy',
   ExplicitDenyInTrustPolicy: 'with an explicit deny in the role trust policy',
+  NoGrantAllows: 'because no grant allows the {action} action',
   NoResourcePolicyAllows: 'because no resource-based policy allows the {action} action',
   NoIdentityPolicyAllows: 'because no identity-based policy allows the {action} action',
   NoSessionPolicyAllows: 'because no session policy allows the {action} action',

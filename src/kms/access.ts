@@ -1,9 +1,20 @@
 /** May this call do this? Brings the caller, the key, its policy and the condition keys of the request together for `auth/`. */
 
-import { accessDeniedMessage, authorize, type ConditionContext, type Decision } from '../auth/authorize.ts'
+import { accessDeniedMessage, authorize, authorizeRetireGrant, type ConditionContext, type Decision } from '../auth/authorize.ts'
+import {
+  contextOperations,
+  grantAllows,
+  grantOperations,
+  matchParty,
+  partyNames,
+  type GrantRequest,
+  type PartyMatch,
+} from '../auth/grants.ts'
 import { compilePolicy, type CompiledPolicy } from '../auth/policy.ts'
-import type { KeyRecord, PrincipalRecord } from '../store/store.ts'
+import type { Principal } from '../auth/principal.ts'
+import type { GrantConstraints, GrantRecord, KeyRecord, PrincipalRecord } from '../store/store.ts'
 import { kmsError, KmsError } from './errors.ts'
+import type { NamedGrant } from './grant-tokens.ts'
 import type { Call, FoundKey, KeyUse } from './operation.ts'
 
 const compiledKeyPolicies = new WeakMap<KeyRecord, CompiledPolicy>()
@@ -50,28 +61,112 @@ const unseen = (call: Call, action: string): KmsError =>
     `User: ${call.principal.arn} is not authorized to perform: ${action} on this resource because the resource does not exist in this Region, no resource-based policies allow access, or a resource-based policy explicitly denies access`,
   )
 
+/**
+ * Returns when policies allow it, throws when they deny it. Only where they do neither does it look for a grant, and answers with a promise
+ * when the grants have to be read first.
+ *
+ * @param named grants that the caller names by their tokens
+ */
 export function permitKey<I>(
   call: Call,
   action: string,
   found: FoundKey,
   use: Pick<KeyUse<I>, 'denied' | 'crossAccount' | 'members'>,
-): void {
+  named: readonly NamedGrant[] = [],
+): Promise<void> | undefined {
   const key = found.record
   const foreign = key.accountId !== call.principal.accountId
-  const decide = (): Decision =>
-    authorize({
-      principal: call.principal,
-      action,
-      resource: { arn: key.arn, accountId: key.accountId, policy: keyPolicy(key) },
-      context: requestContext(call, found, use.members),
-    })
-  const decision = !foreign ? decide() : use.crossAccount ? withoutWords(decide) : undefined
-  if (decision?.allowed) return
-  logDenial(call, action, key.arn, decision)
-  const special = use.denied?.(call.input as I)
-  if (special) throw special
-  if (foreign || !decision) throw unseen(call, action)
-  throw denied(call, action, key.arn, decision)
+  const decide = (match?: PartyMatch): Decision | undefined => {
+    const judged = (): Decision =>
+      authorize({
+        principal: call.principal,
+        action,
+        resource: { arn: key.arn, accountId: key.accountId, policy: keyPolicy(key) },
+        context: requestContext(call, found, use.members),
+        grants: () => match,
+      })
+    return !foreign ? judged() : use.crossAccount ? withoutWords(judged) : undefined
+  }
+  const refuse = (decision: Decision | undefined): never => {
+    logDenial(call, action, key.arn, decision)
+    const special = use.denied?.(call.input as I)
+    if (special) throw special
+    if (foreign || !decision) throw unseen(call, action)
+    throw denied(call, action, key.arn, decision)
+  }
+  const decision = decide()
+  if (decision?.allowed) return undefined
+  if (!decision || !lacksAllow.has(decision.reason) || !grantable.has(action)) return refuse(decision)
+  const decideAgain = (match: PartyMatch | undefined): undefined => {
+    const last = match ? decide(match) : decision
+    return last?.allowed ? undefined : refuse(last)
+  }
+  const match = findGrant(call, key, grantRequest(call, action, found, use.members), named)
+  return match instanceof Promise ? match.then(decideAgain) : decideAgain(match)
+}
+
+/** Where a grant could still make the difference. */
+const lacksAllow: ReadonlySet<string> = new Set(['NoResourcePolicyAllows', 'NoIdentityPolicyAllows'] satisfies Decision['reason'][])
+const grantable: ReadonlySet<string> = new Set(grantOperations.map((operation) => `kms:${operation}`))
+
+function grantRequest(call: Call, action: string, found: FoundKey, members: Members = ordinaryMembers): GrantRequest {
+  const operation = action.slice('kms:'.length)
+  const sourceArn = requestContext(call, found, members)('aws:sourcearn')
+  return {
+    operation,
+    encryptionContext: encryptionContext(call, members),
+    sourceArn: typeof sourceArn === 'string' ? sourceArn : undefined,
+    ...(operation === 'CreateGrant' && {
+      child: { operations: call.input['Operations'] as readonly string[], constraints: givenConstraints(call) },
+    }),
+  }
+}
+
+const granteeOf = (grant: GrantRecord, principal: Principal): PartyMatch | undefined =>
+  matchParty({ arn: grant.grantee, id: grant.granteeId }, principal)
+
+/** How a grant on this key names the caller and allows the request; that it is named itself wins. */
+function findGrant(
+  call: Call,
+  key: KeyRecord,
+  request: GrantRequest,
+  named: readonly NamedGrant[],
+): PartyMatch | undefined | Promise<PartyMatch | undefined> {
+  const { principal } = call
+  const { grants } = call.service.store
+  const context = contextOperations.has(request.operation) || request.child ? request.encryptionContext : undefined
+  const accept = (grant: GrantRecord): boolean => granteeOf(grant, principal) !== undefined && grantAllows(grant, request)
+  const matchOf = (grant: GrantRecord | undefined): PartyMatch | undefined => grant && granteeOf(grant, principal)
+  const best = (matches: readonly (PartyMatch | undefined)[]): PartyMatch | undefined =>
+    matches.includes('itself') ? 'itself' : matches.includes('account') ? 'account' : undefined
+
+  const looks = partyNames(principal).map((name) => grants.find(key.arn, name, context, accept))
+  const atOnce = best(looks.map((look) => (look instanceof Promise ? undefined : matchOf(look))))
+  // What another process granted a moment ago may not be seen here yet; its token names it.
+  const ids = named.filter(({ keyArn }) => keyArn === key.arn).map(({ grantId }) => grantId)
+  const isSettled = ids.length === 0 && !looks.some((look) => look instanceof Promise)
+  if (atOnce === 'itself' || isSettled) return atOnce
+  const byToken = ids.map(async (id) => {
+    const grant = await grants.get(id)
+    return grant && grant.keyArn === key.arn && accept(grant) ? grant : undefined
+  })
+  return Promise.all([...looks, ...byToken]).then((found) => best(found.map(matchOf)))
+}
+
+/** Who may retire a grant the grant says: its retiring principal, its grantee if it may, and the account of the key. */
+export function permitRetirement(call: Call, found: FoundKey, grant: GrantRecord): void {
+  const { principal } = call
+  const key = found.record
+  const matches = [
+    grant.retiring === null ? undefined : matchParty({ arn: grant.retiring, id: grant.retiringId }, principal),
+    grant.operations.includes('RetireGrant') ? granteeOf(grant, principal) : undefined,
+    key.accountId === principal.accountId ? ('account' as const) : undefined,
+  ]
+  const match = matches.includes('itself') ? 'itself' : matches.find((each) => each !== undefined)
+  const decision = authorizeRetireGrant({ principal, keyArn: key.arn, context: requestContext(call, found), match })
+  if (decision.allowed) return
+  logDenial(call, 'kms:RetireGrant', key.arn, decision)
+  throw key.accountId === principal.accountId ? denied(call, 'kms:RetireGrant', key.arn, decision) : unseen(call, 'kms:RetireGrant')
 }
 
 /** A request that a policy cannot judge is refused in words of its own; from another account they would say that there is a policy to judge it. */
@@ -118,6 +213,7 @@ function logDenial(call: Call, action: string, resource: string, decision: Decis
 }
 
 type Value = string | readonly string[] | undefined
+type Pairs = Readonly<Record<string, string>>
 interface Tagged {
   readonly TagKey: string
   readonly TagValue?: string
@@ -137,7 +233,10 @@ const memberKeys: Readonly<Record<string, readonly string[]>> = {
   messagetype: ['MessageType'],
   rotationperiodindays: ['RotationPeriodInDays'],
   schedulekeydeletionpendingwindowindays: ['PendingWindowInDays'],
+  expirationmodel: ['ExpirationModel'],
   signingalgorithm: ['SigningAlgorithm'],
+  wrappingalgorithm: ['WrappingAlgorithm'],
+  wrappingkeyspec: ['WrappingKeySpec'],
 }
 
 /**
@@ -194,6 +293,8 @@ function kmsKey(call: Call, found: FoundKey | undefined, members: Members, name:
       return key ? String(key.multiRegion) : (text(input['MultiRegion']) ?? created(call, 'false'))
     case 'multiregionkeytype':
       return key?.multiRegion ? 'PRIMARY' : undefined
+    case 'validto':
+      return typeof input['ValidTo'] === 'number' ? new Date(input['ValidTo']).toISOString() : undefined
     case 'requestalias':
       return found?.alias
     case 'resourcealiases': {
@@ -205,6 +306,7 @@ function kmsKey(call: Call, found: FoundKey | undefined, members: Members, name:
       return arns.length > 1 ? String(arns[0] === arns[1]) : undefined
     }
     default: {
+      if (name.startsWith('grant') || name.startsWith('retiring')) return grantKey(call, name)
       const carriers = Object.hasOwn(memberKeys, name) ? memberKeys[name] : undefined
       if (!carriers) return undefined
       return carriers.map((member) => text(input[member])).find((value) => value !== undefined)
@@ -214,8 +316,58 @@ function kmsKey(call: Call, found: FoundKey | undefined, members: Members, name:
 
 const created = (call: Call, value: string): string | undefined => (call.operation.name === 'CreateKey' ? value : undefined)
 
-function encryptionContext(call: Call, members: Members): Readonly<Record<string, string>> {
-  return (call.input[members.context] as Readonly<Record<string, string>> | undefined) ?? {}
+/** Of CreateGrant it is the one that the new grant's constraint speaks of. */
+function encryptionContext(call: Call, members: Members): Pairs {
+  if (call.operation.name === 'CreateGrant') {
+    const { encryptionContextEquals, encryptionContextSubset } = givenConstraints(call)
+    return encryptionContextEquals ?? encryptionContextSubset ?? {}
+  }
+  return (call.input[members.context] as Pairs | undefined) ?? {}
+}
+
+/** CreateGrant's Constraints. An empty map is none. */
+export function givenConstraints({ input }: Call): GrantConstraints {
+  const given = input['Constraints'] as
+    | { readonly EncryptionContextEquals?: Pairs; readonly EncryptionContextSubset?: Pairs; readonly SourceArn?: string }
+    | undefined
+  const some = (pairs: Pairs | undefined): Pairs | undefined => (pairs && Object.keys(pairs).length > 0 ? pairs : undefined)
+  const equals = some(given?.EncryptionContextEquals)
+  const subset = some(given?.EncryptionContextSubset)
+  return {
+    ...(equals && { encryptionContextEquals: equals }),
+    ...(subset && { encryptionContextSubset: subset }),
+    ...(given?.SourceArn !== undefined && { sourceArn: given.SourceArn }),
+  }
+}
+
+/** What a policy may ask about a grant that is to be made; and of the three operations that no AWS service asks for it. */
+function grantKey(call: Call, name: string): Value {
+  const { input } = call
+  if (name === 'grantisforawsresource') {
+    return ['CreateGrant', 'ListGrants', 'RevokeGrant'].includes(call.operation.name) ? 'false' : undefined
+  }
+  if (call.operation.name !== 'CreateGrant') return undefined
+  const constraints = givenConstraints(call)
+  switch (name) {
+    case 'grantconstraintsourcearn':
+      return constraints.sourceArn
+    case 'grantconstrainttype':
+      if (constraints.encryptionContextEquals) return 'EncryptionContextEquals'
+      if (constraints.encryptionContextSubset) return 'EncryptionContextSubset'
+      return constraints.sourceArn === undefined ? undefined : 'SourceArn'
+    case 'granteeprincipal':
+      return text(input['GranteePrincipal'])
+    case 'granteeserviceprincipal':
+      return text(input['GranteeServicePrincipal'])
+    case 'grantoperations':
+      return input['Operations'] as readonly string[]
+    case 'retiringprincipal':
+      return text(input['RetiringPrincipal'])
+    case 'retiringserviceprincipal':
+      return text(input['RetiringServicePrincipal'])
+    default:
+      return undefined
+  }
 }
 
 /** Of a trust policy: what the caller says of the session that it asks for. */

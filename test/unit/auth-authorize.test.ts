@@ -3,12 +3,14 @@ import {
   accessDeniedMessage,
   authorize,
   authorizeAssumeRole,
+  authorizeRetireGrant,
   principalContext,
   wouldLockOut,
   type AuthorizationRequest,
   type Decision,
   type DecisionReason,
 } from '../../src/auth/authorize.ts'
+import type { PartyMatch } from '../../src/auth/grants.ts'
 import { compilePolicy, type CompiledPolicy, type PolicyKind } from '../../src/auth/policy.ts'
 import type { Principal } from '../../src/auth/principal.ts'
 
@@ -144,7 +146,7 @@ describe('a key and a caller of its account', () => {
     expect(reason(user('alice', { identityPolicies: [allowAll, denyAll] }), policy('key', { Principal: { AWS: alice.arn } }))).toBe(
       'ExplicitDenyInIdentityPolicy',
     )
-    expect(decide(user('alice', { identityPolicies: [denyAll] }), delegating, { grants: () => true }).statement).toEqual({
+    expect(decide(user('alice', { identityPolicies: [denyAll] }), delegating, { grants: () => 'itself' }).statement).toEqual({
       policy: 'identity',
       sid: 'None',
       index: 0,
@@ -300,19 +302,52 @@ describe('a session of an assumed role', () => {
 describe('grants', () => {
   it('are asked only when nothing denies and nothing else allows', () => {
     let asked = 0
-    const grants = (): boolean => {
+    const grants = (): PartyMatch => {
       asked++
-      return true
+      return 'itself'
     }
     expect(reason(user('alice', { identityPolicies: [allowAll] }), delegating, { grants })).toBe('AllowedByIdentityPolicy')
     expect(reason(user('alice', { identityPolicies: [denyAll] }), delegating, { grants })).toBe('ExplicitDenyInIdentityPolicy')
     expect(asked).toBe(0)
     expect(reason(user('alice'), delegating, { grants })).toBe('AllowedByGrant')
     expect(reason(user('carol', { accountId: other }), delegating, { grants })).toBe('AllowedByGrant')
-    expect(reason(user('alice'), delegating, { grants: () => false })).toBe('NoIdentityPolicyAllows')
+    expect(reason(user('alice'), delegating, { grants: () => undefined })).toBe('NoIdentityPolicyAllows')
     expect(reason(session({ sessionPolicies: [policy('session', { Action: 'kms:List*' })] }), delegating, { grants })).toBe(
       'NoSessionPolicyAllows',
     )
+  })
+
+  it('to an account are for its root, and for whom its identity policies let', () => {
+    const grants = (): PartyMatch => 'account'
+    expect(reason(user('alice'), delegating, { grants })).toBe('NoIdentityPolicyAllows')
+    expect(reason(user('carol', { accountId: other }), delegating, { grants })).toBe('NoResourcePolicyAllows')
+    expect(reason(user('carol', { accountId: other, identityPolicies: [allowAll] }), delegating, { grants })).toBe('AllowedByGrant')
+    expect(reason(root(other), delegating, { grants })).toBe('AllowedByGrant')
+  })
+})
+
+describe('retiring a grant', () => {
+  const retire = (principal: Principal, match: PartyMatch | undefined) =>
+    authorizeRetireGrant({ principal, keyArn: arn, context: () => undefined, match }).reason
+
+  it('is for whom the grant names, whatever policies do not say, and for an account to pass on', () => {
+    expect(retire(user('alice'), 'itself')).toBe('AllowedByGrant')
+    expect(retire(user('alice'), 'account')).toBe('NoIdentityPolicyAllows')
+    expect(retire(user('alice', { identityPolicies: [policy('identity', { Action: 'kms:RetireGrant' })] }), 'account')).toBe(
+      'AllowedByGrant',
+    )
+    expect(retire(root(home), 'account')).toBe('AllowedByGrant')
+  })
+
+  it('is for nobody else, whatever policies allow', () => {
+    expect(retire(user('alice', { identityPolicies: [allowAll] }), undefined)).toBe('NoGrantAllows')
+    expect(retire(root(home), undefined)).toBe('NoGrantAllows')
+  })
+
+  it('can be denied, and session policies limit it', () => {
+    expect(retire(user('alice', { identityPolicies: [denyAll] }), 'itself')).toBe('ExplicitDenyInIdentityPolicy')
+    expect(retire(session({ sessionPolicies: [policy('session', { Effect: 'Deny' })] }), 'itself')).toBe('ExplicitDenyInSessionPolicy')
+    expect(retire(session({ sessionPolicies: [policy('session', { Action: 'kms:List*' })] }), 'itself')).toBe('NoSessionPolicyAllows')
   })
 })
 

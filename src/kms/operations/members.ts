@@ -7,7 +7,9 @@ import { boolean, list, oneOf, optional, string, structure } from '../shape.ts'
 export const customerMasterKeySpecs = keySpecs.slice(0, keySpecs.indexOf('SM2') + 1)
 
 export const encryptionAlgorithm = oneOf('SYMMETRIC_DEFAULT', 'RSAES_OAEP_SHA_1', 'RSAES_OAEP_SHA_256', 'SM2PKE')
-export const grantTokens = optional(list(string({ min: 1, max: 8192 }), { max: 10 }))
+/** It is no secret, and not for the trail either: whoever reads that is not to name grants by it. */
+export const grantToken = { ...string({ min: 1, max: 8192 }), sensitive: true }
+export const grantTokens = optional(list(grantToken, { max: 10 }))
 export const dryRun = optional(boolean)
 export const marker = optional(string({ min: 1, max: 1024, pattern: /[\u0020-\u00FF]*/ }))
 /** Far above what a key can have, so that it is the quota that speaks; low enough for policies that look through all of them. */

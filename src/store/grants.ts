@@ -1,0 +1,282 @@
+/**
+ * Grants in the database: there may be millions, so they are not in the view. Every read goes by an index, and what was read for
+ * authorization is kept, for a bounded number of grants, until a change of it is seen in `changes`.
+ *
+ * What is kept is all grants on one key to one grantee, and that there are none. A grantee with very many grants on one key is not kept:
+ * its grants are found by their anchor, one text made of the constraint that a request must meet to be allowed by them.
+ */
+
+import { createHash } from 'node:crypto'
+import type { Selectable } from 'kysely'
+import type { Backend, Step } from './backend.ts'
+import { grantRow, readGrant } from './schema.ts'
+import type { GrantTable } from './schema.ts'
+import type { GrantConstraints, GrantFilter, GrantRecord, Grants, Page } from './store.ts'
+
+type Pairs = Readonly<Record<string, string>>
+
+/** A grantee with more grants on one key than this is looked up by anchors. */
+const keptPerGrantee = 1000
+/** Kept in all: grants, and look-ups that found none. */
+const keptInAll = 100_000
+/** Rows of one read where there may be very many, so that no read holds up the others. */
+const rowsPerRead = 500
+/** Grants of a key that goes are removed so many at a time. */
+const deletedPerWrite = 2000
+
+/** What a change of a grant is called in `changes`: whose authorization it concerns. No ARN holds a line feed. */
+export const grantChange = (grant: Pick<GrantRecord, 'keyArn' | 'grantee'>): string => placeOf(grant.keyArn, grant.grantee)
+const placeOf = (keyArn: string, grantee: string): string => `${keyArn}\n${grantee}`
+
+export interface GrantStore extends Grants {
+  /** Another look is needed at what this change names. */
+  forget(change: string): void
+  forgetAll(): void
+  /** Before the key itself goes: many grants go in many transactions. */
+  deleteMost(keyArn: string): Promise<void>
+  /** What is left of them, in the transaction in which the key goes. */
+  deleteRest(keyArn: string): readonly Step[]
+}
+
+type Kept = readonly GrantRecord[] | 'many'
+
+/** @param write as in `open.ts`: when it resolves, what was changed is forgotten here. */
+export function openGrants(
+  { sql, read }: Pick<Backend, 'sql' | 'read'>,
+  write: (what: string, steps: readonly Step[]) => Promise<readonly (readonly unknown[])[]>,
+): GrantStore {
+  /** Least lately used first. */
+  const kept = new Map<string, Kept>()
+  const reading = new Map<string, Promise<Kept>>()
+  let weight = 0
+
+  const weightOf = (found: Kept): number => (found === 'many' ? 1 : 1 + found.length)
+  const drop = (place: string): void => {
+    const old = kept.get(place)
+    if (old === undefined) return
+    kept.delete(place)
+    weight -= weightOf(old)
+  }
+  const keep = (place: string, found: Kept): void => {
+    drop(place)
+    kept.set(place, found)
+    weight += weightOf(found)
+    for (const oldest of kept.keys()) {
+      if (weight <= keptInAll) return
+      drop(oldest)
+    }
+  }
+
+  const toGrantee = (keyArn: string, grantee: string) =>
+    sql.selectFrom('grants').selectAll().where('key_arn', '=', keyArn).where('grantee', '=', grantee)
+
+  const readKept = (keyArn: string, grantee: string): Promise<Kept> => {
+    const place = placeOf(keyArn, grantee)
+    const underWay = reading.get(place)
+    if (underWay) return underWay
+    const query = toGrantee(keyArn, grantee)
+      .limit(keptPerGrantee + 1)
+      .compile()
+    const answer = read([query]).then(([rows]): Kept => (rows.length > keptPerGrantee ? 'many' : rows.map(readGrant)))
+    reading.set(place, answer)
+    // Whoever was forgotten meanwhile has read too early to be kept.
+    const isStill = (): boolean => reading.get(place) === answer
+    answer.then(
+      (found) => {
+        if (!isStill()) return
+        reading.delete(place)
+        keep(place, found)
+      },
+      () => {
+        if (isStill()) reading.delete(place)
+      },
+    )
+    return answer
+  }
+
+  /** Page after page of each of these queries, in order of grant id, until one grant is accepted. */
+  const findAmong = async (
+    queries: readonly ((after: string) => ReturnType<typeof toGrantee>)[],
+    accept: (grant: GrantRecord) => boolean,
+  ): Promise<GrantRecord | undefined> => {
+    let open = queries.map((query) => ({ query, after: '' }))
+    while (open.length > 0) {
+      const pages = (await read(
+        open.map(({ query, after }) => query(after).where('grant_id', '>', after).orderBy('grant_id').limit(rowsPerRead).compile()),
+      )) as readonly (readonly Selectable<GrantTable>[])[]
+      for (const rows of pages) {
+        for (const row of rows) {
+          const grant = readGrant(row)
+          if (accept(grant)) return grant
+        }
+      }
+      open = open.flatMap(({ query }, index) => {
+        const rows = pages[index] ?? []
+        const last = rows.at(-1)
+        return last && rows.length === rowsPerRead ? [{ query, after: last.grant_id }] : []
+      })
+    }
+    return undefined
+  }
+
+  const findAmongMany: (
+    keyArn: string,
+    grantee: string,
+    context: Pairs | undefined,
+    accept: (grant: GrantRecord) => boolean,
+  ) => Promise<GrantRecord | undefined> = (keyArn, grantee, context, accept) => {
+    const all = () => toGrantee(keyArn, grantee)
+    return findAmong(context ? anchorsMetBy(context).map((anchor) => () => all().where('anchor', '=', anchor)) : [all], accept)
+  }
+
+  const filtered = (filter: GrantFilter) => {
+    const all = sql.selectFrom('grants').selectAll()
+    if ('retiring' in filter) return all.where('retiring', '=', filter.retiring).where('region', '=', filter.region)
+    const ofKey = all.where('key_arn', '=', filter.keyArn)
+    return filter.grantee === undefined ? ofKey : ofKey.where('grantee', '=', filter.grantee)
+  }
+
+  const countDown = (keyArn: string, by: number): Step => ({
+    query: sql
+      .updateTable('grant_counts')
+      .set((eb) => ({ grants: eb('grants', '-', by) }))
+      .where('key_arn', '=', keyArn)
+      .compile(),
+    rows: 1,
+  })
+
+  return {
+    async insert(grant, most) {
+      const { keyArn } = grant
+      await write(`insert grant ${grant.grantId}`, [
+        // Counted, not looked through; the count is written only where it stays within the limit.
+        {
+          query: sql
+            .insertInto('grant_counts')
+            .values({ key_arn: keyArn, grants: 1 })
+            .onConflict((conflict) =>
+              conflict
+                .column('key_arn')
+                .doUpdateSet((eb) => ({ grants: eb('grant_counts.grants', '+', 1) }))
+                .where('grant_counts.grants', '<', most),
+            )
+            .compile(),
+          rows: 1,
+        },
+        {
+          query: sql
+            .insertInto('grants')
+            .values(grantRow(grant, anchorOf(grant.constraints), identityOf(grant)))
+            .compile(),
+        },
+        {
+          query: sql
+            .insertInto('changes')
+            .values({ kind: 'grant', id: grantChange(grant) })
+            .compile(),
+        },
+      ])
+    },
+    async delete(grant) {
+      await write(`delete grant ${grant.grantId}`, [
+        { query: sql.deleteFrom('grants').where('grant_id', '=', grant.grantId).where('key_arn', '=', grant.keyArn).compile(), rows: 1 },
+        countDown(grant.keyArn, 1),
+        {
+          query: sql
+            .insertInto('changes')
+            .values({ kind: 'grant', id: grantChange(grant) })
+            .compile(),
+        },
+      ])
+    },
+    async get(grantId) {
+      const [[row]] = await read([sql.selectFrom('grants').selectAll().where('grant_id', '=', grantId).compile()])
+      return row && readGrant(row)
+    },
+    async sameAs(grant) {
+      const identity = identityOf(grant)
+      if (identity === null) return undefined
+      const [[row]] = await read([sql.selectFrom('grants').selectAll().where('identity', '=', identity).compile()])
+      return row && readGrant(row)
+    },
+    async list(filter, after, limit): Promise<Page<GrantRecord>> {
+      const [rows] = await read([
+        filtered(filter)
+          .where('grant_id', '>', after ?? '')
+          .orderBy('grant_id')
+          .limit(limit + 1)
+          .compile(),
+      ])
+      const items = rows.slice(0, limit).map(readGrant)
+      return { items, next: rows.length > limit ? items.at(-1)?.grantId : undefined }
+    },
+    find(keyArn, grantee, context, accept) {
+      const place = placeOf(keyArn, grantee)
+      const look = (found: Kept) => (found === 'many' ? findAmongMany(keyArn, grantee, context, accept) : found.find(accept))
+      const found = kept.get(place)
+      if (found === undefined) return readKept(keyArn, grantee).then(look)
+      kept.delete(place)
+      kept.set(place, found)
+      return look(found)
+    },
+
+    forget(change) {
+      reading.delete(change)
+      drop(change)
+    },
+    forgetAll() {
+      reading.clear()
+      kept.clear()
+      weight = 0
+    },
+    async deleteMost(keyArn) {
+      const some = sql.selectFrom('grants').select('grant_id').where('key_arn', '=', keyArn).orderBy('grant_id').limit(deletedPerWrite)
+      for (;;) {
+        const [rows] = await write(`delete grants of ${keyArn}`, [
+          { query: sql.deleteFrom('grants').where('grant_id', 'in', some).returning('grant_id').compile() },
+        ])
+        if ((rows ?? []).length < deletedPerWrite) return
+      }
+    },
+    deleteRest: (keyArn) => [
+      { query: sql.deleteFrom('grants').where('key_arn', '=', keyArn).compile() },
+      { query: sql.deleteFrom('grant_counts').where('key_arn', '=', keyArn).compile() },
+    ],
+  }
+}
+
+const hash = (text: string): string => createHash('sha256').update(text).digest('base64url')
+const sorted = (pairs: Pairs): readonly (readonly [string, string])[] => Object.entries(pairs).sort(([a], [b]) => (a < b ? -1 : 1))
+
+const anchorOfAll = (pairs: Pairs): string => `all ${hash(JSON.stringify(sorted(pairs)))}`
+const anchorOfOne = (pair: readonly [string, string]): string => `one ${hash(JSON.stringify(pair))}`
+
+/** What a request must have in common with the constraint: all of its pairs, one of them, or nothing. */
+export function anchorOf({ encryptionContextEquals: equals, encryptionContextSubset: subset }: GrantConstraints): string {
+  if (equals) return anchorOfAll(equals)
+  // Of several pairs the longest value is the most likely to be one grant's own.
+  const [first, ...rest] = subset ? sorted(subset) : []
+  return first ? anchorOfOne(rest.reduce((best, pair) => (pair[1].length > best[1].length ? pair : best), first)) : ''
+}
+
+/** The anchors of every constraint that this encryption context could meet. */
+export const anchorsMetBy = (context: Pairs): readonly string[] => ['', anchorOfAll(context), ...Object.entries(context).map(anchorOfOne)]
+
+/** Equal for equal requests that carry the same name; null for a grant without a name, which is never the same as another. */
+function identityOf(grant: GrantRecord): string | null {
+  if (grant.name === null) return null
+  const { encryptionContextEquals: equals, encryptionContextSubset: subset, sourceArn } = grant.constraints
+  return hash(
+    JSON.stringify([
+      grant.keyArn,
+      grant.name,
+      grant.issuingAccountId,
+      [grant.grantee, grant.granteeId],
+      [grant.retiring, grant.retiringId],
+      [...new Set(grant.operations)].sort(),
+      equals ? sorted(equals) : null,
+      subset ? sorted(subset) : null,
+      sourceArn ?? null,
+    ]),
+  )
+}
