@@ -11,10 +11,13 @@ import type { Token } from '../hsm/token.ts'
 import type { BackingKeyRecord, KeyRecord } from '../store/store.ts'
 import { expireMaterial, isLeftImport, removeLeftImport } from './import.ts'
 import { abandonMaterial, destroyKey, isShown, isWhole, shownObjects, type ShownObjects } from './material.ts'
+import { reachOf } from './key-stores.ts'
+import { hasReplicas } from './multi-region.ts'
 import { serviceEvent } from './record.ts'
 import { recordRotations, rotateDue } from './rotation.ts'
 import type { Service } from './service.ts'
 
+const dayMs = 86_400_000
 const leaseName = 'lifecycle'
 const heartbeatMs = 5_000
 /** An instance that has not been heard of for so long is dead, wherever it ran. */
@@ -41,8 +44,18 @@ export function startLifecycle(service: Service): Lifecycle {
     const dead = await deadInstances(service)
     // On one host a death is known at once, long before the lease ends.
     for (const id of dead.known) await store.releaseLease(leaseName, id)
+    // Each process has its own logins.
+    await service.keyStores.follow(dead.isDead)
     if (!(await holdLease())) return
-    for (const step of [recoverDead(dead.isDead), destroyDue, expireMaterial, reviveUnavailable(), rotateDue, recordRotations]) {
+    for (const step of [
+      recoverDead(dead.isDead),
+      destroyDue,
+      releasePrimary,
+      expireMaterial,
+      reviveUnavailable(),
+      rotateDue,
+      recordRotations,
+    ]) {
       for (const { arn } of store.view.allKeys()) {
         const due = (): { key: KeyRecord; work: () => Promise<void> } | undefined => {
           const key = store.view.key(arn)
@@ -123,11 +136,12 @@ export type Step = (service: Service, key: KeyRecord) => (() => Promise<void>) |
 /** Finishes or undoes what was begun and left: by instances that are no more, and by this one when the token or the store failed. */
 function recoverDead(isDead: (id: string) => boolean): Step {
   return (service, key) => {
-    if (key.state === 'Destroying') return () => finishDestruction(service, key)
+    if (key.state === 'Destroying') return reachOf(service, key) === 'changing' ? undefined : () => finishDestruction(service, key)
     const isLeft = ({ state, creator, ckaId }: BackingKeyRecord): boolean =>
       state === 'creating' && (creator === service.instance.id ? !service.making.has(ckaId) : creator === null || isDead(creator))
     const left = service.store.view.backingKeys(key.arn).filter(isLeft)
-    if (left.length === 0) return undefined
+    if (isLeftAlone(service, key, isDead)) return () => service.store.deleteKey(key.arn)
+    if (left.length === 0 || reachOf(service, key) !== 'connected') return undefined
     return async () => {
       for (const backing of left) {
         if (await abandonMaterial(service, key, backing)) {
@@ -138,13 +152,37 @@ function recoverDead(isDead: (id: string) => boolean): Step {
   }
 }
 
+/** A key whose making was interrupted when it had no material: a replica that waits for an import. */
+function isLeftAlone({ store, instance, making }: Service, { arn, state, creator }: KeyRecord, isDead: (id: string) => boolean): boolean {
+  if (state !== 'Creating' || store.view.backingKeys(arn).length > 0) return false
+  return creator === instance.id ? !making.has(arn) : creator === null || isDead(creator)
+}
+
+/** The last replica has gone: the waiting period of the primary begins. */
+const releasePrimary: Step = (service, key) => {
+  if (key.state !== 'PendingReplicaDeletion' || hasReplicas(service, key)) return undefined
+  return async () => {
+    const { state, deletionAt } = await service.store.updateKey(key.arn, (current) =>
+      current.state === 'PendingReplicaDeletion' && !hasReplicas(service, current)
+        ? {
+            state: 'PendingDeletion',
+            deletionAt: service.clock.now() + (current.deletionWindowDays ?? 30) * dayMs,
+            deletionWindowDays: null,
+          }
+        : {},
+    )
+    if (state === 'PendingDeletion')
+      service.log.info({ key: key.arn, deletionAt }, 'the last replica is gone: the waiting period has begun')
+  }
+}
+
 const destroyDue: Step = (service, key) => {
   const isDue = ({ state, deletionAt }: KeyRecord): boolean =>
     state === 'PendingDeletion' && deletionAt !== null && deletionAt <= service.clock.now()
-  if (!isDue(key)) return undefined
+  if (!isDue(key) || reachOf(service, key) === 'changing') return undefined
   return async () => {
     // What the token does not show now could not be destroyed, and might come back after its key was forgotten.
-    if (!(await isWhole(service, key))) {
+    if (reachOf(service, key) !== 'gone' && !(await isWhole(service, key))) {
       service.log.error(
         { key: key.arn },
         'the waiting period has ended, but the token does not show the objects of this key: nothing is destroyed',
@@ -158,9 +196,22 @@ const destroyDue: Step = (service, key) => {
 }
 
 async function finishDestruction(service: Service, key: KeyRecord): Promise<void> {
+  // As at AWS, a key goes when it is due, whether its key store is connected or not. What is left in the token is in the trail, by name.
+  if (reachOf(service, key) === 'gone') return forgetKey(service, key)
   const destroyed = await destroyKey(service, key, (count) => recordDestruction(service, key, count))
   if (destroyed > 0) service.log.info({ key: key.arn, objects: destroyed }, 'the waiting period has ended: the key is destroyed')
   else service.log.warn({ key: key.arn }, `the waiting period has ended and ${noneFound}: the key is forgotten`)
+}
+
+async function forgetKey(service: Service, key: KeyRecord): Promise<void> {
+  const left = service.store.view.backingKeys(key.arn).map(({ ckaId, label }) => ({ ckaId, label }))
+  const additional = { customKeyStoreId: key.customKeyStoreId, backingKeysNotDestroyed: left }
+  await service.trail.append(serviceEvent(service.clock.now(), key, 'DeleteKey', { additional }))
+  await service.store.deleteKey(key.arn)
+  service.log.warn(
+    { key: key.arn, left },
+    'the waiting period has ended and the key store is not connected: the key is forgotten, its objects are left',
+  )
 }
 
 /** Said when nothing was left to destroy. A fresh agent has looked too: see `Token.destroyKey`. */
@@ -175,7 +226,7 @@ async function recordDestruction(service: Service, key: KeyRecord, destroyed: nu
 function reviveUnavailable(): Step {
   const shown = new Map<Token, Promise<ShownObjects>>()
   return (service, key) => {
-    if (key.state !== 'Unavailable') return undefined
+    if (key.state !== 'Unavailable' || reachOf(service, key) !== 'connected') return undefined
     return async () => {
       const token = service.tokenOf(key)
       const objects = shown.get(token) ?? token.allObjects().then(shownObjects)

@@ -18,13 +18,13 @@ import { newCkaId } from './system-keys.ts'
 
 export type EncryptionContext = Readonly<Record<string, string>>
 
-/** Encrypts 1…4096 bytes under the key's current material. */
-export async function encrypt(
+/** What the token makes of 1…4096 bytes under the key's current material. For a whole blob, whatever the key's origin: `cipher.ts`. */
+export async function wrapUnder(
   service: Service,
   key: KeyRecord,
   plaintext: Uint8Array,
   context: EncryptionContext | undefined,
-): Promise<{ readonly blob: Buffer; readonly materialId: string }> {
+): Promise<{ readonly header: Buffer; readonly body: Buffer; readonly materialId: string }> {
   const token = service.tokenOf(key)
   let scheme = token.capabilities().wrapScheme
   if (!scheme) throw kmsError('UnsupportedOperationException', 'The connected token has no mechanism for symmetric encryption.')
@@ -33,7 +33,7 @@ export async function encrypt(
     const backing = drawn instanceof Promise ? await drawn : drawn
     const header = headerOf(key, backing, scheme)
     const wrapped = await onToken(service, key, () => token.wrap(backing.ckaId, additionalData(header, context), plaintext))
-    if (wrapped.scheme === scheme) return { blob: Buffer.concat([header, wrapped.body]), materialId: backing.materialId }
+    if (wrapped.scheme === scheme) return { header, body: wrapped.body, materialId: backing.materialId }
     if (isLast) throw new Error(`the token used ${wrapped.scheme} where ${scheme} was announced`)
     // Material from before the token's scheme changed is of objects for another one: the header must say that one.
     scheme = wrapped.scheme
@@ -43,17 +43,17 @@ export async function encrypt(
 /** A header is the same in all blobs of one material and scheme. Nobody writes into it. */
 const headers = new WeakMap<BackingKeyRecord, { readonly scheme: WrapScheme; readonly header: Buffer }>()
 
-function headerOf({ keyId }: KeyRecord, backing: BackingKeyRecord, scheme: WrapScheme): Buffer {
+function headerOf({ keyId, origin }: KeyRecord, backing: BackingKeyRecord, scheme: WrapScheme): Buffer {
   let known = headers.get(backing)
   if (known?.scheme !== scheme) {
-    known = { scheme, header: encodeHeader({ scheme, keyId, materialId: backing.materialId }) }
+    known = { scheme, header: encodeHeader({ scheme, keyId, materialId: backing.materialId, doubly: origin === 'EXTERNAL_KEY_STORE' }) }
     headers.set(backing, known)
   }
   return known.header
 }
 
 /** The reverse. Every reason why it can't be opened is one InvalidCiphertextException. The caller wipes the answer. */
-export async function decrypt(
+export async function unwrapUnder(
   service: Service,
   key: KeyRecord,
   ciphertext: Ciphertext,
@@ -80,7 +80,7 @@ export function withMaterial<T>(service: Service, key: KeyRecord, work: (token: 
 }
 
 /** A key whose object the token does not show becomes Unavailable; it is never taken for deleted. */
-async function onToken<T>(service: Service, key: KeyRecord, work: () => Promise<T>): Promise<T> {
+export async function onToken<T>(service: Service, key: KeyRecord, work: () => Promise<T>): Promise<T> {
   try {
     return await work()
   } catch (error) {
@@ -100,7 +100,7 @@ async function markUnavailable(service: Service, arn: string): Promise<void> {
 /** At most 40 bytes, which is what the smallest devices keep of a label: the digits of the key id, and which generation. */
 const labelOf = (keyId: string, ordinal: number): string => `kms/${keyId.replace(/^mrk-/, '').replaceAll('-', '')}/${ordinal}`
 
-function newBacking(service: Service, key: KeyRecord, ordinal: number, rotationType: RotationType | null): BackingKeyRecord {
+export function newBacking(service: Service, key: KeyRecord, ordinal: number, rotationType: RotationType | null): BackingKeyRecord {
   const now = service.clock.now()
   return {
     materialId: randomBytes(32).toString('hex'),
@@ -169,12 +169,7 @@ async function make(
   try {
     await insert()
     try {
-      await service.tokenOf(key).generateKey({
-        kind: tokenKind(key),
-        ckaId: backing.ckaId,
-        label: backing.label,
-        ...(key.multiRegion && { replicable: true }),
-      })
+      await generate(service, key, backing)
       return await service.store.promoteBackingKey(backing, backing.creator, change)
     } catch (error) {
       await abandonLoudly(service, key, backing)
@@ -185,8 +180,13 @@ async function make(
   }
 }
 
+/** Material of a multi-Region key can be brought to other tokens from its birth on, and no other ever. */
+export async function generate(service: Service, key: KeyRecord, { ckaId, label }: BackingKeyRecord): Promise<void> {
+  await service.tokenOf(key).generateKey({ kind: tokenKind(key), ckaId, label, ...(key.multiRegion && { replicable: true }) })
+}
+
 /** The caller is told why making the key failed, not why cleaning up did: the lifecycle job tries that again. */
-async function abandonLoudly(service: Service, key: KeyRecord, backing: BackingKeyRecord): Promise<void> {
+export async function abandonLoudly(service: Service, key: KeyRecord, backing: BackingKeyRecord): Promise<void> {
   try {
     await abandonMaterial(service, key, backing)
   } catch (error) {
@@ -206,7 +206,9 @@ export async function abandonMaterial(service: Service, key: KeyRecord, backing:
   // Where another has taken it over, that one may have looked before the object was there.
   await service.tokenOf(key).destroyKey(ckaId, label)
   if (!ours) return false
-  if (store.view.key(keyArn)?.state === 'Creating') await store.deleteKey(keyArn)
+  // A replica has several at once, and goes with the last.
+  const isLast = store.view.backingKeys(keyArn).length === 1
+  if (isLast && store.view.key(keyArn)?.state === 'Creating') await store.deleteKey(keyArn)
   else await store.deleteBackingKey(backing)
   return true
 }

@@ -2,6 +2,8 @@
 
 import type { KeyRecord } from '../store/store.ts'
 import { expirationOf } from './import.ts'
+import { stateOf } from './key-stores.ts'
+import { multiRegionConfiguration } from './multi-region.ts'
 import type { Service } from './service.ts'
 import { algorithmsOf, isSymmetric, type KeyUsage } from './specs.ts'
 
@@ -18,25 +20,41 @@ export const algorithmMembers: Readonly<Record<KeyUsage, string>> = {
 }
 
 export function keyMetadata(service: Service, key: KeyRecord): Readonly<Record<string, unknown>> {
+  const state = stateOf(service, key)
   return {
     AWSAccountId: key.accountId,
     KeyId: key.keyId,
     Arn: key.arn,
     CreationDate: seconds(key.createdAt),
-    Enabled: key.state === 'Enabled',
+    Enabled: state === 'Enabled',
     Description: key.description,
     KeyUsage: key.usage,
     // Destruction under way is still "pending" to a caller: there is no AWS state beyond it.
-    KeyState: key.state === 'Destroying' ? 'PendingDeletion' : key.state,
+    KeyState: state === 'Destroying' ? 'PendingDeletion' : state,
     ...(key.deletionAt !== null && { DeletionDate: seconds(key.deletionAt) }),
+    ...(key.deletionWindowDays !== null && { PendingDeletionWindowInDays: key.deletionWindowDays }),
     Origin: key.origin,
+    ...keyStoreMetadata(service, key),
     ...importedMetadata(service, key),
     KeyManager: 'CUSTOMER',
     CustomerMasterKeySpec: key.spec,
     KeySpec: key.spec,
     [algorithmMembers[key.usage as KeyUsage]]: algorithmsOf(key),
     MultiRegion: key.multiRegion,
-    ...(key.materialId !== null && isSymmetric(key) && { CurrentKeyMaterialId: key.materialId }),
+    ...(key.multiRegion && { MultiRegionConfiguration: multiRegionConfiguration(service, key) }),
+    // Of a key in a custom key store AWS shows none.
+    ...(key.materialId !== null && isSymmetric(key) && key.customKeyStoreId === null && { CurrentKeyMaterialId: key.materialId }),
+  }
+}
+
+/** Of keys in a custom key store. */
+function keyStoreMetadata({ store }: Service, { customKeyStoreId, xksKeyId }: KeyRecord): Readonly<Record<string, unknown>> {
+  if (customKeyStoreId === null) return {}
+  const backing = store.view.keyStore(customKeyStoreId)?.backing
+  return {
+    CustomKeyStoreId: customKeyStoreId,
+    ...(backing?.type === 'AWS_CLOUDHSM' && { CloudHsmClusterId: backing.clusterId }),
+    ...(xksKeyId !== null && { XksKeyConfiguration: { Id: xksKeyId } }),
   }
 }
 

@@ -14,7 +14,8 @@ import { buildRecord } from './record.ts'
 import type { Service } from './service.ts'
 import { readInput, type Input, type Shape } from './shape.ts'
 import type { KeyUsage } from './specs.ts'
-import { allowedStates, refusal, type KeyOperationName } from './states.ts'
+import { keyStoreNotConnected, noteKeyStore, stateOf } from './key-stores.ts'
+import { allowedStates, refusal, showsLater, type KeyOperationName } from './states.ts'
 import { toKmsError } from './failure.ts'
 
 /** What the door knows about a request. */
@@ -162,14 +163,23 @@ export function operation<const S extends Shape, K extends string = never, const
           // Only where grants have to be read: what policies allow waits for nothing.
           if (waiting) await waiting
         }
-        for (const [use, { record: key }] of admitted) use.verify?.(key, input)
         for (const [use, { record: key }] of admitted) {
-          if (!use.anyState && !states.includes(key.state)) throw refusal(key.arn, key.state, name)
+          use.verify?.(key, input)
+          if (use.usage !== undefined) noteKeyStore(call, key)
+        }
+        for (const [use, { record: key }] of admitted) {
+          const state = stateOf(call.service, key)
+          const isAllowed = use.anyState || states.includes(state) || (state !== key.state && showsLater.has(name))
+          if (!isAllowed) throw state === key.state ? refusal(key.arn, state, name) : keyStoreNotConnected(key)
           if (use.usage !== undefined && key.usage !== use.usage) {
             throw kmsError('InvalidKeyUsageException', `${key.arn} key usage is ${key.usage} which is not valid for ${name}.`)
           }
         }
         if (call.input['DryRun'] === true && !definition.dryRunInside) throw dryRunSucceeded()
+        for (const [use, { record: key }] of admitted) {
+          const loggingIn = use.usage === undefined ? undefined : call.service.keyStores.ready(key)
+          if (loggingIn) await loggingIn
+        }
         return definition.run(call, input, keys)
       },
     }

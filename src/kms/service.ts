@@ -12,9 +12,11 @@ import { openBudget, type Budget, type BudgetLimits } from './budget.ts'
 import { openGrantTokens, type GrantTokens } from './grant-tokens.ts'
 import { openIdentities, type Identities } from './identity.ts'
 import { openThrottle, type RequestRates, type ResourceQuotas, type Throttle } from './quotas.ts'
+import { isKeyStoreId, openKeyStores, type KeyStoreRooms, type KeyStores } from './key-stores.ts'
 import { startLifecycle } from './lifecycle.ts'
 import { openUsage, type Usage, type UsageSettings } from './usage.ts'
 import type { DataKeyPairSpec } from './specs.ts'
+import { openXksClient, xksDeadlineMs } from '../xks/client.ts'
 import { ensureSystemKey, type SystemKey } from './system-keys.ts'
 
 export interface ServiceConfig {
@@ -58,6 +60,7 @@ export interface Service {
   readonly usage: Usage
   readonly throttle: Throttle
   readonly identities: Identities
+  readonly keyStores: KeyStores
   /** Makes and reads the tokens that name grants. */
   readonly grantTokens: GrantTokens
   readonly offload: Offload
@@ -79,6 +82,8 @@ export interface Foundations {
   readonly tokens?: ReadonlyMap<string, Token>
   /** The name of each region's token, where it is not home. */
   readonly regionTokens?: ReadonlyMap<string, string>
+  /** What custom key stores may be connected to; by default any external key manager and no token. */
+  readonly keyStoreRooms?: KeyStoreRooms
   readonly store: Store
   readonly trail: Trail
   readonly offload: Offload
@@ -95,6 +100,10 @@ export interface Foundations {
 export async function openService(foundations: Foundations): Promise<Service> {
   const { store, clock } = foundations
   const tokens = foundations.tokens ?? new Map([['default', foundations.token]])
+  const keyStoreRooms = foundations.keyStoreRooms ?? {
+    keyStoreTokens: new Map(),
+    xks: openXksClient({ connectTo: new Map(), deadlineMs: xksDeadlineMs, clock }),
+  }
   const instance = { id: randomUUID(), host: hostname(), pid: process.pid }
   const serviceKey = await ensureSystemKey(foundations, 'service', 'wrapping')
   await store.heartbeat({ ...instance, heartbeatAt: clock.now() })
@@ -103,7 +112,8 @@ export async function openService(foundations: Foundations): Promise<Service> {
   const service: Service = {
     ...foundations,
     tokenOf({ token: name }) {
-      const token = tokens.get(name)
+      // The material of a key in a custom key store is in what that is connected to.
+      const token = tokens.get(name) ?? (isKeyStoreId(name) ? service.keyStores.tokenOf(name) : undefined)
       if (!token) throw new TokenError('unavailable', `the key is in the token ${name}, which is not configured`)
       return token
     },
@@ -115,11 +125,13 @@ export async function openService(foundations: Foundations): Promise<Service> {
     usage,
     throttle: openThrottle(foundations.config.requestRates),
     identities: openIdentities(() => service),
+    keyStores: openKeyStores(() => service, keyStoreRooms),
     grantTokens: await openGrantTokens({ ...foundations, serviceKey }),
     runLifecycle: () => lifecycle.run(),
     async close() {
       await lifecycle.stop()
       await service.budget.close()
+      await service.keyStores.close()
       await usage.close()
       await store.removeInstance(instance.id)
     },

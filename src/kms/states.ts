@@ -8,10 +8,10 @@ import { kmsError, type KmsError } from './errors.ts'
 
 const usable = ['Enabled'] as const
 const settled = ['Enabled', 'Disabled', 'PendingImport', 'Unavailable'] as const
-const any = ['Enabled', 'Disabled', 'PendingDeletion', 'PendingImport', 'Unavailable', 'Destroying'] as const
+const any = ['Enabled', 'Disabled', 'PendingDeletion', 'PendingReplicaDeletion', 'PendingImport', 'Unavailable', 'Destroying'] as const
 
 export const allowedStates = {
-  CancelKeyDeletion: ['PendingDeletion'],
+  CancelKeyDeletion: ['PendingDeletion', 'PendingReplicaDeletion'],
   CreateAlias: settled,
   CreateGrant: ['Enabled', 'Unavailable'],
   Decapsulate: usable,
@@ -43,6 +43,8 @@ export const allowedStates = {
   ListResourceTags: any,
   PutKeyPolicy: any,
   ReEncrypt: usable,
+  // A primary with imported material can be replicated before it has any.
+  ReplicateKey: ['Enabled', 'PendingImport'],
   RetireGrant: any,
   RevokeGrant: any,
   RotateKeyOnDemand: usable,
@@ -52,11 +54,15 @@ export const allowedStates = {
   UntagResource: settled,
   UpdateAlias: settled,
   UpdateKeyDescription: settled,
+  UpdatePrimaryRegion: usable,
   Verify: usable,
   VerifyMac: usable,
   // Our own.
   AttestKey: any,
 } as const satisfies Record<string, readonly KeyState[]>
+
+/** Allowed on a key whose key store is not connected, with effect when it is again (note 12 of AWS's table). */
+export const showsLater: ReadonlySet<string> = new Set<KeyOperationName>(['DisableKey', 'EnableKey'])
 
 export type KeyOperationName = keyof typeof allowedStates
 

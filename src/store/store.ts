@@ -375,7 +375,8 @@ export interface View {
   keyStore(id: string): KeyStoreRecord | undefined
   /** Every custom key store: a handful for each account. For administration and jobs. */
   allKeyStores(): readonly KeyStoreRecord[]
-  hasKeysIn(keyStoreId: string): boolean
+  /** In order of ARN, up to `limit`. */
+  keysIn(keyStoreId: string, limit: number): readonly KeyRecord[]
   keyByExternalKey(keyStoreId: string, xksKeyId: string): KeyRecord | undefined
   setting(name: string): string | undefined
 }

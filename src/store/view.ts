@@ -335,7 +335,7 @@ export function openView(): MutableView {
     accessKeysOf: (principalArn) => accessKeysByPrincipal.all(principalArn, (id) => accessKeys.get(id)),
     keyStore: (id) => keyStores.get(id),
     allKeyStores: () => [...keyStores.values()],
-    hasKeysIn: (keyStoreId) => keyArnsByStore.page(keyStoreId, undefined, 1, (arn) => keys.get(arn)).items.length > 0,
+    keysIn: (keyStoreId, limit) => keyArnsByStore.page(keyStoreId, undefined, limit, (arn) => keys.get(arn)).items,
     keyByExternalKey: (keyStoreId, xksKeyId) => keys.get(keyArnByExternalKey.get(group(keyStoreId, xksKeyId)) ?? ''),
     setting: (name) => settings.get(name),
   }

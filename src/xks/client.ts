@@ -102,6 +102,8 @@ export interface XksClientOptions {
 }
 
 const httpsPort = 443
+/** The spec's: everything of one try. */
+export const xksDeadlineMs = 250
 /** Connections to one proxy at a time; AWS's own default is 1800 calls in a second, of up to 250 ms. */
 const maxConnections = 512
 /** How long an idle connection is kept; load balancers close theirs after 60 s or so. */

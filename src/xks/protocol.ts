@@ -19,8 +19,8 @@ export const paths = {
 export const signingService = 'kms-xks-proxy'
 
 /** Lengths in bytes, before base64. */
-const ivBytes: readonly number[] = [12, 16]
-const tagBytes = 16
+export const ivBytes: readonly number[] = [12, 16]
+export const tagBytes = 16
 const cdivBytes = 32
 export const maxMetadataBytes = 20
 /** What every proxy must take. */

@@ -1,8 +1,8 @@
 /** A token whose wrap scheme is another one than when a key was made: after a new firmware, or another profile. */
 import { afterAll, expect, test } from 'vitest'
 import { parseCiphertext } from '../../src/kms/ciphertext.ts'
-import { decrypt, encrypt } from '../../src/kms/material.ts'
-import type { Service } from '../../src/kms/service.ts'
+import { decrypt, encrypt } from '../../src/kms/cipher.ts'
+import type { Call } from '../../src/kms/operation.ts'
 import { makeSoftHsmToken, type LabToken } from './lab.ts'
 import { newCkaId, openLab, writeProfile } from './open.ts'
 
@@ -23,12 +23,13 @@ test('a key from before the change goes on encrypting, by the scheme that its ob
     const keyId = '1234abcd-12ab-34cd-56ef-1234567890ab'
     const key = { arn: `arn:aws:kms:us-east-1:111122223333:key/${keyId}`, keyId } as Parameters<typeof encrypt>[1]
     const backing = { materialId: 'ab'.repeat(32), keyArn: key.arn, ckaId, label, state: 'ready' }
-    const service = { token, budget: { draw: () => backing }, store: { view: { backingKey: () => backing } } } as unknown as Service
-    const { blob } = await encrypt(service, key, Buffer.from('still here'), { a: 'b' })
+    const service = { tokenOf: () => token, budget: { draw: () => backing }, store: { view: { backingKey: () => backing } } }
+    const call = { service } as unknown as Call
+    const { blob } = await encrypt(call, key, Buffer.from('still here'), { a: 'b' })
     const ciphertext = parseCiphertext(blob)
     if (!ciphertext) throw new Error('the blob is none')
     expect(ciphertext.scheme).toBe('rsa-oaep')
-    expect((await decrypt(service, key, ciphertext, { a: 'b' })).toString()).toBe('still here')
+    expect((await decrypt(call, key, ciphertext, { a: 'b' })).toString()).toBe('still here')
   } finally {
     await token.close()
   }

@@ -5,7 +5,15 @@ import { isDeepStrictEqual } from 'node:util'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { wrapSchemes, type WrapScheme } from '../../src/hsm/token.ts'
-import { additionalData, encodeHeader, headerBytes, parseCiphertext } from '../../src/kms/ciphertext.ts'
+import {
+  additionalData,
+  encodeContext,
+  encodeHeader,
+  encodeOuter,
+  headerBytes,
+  parseCiphertext,
+  parseOuter,
+} from '../../src/kms/ciphertext.ts'
 
 const hex = (characters: number) =>
   fc.string({ unit: fc.constantFrom(...'0123456789abcdef'.split('')), minLength: characters, maxLength: characters })
@@ -14,7 +22,7 @@ const keyId = fc.oneof(
   fc.uuid(),
   hex(32).map((id) => `mrk-${id}`),
 )
-const header = fc.record({ scheme, keyId, materialId: hex(64) })
+const header = fc.record({ scheme, keyId, materialId: hex(64), doubly: fc.boolean() })
 const body = fc.uint8Array({ minLength: 1, maxLength: 300 }).map((bytes) => Buffer.from(bytes))
 /** Text as a request may bring it: any well-formed Unicode, often the same few names so that contexts overlap. */
 const text = fc.oneof(fc.constantFrom('', 'a', 'b', 'ab', 'A', '__proto__', 'ä', '\u{1f511}'), fc.string({ unit: 'binary', maxLength: 12 }))
@@ -38,6 +46,7 @@ describe('the header', () => {
       scheme: 'gcm-iv-in',
       keyId: '1234abcd-12ab-34cd-56ef-1234567890ab',
       materialId: '00112233445566778899aabbccddeeff'.repeat(2),
+      doubly: false,
     })
     expect(made.toString('hex')).toBe(
       '480101001234abcd12ab34cd56ef1234567890ab' + '00112233445566778899aabbccddeeff'.repeat(2) + '0b8482b779b41ea4',
@@ -81,9 +90,9 @@ describe('the header', () => {
 
   test('cannot be made for ids of another length', () => {
     for (const id of ['', 'mrk-12', '1234abcd', '1234abcd-12ab-34cd-56ef-1234567890zz']) {
-      expect(() => encodeHeader({ scheme: 'gcm-iv-in', keyId: id, materialId: '0'.repeat(64) }), id).toThrow(RangeError)
+      expect(() => encodeHeader({ scheme: 'gcm-iv-in', keyId: id, materialId: '0'.repeat(64), doubly: false }), id).toThrow(RangeError)
     }
-    expect(() => encodeHeader({ scheme: 'gcm-iv-in', keyId: 'mrk-' + '0'.repeat(32), materialId: '00' })).toThrow(RangeError)
+    expect(() => encodeHeader({ scheme: 'gcm-iv-in', keyId: 'mrk-' + '0'.repeat(32), materialId: '00', doubly: false })).toThrow(RangeError)
   })
 
   test('never makes the parser throw, whatever the bytes', () => {
@@ -100,6 +109,74 @@ describe('the header', () => {
         expect(parsed === undefined || parsed.body.length > 0).toBe(true)
       }),
       { numRuns: 1000 },
+    )
+  })
+})
+
+describe('the body of a blob that was encrypted twice', () => {
+  const bytes = (minLength: number, maxLength = minLength) => fc.uint8Array({ minLength, maxLength }).map((given) => Buffer.from(given))
+  const outer = fc.record({
+    ciphertextMetadata: bytes(0, 20),
+    initializationVector: fc.oneof(bytes(12), bytes(16)),
+    authenticationTag: bytes(16),
+    ciphertext: bytes(1, 200),
+  })
+
+  test('reads back what it was made from', () => {
+    fc.assert(
+      fc.property(outer, (given) => {
+        expect(parseOuter(encodeOuter(given))).toEqual(given)
+      }),
+    )
+  })
+
+  test('is these very bytes for ever', () => {
+    const made = encodeOuter({
+      ciphertextMetadata: Buffer.from('aabb', 'hex'),
+      initializationVector: Buffer.alloc(12, 1),
+      authenticationTag: Buffer.alloc(16, 2),
+      ciphertext: Buffer.from('cc', 'hex'),
+    })
+    expect(made.toString('hex')).toBe(`02aabb0c${'01'.repeat(12)}${'02'.repeat(16)}cc`)
+  })
+
+  test('is refused when it is cut, or has a length that the protocol does not have', () => {
+    fc.assert(
+      fc.property(outer, (given) => {
+        const made = encodeOuter(given)
+        const ciphertextAt = made.length - given.ciphertext.length
+        for (let length = 0; length <= ciphertextAt; length++) expect(parseOuter(made.subarray(0, length)), `${length}`).toBeUndefined()
+      }),
+      { numRuns: 50 },
+    )
+    const long = {
+      ciphertextMetadata: Buffer.alloc(21),
+      initializationVector: Buffer.alloc(12),
+      authenticationTag: Buffer.alloc(16),
+      ciphertext: Buffer.alloc(9),
+    }
+    expect(parseOuter(encodeOuter(long))).toBeUndefined()
+    for (const length of [0, 11, 13, 15, 17]) {
+      expect(
+        parseOuter(encodeOuter({ ...long, ciphertextMetadata: Buffer.alloc(0), initializationVector: Buffer.alloc(length) })),
+      ).toBeUndefined()
+    }
+  })
+
+  test('never makes the parser throw, whatever the bytes', () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 120 }), (given) => void parseOuter(Buffer.from(given))),
+      { numRuns: 1000 },
+    )
+  })
+})
+
+describe('the encryption context by itself', () => {
+  test('is what the additional data has behind the header', () => {
+    fc.assert(
+      fc.property(context, (given) => {
+        expect(Buffer.concat([some, encodeContext(given)])).toEqual(additionalData(some, given))
+      }),
     )
   })
 })
@@ -154,7 +231,7 @@ describe('the additional data', () => {
 /** A whole blob with one byte of the header set and the checksum made to fit, as anybody could. */
 function resealed(at: number, value: number): Buffer {
   const blob = Buffer.concat([
-    encodeHeader({ scheme: 'gcm-iv-in', keyId: 'mrk-' + 'a'.repeat(32), materialId: 'b'.repeat(64) }),
+    encodeHeader({ scheme: 'gcm-iv-in', keyId: 'mrk-' + 'a'.repeat(32), materialId: 'b'.repeat(64), doubly: false }),
     Buffer.from('body'),
   ])
   blob[at] = value

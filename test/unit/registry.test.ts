@@ -222,12 +222,7 @@ describe.each(built)('$api $name', ({ api, name, operation }) => {
   test('tells the audit of operations that are not built, too, whether they change anything', () => {
     const { operations } = apiNamed('kms')
     expect(unsupportedOperations.filter((name) => operations.get(name)?.readOnly === false)).toEqual([
-      'ConnectCustomKeyStore',
-      'CreateCustomKeyStore',
-      'DeleteCustomKeyStore',
-      'DisconnectCustomKeyStore',
       'ReplicateKey',
-      'UpdateCustomKeyStore',
       'UpdatePrimaryRegion',
     ])
   })

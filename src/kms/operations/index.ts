@@ -8,10 +8,12 @@ import * as dataKeyPairs from './data-key-pairs.ts'
 import * as encryption from './encryption.ts'
 import * as imports from './import.ts'
 import * as grants from './grants.ts'
+import * as keyStores from './key-stores.ts'
 import * as keyPolicies from './key-policies.ts'
 import * as keys from './keys.ts'
 import * as macs from './macs.ts'
 import * as lastUsage from './last-usage.ts'
+import * as multiRegion from './multi-region.ts'
 import * as random from './random.ts'
 import * as rotation from './rotation.ts'
 import * as sharedSecrets from './shared-secrets.ts'
@@ -36,14 +38,6 @@ export interface Api {
 
 /** Operations of AWS KMS that are known and not built: a list that shrinks. */
 export const unsupportedOperations = [
-  'ConnectCustomKeyStore',
-  'CreateCustomKeyStore',
-  'DeleteCustomKeyStore',
-  'DescribeCustomKeyStores',
-  'DisconnectCustomKeyStore',
-  'ReplicateKey',
-  'UpdateCustomKeyStore',
-  'UpdatePrimaryRegion',
 ] as const
 
 /** As CloudTrail says of the built ones: what changes no key and no setting is read-only, cryptography too. */
@@ -76,6 +70,7 @@ export const apis: readonly Api[] = [
       ...aliases,
       ...tags,
       ...keyPolicies,
+      ...keyStores,
       ...encryption,
       ...grants,
       ...dataKeyPairs,
@@ -86,6 +81,7 @@ export const apis: readonly Api[] = [
       ...random,
       ...rotation,
       ...lastUsage,
+      ...multiRegion,
       ...Object.fromEntries(unsupportedOperations.map((name) => [name, unsupported])),
     },
   ),

@@ -1,15 +1,22 @@
 /** Origin AWS_CLOUDHSM: the material is made in a custom key store of type AWS_CLOUDHSM, another token. */
 
-import { kmsError, type KmsError } from '../errors.ts'
+import { kmsError } from '../errors.ts'
+import { createKey } from '../material.ts'
+import { checkKind } from '../specs.ts'
+import { connectedKeyStore } from './custom-key-store.ts'
 import type { Origin } from './origin.ts'
 
-const unsupported = (): KmsError => kmsError('UnsupportedOperationException', 'Origin AWS_CLOUDHSM is not supported.')
-
 export const cloudHsm: Origin = {
-  check() {
-    throw unsupported()
+  check(call, wanted) {
+    if (wanted.xksKeyId !== undefined) {
+      throw kmsError('ValidationException', 'XksKeyId is valid only with Origin EXTERNAL_KEY_STORE and a CustomKeyStoreId.')
+    }
+    connectedKeyStore(call, wanted, 'AWS_CLOUDHSM')
   },
-  create() {
-    throw unsupported()
+  async create(call, draft, wanted) {
+    const key = { ...draft, token: connectedKeyStore(call, wanted, 'AWS_CLOUDHSM').id }
+    await call.service.keyStores.ready(key)
+    checkKind(call.service.tokenOf(key), wanted)
+    return createKey(call.service, key)
   },
 }
