@@ -42,3 +42,18 @@ export function modulusBytes(key: KeyObject): number {
   if (bits === undefined) throw new Error('only RSA keys have a modulus')
   return Math.ceil(bits / 8)
 }
+
+/** By OpenSSL's names. */
+const coordinateBytes: ReadonlyMap<string, number> = new Map([
+  ['prime256v1', 32],
+  ['secp384r1', 48],
+  ['secp521r1', 66],
+  ['secp256k1', 32],
+])
+
+export function curveOf(key: KeyObject): { readonly name: string; readonly coordinateBytes: number } {
+  const name = key.asymmetricKeyDetails?.namedCurve ?? ''
+  const bytes = coordinateBytes.get(name)
+  if (bytes === undefined) throw new Error(`no curve that is known here: ${name}`)
+  return { name, coordinateBytes: bytes }
+}

@@ -7,14 +7,11 @@
  */
 
 import { constants, createHash, publicDecrypt, verify, type KeyObject } from 'node:crypto'
-import { modulusBytes } from './public-keys.ts'
+import { curveOf, modulusBytes } from './public-keys.ts'
 import type { Service } from './service.ts'
 import type { SigningRow } from './specs.ts'
 
 type Hash = SigningRow['hash']
-
-/** By OpenSSL's names: the bytes of a coordinate. */
-const coordinateBytes: Readonly<Record<string, number>> = { prime256v1: 32, secp384r1: 48, secp521r1: 66, secp256k1: 32 }
 
 /** `form` says what `message` is. @returns false for whatever is wrong with the signature. */
 export async function isSignature(
@@ -34,14 +31,14 @@ export async function isSignature(
       return encoded !== undefined && isPssEncoding(encoded, row.hash, digest())
     }
     case 'ecdsa': {
-      const curve = key.asymmetricKeyDetails?.namedCurve ?? ''
-      const pair = readPair(signature, coordinateBytes[curve] ?? 0)
+      const curve = curveOf(key)
+      const pair = readPair(signature, curve.coordinateBytes)
       if (!pair) return false
       if (form === 'digest') {
         const { x = '', y = '' } = key.export({ format: 'jwk' })
         const [r, s] = pair
         return service.offload.isEcdsaSignature({
-          curve,
+          curve: curve.name,
           x: Buffer.from(x, 'base64url'),
           y: Buffer.from(y, 'base64url'),
           digest: message,
