@@ -5,8 +5,8 @@
  * what it has would take longer than a fraction of a millisecond, then the next: a fast device is served by few
  * threads with large batches, a slow one by all of them at once.
  *
- * What a call of each operation and algorithm takes is measured. Calls that take long (RSA, key generation) spread over the workers; cheap ones go where
- * none of these is, and pass those that wait, for a while.
+ * What a call of each operation and algorithm takes is measured. Calls that take long (RSA, key generation) have all workers but the first; the others go
+ * where none of these is, and pass those that wait.
  */
 import type { Socket } from 'node:net'
 import { TokenError, type TokenFailure } from './token.ts'
@@ -25,11 +25,13 @@ import {
 const cheapCallUs = 100
 /** As many cheap calls go to a worker in one piece while it is busy; all of them together would leave it and us waiting for each other. */
 const batchCalls = 8
-/** Work given to one worker before the next one gets some; two calls in any case, so that none waits for its next one. */
+/** Work given to one worker before the next one gets some. */
 const workerBacklogUs = 2000
 /** A call that takes this long is one that others should not be sent behind. */
 const slowCallUs = 500
-/** As long a call that found no worker with room is passed by cheaper ones. */
+/** The first worker, which is there for the others, takes one of up to this length when it has nothing to do. */
+const shortSlowCallUs = 5000
+/** As long a slow call that found no worker with room is passed by others; after that the others have only the first worker. */
 const passedMs = 20
 /** How long a worker rests for which the device had no room. */
 const busyRestMs = 500
@@ -150,26 +152,42 @@ function write(lane: Lane): void {
   lane.socket.write(batch, () => batch.fill(0))
 }
 
-/** Which lane a call of this cost goes to now. */
-function findLane(lanes: readonly Lane[], costUs: number): Lane | undefined {
-  let withRoom: Lane | undefined
-  let behindSlow: Lane | undefined
-  let resting: Lane | undefined
-  for (const lane of lanes) {
-    if (!lane.open) continue
-    if (lane.restUntil > 0) {
-      if (lane.restUntil > performance.now()) {
-        if (lane.underWay.length === 0) resting ??= lane
-        continue
-      }
-      lane.restUntil = 0
+/** Two calls in any case, so that none waits for its next one. */
+const hasRoom = (lane: Lane, costUs: number): boolean => lane.busyUs + costUs <= Math.max(workerBacklogUs, 2 * costUs)
+
+function isUsable(lane: Lane): boolean {
+  if (!lane.open) return false
+  if (lane.restUntil === 0) return true
+  if (lane.restUntil > performance.now()) return false
+  lane.restUntil = 0
+  return true
+}
+
+/**
+ * Which lane a call of this cost goes to now. The first lane is kept for calls that are not slow: it takes no more than one short slow call, and that when
+ * it has nothing to do.
+ *
+ * @param onlyFirst the others are for somebody else
+ */
+function findLane(lanes: readonly Lane[], costUs: number, onlyFirst: boolean): Lane | undefined {
+  const usable = lanes.filter(isUsable)
+  const [first] = usable
+  if (first === undefined) return lanes.find((lane) => lane.open && lane.underWay.length === 0)
+  if (usable.length === 1) return onlyFirst || !hasRoom(first, costUs) ? undefined : first
+  if (costUs < slowCallUs) {
+    if (onlyFirst) return hasRoom(first, costUs) ? first : undefined
+    let withRoom: Lane | undefined
+    for (const lane of usable) {
+      if (lane.underWay.length === 0 && (withRoom === undefined || costUs >= cheapCallUs)) return lane
+      if (withRoom === undefined && lane.slow === 0 && hasRoom(lane, costUs)) withRoom = lane
     }
-    if (lane.underWay.length === 0 && (withRoom === undefined || costUs >= cheapCallUs)) return lane
-    if (lane.busyUs + costUs > Math.max(workerBacklogUs, 2 * costUs)) continue
-    if (lane.slow === 0) withRoom ??= lane
-    else behindSlow ??= lane
+    return withRoom ?? usable.find((lane) => hasRoom(lane, costUs))
   }
-  return withRoom ?? behindSlow ?? (lanes.every((lane) => !lane.open || lane.restUntil > 0) ? resting : undefined)
+  const others = usable.slice(1)
+  const idle = others.find((lane) => lane.underWay.length === 0)
+  if (idle !== undefined) return idle
+  if (first.underWay.length === 0 && costUs <= shortSlowCallUs) return first
+  return others.find((lane) => hasRoom(lane, costUs))
 }
 
 /** Where the cost of calls like this one is kept. */
@@ -179,7 +197,8 @@ export class Calls<C extends Crew> {
   readonly #owner: Owner<C>
   readonly #limit: number
   readonly #sweepMs: number
-  readonly #queue: Call[] = []
+  readonly #quick: Call[] = []
+  readonly #slow: Call[] = []
   #nextId = 1
   #outstanding = 0
   #flushPlanned = false
@@ -211,7 +230,8 @@ export class Calls<C extends Crew> {
       }
       const { operation, scheme, ckaId, aad, data } = asked
       const due = performance.now() + deadlineMs
-      this.#queue.push({ operation, scheme, ckaId, aad, data, resolve, reject, deadlineMs, due, id: 0, expectedUs: 0, settled: false })
+      const queue = (this.#costUs[costPlace(asked)] ?? 0) < slowCallUs ? this.#quick : this.#slow
+      queue.push({ operation, scheme, ckaId, aad, data, resolve, reject, deadlineMs, due, id: 0, expectedUs: 0, settled: false })
       this.#outstanding += 1
       this.#planFlush()
     })
@@ -230,25 +250,27 @@ export class Calls<C extends Crew> {
   flush(): void {
     const lanes = this.#owner.current()?.lanes
     if (lanes === undefined) return
-    const queue = this.#queue
-    let kept = 0
-    let at = 0
-    for (; at < queue.length; at += 1) {
-      const call = queue[at]
-      if (call === undefined || call.settled) continue
-      const costUs = this.#costUs[costPlace(call)] ?? 0
-      const passes = kept > 0
-      const lane = passes && costUs >= cheapCallUs ? undefined : findLane(lanes, costUs)
-      if (lane === undefined) {
-        // Whom not even a cheap call finds has no room; and whoever was passed for long is next.
-        if (costUs < cheapCallUs || (!passes && performance.now() - (call.due - call.deadlineMs) > passedMs)) break
-        queue[kept] = call
-        kept += 1
-      } else this.#give(lane, call, costUs)
-    }
-    if (at > kept) queue.splice(kept, at - kept)
+    const [longest] = this.#slow
+    const passed = longest !== undefined && performance.now() - (longest.due - longest.deadlineMs) > passedMs
+    this.#place(this.#quick, lanes, passed)
+    this.#place(this.#slow, lanes, false)
     for (const lane of lanes) if (mayWrite(lane)) write(lane)
     this.#sweeper ??= setInterval(() => this.#sweep(), this.#sweepMs)
+  }
+
+  /** As many as find a lane, in order. */
+  #place(queue: Call[], lanes: readonly Lane[], onlyFirst: boolean): void {
+    let placed = 0
+    for (const call of queue) {
+      if (!call.settled) {
+        const costUs = this.#costUs[costPlace(call)] ?? 0
+        const lane = findLane(lanes, costUs, onlyFirst)
+        if (lane === undefined) break
+        this.#give(lane, call, costUs)
+      }
+      placed += 1
+    }
+    if (placed > 0) queue.splice(0, placed)
   }
 
   #give(lane: Lane, call: Call, costUs: number): void {
@@ -297,7 +319,7 @@ export class Calls<C extends Crew> {
     if (this.#owner.draining().has(crew)) {
       if (mayWrite(lane)) write(lane)
       this.#owner.idle(crew)
-    } else if (this.#queue.length > 0 || lane.outgoing.length > 0) this.#planFlush()
+    } else if (this.#quick.length > 0 || this.#slow.length > 0 || lane.outgoing.length > 0) this.#planFlush()
   }
 
   /** Falls quickly and rises slowly: what a thread waited for a processor says nothing about the device. */
@@ -340,8 +362,10 @@ export class Calls<C extends Crew> {
 
   /** Nobody will take what waits. */
   abandonQueue(reason: string): void {
-    for (const call of this.#queue) this.#abandon(call, 'unavailable', reason)
-    this.#queue.length = 0
+    for (const queue of [this.#quick, this.#slow]) {
+      for (const call of queue) this.#abandon(call, 'unavailable', reason)
+      queue.length = 0
+    }
   }
 
   stop(): void {
@@ -363,10 +387,12 @@ export class Calls<C extends Crew> {
         }
       }
     }
-    for (const call of this.#queue) {
+    for (const call of [...this.#quick, ...this.#slow]) {
       if (call.due < now) this.#abandon(call, 'unavailable', `the token had no time for the call within ${call.deadlineMs} ms`)
     }
-    if (this.#outstanding === 0 && this.#owner.draining().size === 0) {
+    // What was given up may still be what a worker hangs in.
+    const busy = this.#owner.current()?.lanes.some((lane) => lane.underWay.length > 0) === true
+    if (this.#outstanding === 0 && !busy && this.#owner.draining().size === 0) {
       clearInterval(this.#sweeper)
       this.#sweeper = undefined
     }

@@ -1,0 +1,197 @@
+import type { Socket } from 'node:net'
+import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { Calls, newLane, type Answered, type Crew, type Lane } from '../../src/hsm/calls.ts'
+import { TokenError } from '../../src/hsm/token.ts'
+import { encodeAnswer, findFrame, headerBytes, parseRequest, type Operation, type Request } from '../../src/hsm/wire.ts'
+
+/** A worker that answers when it is told to, and says what time it took. */
+class Worker {
+  readonly lane: Lane
+  readonly asked: Request[] = []
+  constructor() {
+    const socket = { write: (batch: Buffer): boolean => this.#read(Buffer.from(batch)) }
+    this.lane = newLane(socket as unknown as Socket)
+    this.lane.open = true
+  }
+  #read(batch: Buffer): boolean {
+    for (let at = 0; at < batch.length;) {
+      const bytes = findFrame(batch, at, batch.length) ?? 0
+      this.asked.push(parseRequest(batch, at, bytes))
+      at += bytes
+    }
+    return true
+  }
+}
+
+const slow = 'decryptOaep'
+const cheap = 'mac'
+const took: Partial<Record<Operation, number>> = { [slow]: 2000, [cheap]: 10 }
+
+describe('calls to workers', () => {
+  let workers: readonly Worker[]
+  let crew: Crew
+  let calls: Calls<Crew>
+  let stop = (): void => {}
+  let failures: string[]
+  let drains: Set<Crew>
+
+  const begin = (count: number, limits: { queueLimit?: number; deadlineMs?: number } = {}): void => {
+    workers = Array.from({ length: count }, () => new Worker())
+    stop()
+    const own: Crew = { lanes: workers.map(({ lane }) => lane) }
+    crew = own
+    failures = []
+    drains = new Set()
+    const owner = {
+      current: () => own,
+      draining: () => drains,
+      failed: (_crew: Crew, reason: string) => void failures.push(reason),
+      idle: () => {},
+    }
+    stop = () => calls.stop()
+    calls = new Calls(owner, { queueLimit: 100, deadlineMs: 1000, ...limits })
+  }
+  const ask = (operation: Operation, deadlineMs = 1000): Promise<Answered> => {
+    const call = calls.add({ operation, scheme: 0, ckaId: '', aad: Buffer.alloc(0), data: Buffer.of(1) }, deadlineMs)
+    call.catch(() => {})
+    return call
+  }
+  /** The first call that a worker has. */
+  const answer = (worker: Worker | undefined, microseconds?: number): void => {
+    const request = worker?.asked.shift()
+    if (worker === undefined || request === undefined) throw new Error('the worker has nothing to answer')
+    const head = { id: request.id, failure: undefined, number: 0, fatal: false, microseconds: microseconds ?? took[request.operation] ?? 0 }
+    const data = Buffer.from(request.operation)
+    const frame = Buffer.alloc(headerBytes + data.length)
+    encodeAnswer(head, data, frame, 0)
+    calls.hear(crew, worker.lane, frame)
+  }
+  const given = (): string[][] => workers.map(({ asked }) => asked.map(({ operation }) => operation))
+
+  beforeEach(() => begin(2))
+  afterEach(() => stop())
+
+  test('cheap ones go to one worker together, slow ones to as many as there are', async () => {
+    for (let count = 0; count < 4; count += 1) void ask(cheap)
+    await turn()
+    expect(given()).toEqual([[cheap, cheap, cheap, cheap], []])
+    begin(2)
+    for (let count = 0; count < 2; count += 1) void ask(slow)
+    await turn()
+    expect(given()).toEqual([[slow], [slow]])
+  })
+
+  test('cheap ones are not sent behind a slow one while another worker has none', async () => {
+    void ask(slow)
+    await turn()
+    for (let count = 0; count < 3; count += 1) void ask(cheap)
+    await turn()
+    expect(given()).toEqual([[cheap, cheap, cheap], [slow]])
+  })
+
+  test('cheap ones pass slow ones that wait, and wait for no more than one of them', async () => {
+    for (let count = 0; count < 6; count += 1) void ask(slow)
+    await turn()
+    // Two for the second worker, so that it never waits for its next one; one for the first, which is there for the others.
+    expect(given()).toEqual([[slow], [slow, slow]])
+    await sleep(30)
+    const passing = ask(cheap)
+    await turn()
+    answer(workers[0])
+    await turn()
+    expect(given()[0]).toEqual([cheap])
+    answer(workers[0])
+    expect((await passing).data.toString()).toBe(cheap)
+  })
+
+  test('slow ones are not starved by cheap ones for long', async () => {
+    const flood = (): void => {
+      while (calls.outstanding < 95) void ask(cheap)
+    }
+    flood()
+    await turn()
+    void ask(slow)
+    const until = performance.now() + 500
+    while (!workers.some(({ asked }) => asked.some(({ operation }) => operation === slow))) {
+      expect(performance.now()).toBeLessThan(until)
+      for (const worker of workers) if (worker.asked.length > 0) answer(worker, 60)
+      flood()
+      await turn()
+    }
+  })
+
+  test('a slow one of seconds never goes to the first worker', async () => {
+    for (let count = 0; count < 3; count += 1) void ask('generateKey')
+    await turn()
+    expect(given()).toEqual([[], ['generateKey', 'generateKey']])
+  })
+
+  test('the only worker takes what there is, in order', async () => {
+    begin(1)
+    void ask(slow)
+    await turn()
+    void ask(cheap)
+    void ask(slow)
+    await turn()
+    while (workers[0]?.asked.length !== 0) {
+      answer(workers[0])
+      await turn()
+    }
+    expect(calls.outstanding).toBe(0)
+  })
+
+  test('learn what each operation takes', async () => {
+    // The first guess for a MAC is cheap; this device takes its time.
+    for (let count = 0; count < 200; count += 1) {
+      void ask(cheap)
+      await turn()
+      answer(
+        workers.find(({ asked }) => asked.length > 0),
+        5000,
+      )
+    }
+    void ask(cheap)
+    void ask(cheap)
+    await turn()
+    expect(given()).toEqual([[cheap], [cheap]])
+  })
+
+  test('are refused as busy when as many wait as may', async () => {
+    begin(1, { queueLimit: 3 })
+    const made = Array.from({ length: 4 }, () => ask(slow))
+    await expect(made[3]).rejects.toMatchObject({ failure: 'busy' })
+    expect(calls.outstanding).toBe(3)
+  })
+
+  test('end by their deadline, and a worker that hangs in one ends its agent', async () => {
+    begin(1, { deadlineMs: 80 })
+    const until = performance.now() + 5000
+    const made = [ask(slow, 80), ask(slow, 80), ask(slow, 80)]
+    for (const call of made) await expect(call).rejects.toMatchObject({ failure: 'unavailable' })
+    while (failures.length === 0 && performance.now() < until) await sleep(10)
+    expect(failures[0]).toBe('decryptOaep did not return within 80 ms')
+    expect(calls.outstanding).toBe(0)
+  })
+
+  test('of an agent that is gone end as unavailable', async () => {
+    const made = [ask(slow), ask(cheap)]
+    await turn()
+    const waiting = ask(cheap)
+    calls.abandonCrew(crew, 'the agent ended')
+    calls.abandonQueue('the agent ended')
+    for (const call of [...made, waiting]) {
+      await expect(call).rejects.toEqual(new TokenError('unavailable', 'the agent ended'))
+    }
+  })
+
+  test('an answer that belongs to no call ends the agent, not the service', async () => {
+    void ask(cheap)
+    await turn()
+    const frame = Buffer.alloc(headerBytes)
+    encodeAnswer({ id: 4711, failure: undefined, number: 0, fatal: false, microseconds: 1 }, Buffer.alloc(0), frame, 0)
+    const [worker] = workers
+    if (worker !== undefined) calls.hear(crew, worker.lane, frame)
+    expect(failures).toEqual(['its answers cannot be read: an answer that belongs to no call'])
+  })
+})
