@@ -15,6 +15,8 @@ import type { Principal } from '../auth/principal.ts'
 import type { GrantConstraints, GrantRecord, KeyRecord, PrincipalRecord } from '../store/store.ts'
 import { kmsError, KmsError } from './errors.ts'
 import type { NamedGrant } from './grant-tokens.ts'
+import { isPrimary } from './multi-region.ts'
+import { viaService } from './managed-keys.ts'
 import type { Call, FoundKey, KeyUse } from './operation.ts'
 
 const compiledKeyPolicies = new WeakMap<KeyRecord, CompiledPolicy>()
@@ -179,13 +181,16 @@ function withoutWords(decide: () => Decision): Decision | undefined {
   }
 }
 
-/** For what has no policy of its own: `*`, an alias. */
-export function permitResource(call: Call, action: string, arn: string): void {
+/**
+ * For what has no policy of its own: `*`, an alias.
+ * @param like the key that it is about where the request does not describe it
+ */
+export function permitResource(call: Call, action: string, arn: string, like?: FoundKey): void {
   const decision = authorize({
     principal: call.principal,
     action,
     resource: { arn, accountId: call.principal.accountId },
-    context: requestContext(call, undefined),
+    context: requestContext(call, like),
   })
   if (decision.allowed) return
   logDenial(call, action, arn, decision)
@@ -231,6 +236,8 @@ const memberKeys: Readonly<Record<string, readonly string[]>> = {
   keyagreementalgorithm: ['KeyAgreementAlgorithm'],
   macalgorithm: ['MacAlgorithm'],
   messagetype: ['MessageType'],
+  primaryregion: ['PrimaryRegion'],
+  replicaregion: ['ReplicaRegion'],
   rotationperiodindays: ['RotationPeriodInDays'],
   schedulekeydeletionpendingwindowindays: ['PendingWindowInDays'],
   expirationmodel: ['ExpirationModel'],
@@ -292,9 +299,13 @@ function kmsKey(call: Call, found: FoundKey | undefined, members: Members, name:
     case 'multiregion':
       return key ? String(key.multiRegion) : (text(input['MultiRegion']) ?? created(call, 'false'))
     case 'multiregionkeytype':
-      return key?.multiRegion ? 'PRIMARY' : undefined
+      return key?.multiRegion ? (isPrimary(key) ? 'PRIMARY' : 'REPLICA') : undefined
     case 'validto':
       return typeof input['ValidTo'] === 'number' ? new Date(input['ValidTo']).toISOString() : undefined
+    case 'viaservice': {
+      const name = call.service.managedKeys.serviceOf(call.principal)
+      return name === undefined ? undefined : viaService(name, call.region)
+    }
     case 'requestalias':
       return found?.alias
     case 'resourcealiases': {
@@ -404,7 +415,7 @@ function globalKey(call: Call, found: FoundKey | undefined, name: string): Value
     case 'epochtime':
       return String(Math.floor(call.nowMs / 1000))
     case 'requestedregion':
-      return call.region
+      return key?.region ?? call.region
     case 'resourceaccount':
       return key?.accountId ?? call.principal.accountId
     case 'securetransport':

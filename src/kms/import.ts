@@ -148,10 +148,18 @@ async function making<T>({ making: names }: Service, { ckaId }: Pick<ImportObjec
   }
 }
 
-/** The caller is told why it failed, not why cleaning up did: the lifecycle job tries that again. */
-async function removeLoudly(service: Service, object: ImportObject): Promise<void> {
+/**
+ * The caller is told why it failed, not why cleaning up did: the lifecycle job tries that again.
+ * @param why what the token was asked for failed with
+ */
+async function removeLoudly(service: Service, object: ImportObject, why?: unknown): Promise<void> {
+  const { store, instance } = service
   try {
-    await removeObject(service, object)
+    // Whatever anybody sends may be refused. To look for what was never made would cost a fresh agent each time.
+    const isRefusal = why instanceof TokenError && why.failure === 'rejected'
+    if (isRefusal && (await service.tokenOf(object).objects(object.ckaId)).length === 0) {
+      if (await store.claimImportObject(object.ckaId, instance.id, instance.id)) await store.deleteImportObject(object.ckaId)
+    } else await removeObject(service, object)
   } catch (error) {
     service.log.warn({ key: object.keyArn, err: error }, 'what a failed import left in the token could not be removed yet')
   }
@@ -334,7 +342,7 @@ export async function importMaterial(
       if (change?.release) await removeLoudly(service, change.release)
       return { materialId, exposed }
     } catch (error) {
-      await removeLoudly(service, object)
+      await removeLoudly(service, object, error)
       throw error
     }
   })

@@ -7,10 +7,10 @@
  */
 
 import { StoreConflict, type BackingKeyRecord, type KeyChange, type KeyRecord, type RotationType } from '../store/store.ts'
-import { keyArn } from './arn.ts'
 import { kmsError, type KmsError } from './errors.ts'
 import type { Step } from './lifecycle.ts'
 import { rotateMaterial } from './material.ts'
+import { rotateEverywhere } from './replication.ts'
 import { serviceEvent } from './record.ts'
 import type { Service } from './service.ts'
 
@@ -22,15 +22,6 @@ const recordWithinMs = 30_000
 
 /** Why a rotation was made, in AWS's words: it knows none for the budget, which nobody asks for either. */
 export const wireType = (type: RotationType): 'AUTOMATIC' | 'ON_DEMAND' => (type === 'ON_DEMAND' ? 'ON_DEMAND' : 'AUTOMATIC')
-
-/** Rotation is a matter of the primary of a multi-Region key; its replicas follow. */
-export const isReplica = (key: KeyRecord): boolean => key.primaryRegion !== null && key.primaryRegion !== key.region
-
-/** The key whose settings of rotation hold for this one. */
-export function scheduleOf({ store }: Service, key: KeyRecord): KeyRecord {
-  if (key.primaryRegion === null) return key
-  return store.view.key(keyArn(key.primaryRegion, key.accountId, key.keyId)) ?? key
-}
 
 export const wrongOrigin = (key: KeyRecord): KmsError =>
   kmsError('UnsupportedOperationException', `${key.arn} origin is ${key.origin} which is not valid for this operation.`)
@@ -50,7 +41,7 @@ export async function rotate(
   type: RotationType,
   change?: (current: KeyRecord) => KeyChange,
 ): Promise<KeyRecord> {
-  const rotated = await rotateMaterial(service, key, type, change)
+  const rotated = await (key.multiRegion ? rotateEverywhere(service, key, type, change) : rotateMaterial(service, key, type, change))
   await recordRotation(service, rotated)
   return rotated
 }

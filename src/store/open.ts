@@ -405,7 +405,9 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
     },
 
     async insertBackingKey(backing) {
-      await write(`insert backing key ${backing.materialId}`, backingSteps(backingKeyRow(backing)))
+      const isShared = view.key(backing.keyArn)?.multiRegion ?? false
+      const steps = [...backingSteps(backingKeyRow(backing)), ...(isShared ? [shareCounts(backing.keyArn)] : [])]
+      await write(`insert backing key ${backing.materialId}`, steps)
     },
     promoteBackingKey: (backing, creator, change) =>
       untilSwapped(`key ${backing.keyArn}`, async () => {
@@ -476,7 +478,7 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
             const update = sql.updateTable('backing_keys').set(row).where('id', '=', backingId(put))
             steps.push(one(update.compile()), changed('backing', backingId(put)))
           } else {
-            steps.push(...backingSteps(backingKeyRow(put)))
+            steps.push(...backingSteps(backingKeyRow(put)), ...(current.multiRegion ? [shareCounts(keyArn)] : []))
           }
         }
         if (drop !== undefined) {

@@ -9,7 +9,7 @@ import { kmsError } from '../errors.ts'
 import { restingState } from '../import.ts'
 import { changeKey, keyFrom } from '../keys.ts'
 import { keyMetadata, seconds } from '../metadata.ts'
-import { checkMultiRegion, newKeyId } from '../multi-region.ts'
+import { checkMultiRegion, hasReplicas, isPrimary, newKeyId } from '../multi-region.ts'
 import { operation, type Call } from '../operation.ts'
 import { originNames, origins } from '../origins/table.ts'
 import { page } from '../page.ts'
@@ -21,7 +21,7 @@ import { readTags } from './tags.ts'
 const dayMs = 86_400_000
 
 /** What AWS gives a key whose creator names no policy: the account decides, through its identity policies. */
-const defaultPolicy = (accountId: string): string => `{
+export const defaultPolicy = (accountId: string): string => `{
   "Version" : "2012-10-17",
   "Id" : "key-default-1",
   "Statement" : [ {
@@ -62,6 +62,14 @@ function checkPrincipalsExist(call: Call, policy: CompiledPolicy): void {
   const named = policy.document.statements.flatMap(({ principal, notPrincipal }) => (principal ?? notPrincipal)?.aws ?? [])
   if (!named.every(exists)) {
     throw kmsError('MalformedPolicyDocumentException', 'Policy contains a statement with one or more invalid principals.')
+  }
+}
+
+/** @throws KmsError when the caller's account has as many keys in the call's region as it may. */
+export function checkKeyQuota({ service, principal, region }: Call): void {
+  const { keys } = service.config.quotas
+  if (service.store.view.keyCountOf(principal.accountId, region) >= keys) {
+    throw kmsError('LimitExceededException', `The account has ${keys} KMS keys in ${region}, which is its quota.`)
   }
 }
 
@@ -108,10 +116,7 @@ export const CreateKey = operation({
     origins[origin].check(call, wanted)
 
     const { accountId } = call.principal
-    const { quotas } = call.service.config
-    if (call.service.store.view.keyCountOf(accountId, call.region) >= quotas.keys) {
-      throw kmsError('LimitExceededException', `The account has ${quotas.keys} KMS keys in ${call.region}, which is its quota.`)
-    }
+    checkKeyQuota(call)
     const id = newKeyId(wanted)
     const arn = keyArn(call.region, accountId, id)
     const tags = readTags(input.Tags ?? [], [], call.service.config.quotas.tagsPerKey)
@@ -142,6 +147,7 @@ export const CreateKey = operation({
       creator: call.service.instance.id,
       rotationPeriodDays: null,
       nextRotationAt: null,
+      managedBy: null,
       version: 1,
     }
     const key = await origins[origin].create(call, draft, wanted)
@@ -223,9 +229,18 @@ export const ScheduleKeyDeletion = operation({
     if (days < 7 || days > 30) {
       throw kmsError('ValidationException', `PendingWindowInDays must be between 7 and 30 days, inclusive; it is ${days}.`)
     }
-    const deletionAt = call.nowMs + days * dayMs
-    const { arn } = await changeKey(call, key, () => ({ state: 'PendingDeletion', deletionAt }))
-    return { KeyId: arn, DeletionDate: seconds(deletionAt), KeyState: 'PendingDeletion', PendingWindowInDays: days }
+    // A primary waits for its replicas to go; its own waiting period begins then.
+    const { arn, state, deletionAt } = await changeKey(call, key, (current) =>
+      isPrimary(current) && hasReplicas(call.service, current)
+        ? { state: 'PendingReplicaDeletion', deletionWindowDays: days }
+        : { state: 'PendingDeletion', deletionAt: call.nowMs + days * dayMs },
+    )
+    return {
+      KeyId: arn,
+      ...(deletionAt !== null && { DeletionDate: seconds(deletionAt) }),
+      KeyState: state,
+      PendingWindowInDays: days,
+    }
   },
 })
 
@@ -236,7 +251,11 @@ export const CancelKeyDeletion = operation({
   readOnly: false,
   responseElements: ({ KeyId }) => ({ keyId: KeyId }),
   async run(call, _input, { key }) {
-    const { arn } = await changeKey(call, key, (current) => ({ state: restingState(call.service, current), deletionAt: null }))
+    const { arn } = await changeKey(call, key, (current) => ({
+      state: restingState(call.service, current),
+      deletionAt: null,
+      deletionWindowDays: null,
+    }))
     return { KeyId: arn }
   },
 })

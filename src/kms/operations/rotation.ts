@@ -6,7 +6,8 @@ import { changeKey, keyFrom, keyMissing } from '../keys.ts'
 import { seconds } from '../metadata.ts'
 import { operation, type Call } from '../operation.ts'
 import { page, pageOf } from '../page.ts'
-import { isReplica, pendingRotation, recordRotation, rotate, scheduled, scheduleOf, wireType, wrongOrigin } from '../rotation.ts'
+import { isReplica, primaryOf } from '../multi-region.ts'
+import { pendingRotation, recordRotation, rotate, scheduled, wireType, wrongOrigin } from '../rotation.ts'
 import { integer, keyId, oneOf, optional } from '../shape.ts'
 import { isSymmetric } from '../specs.ts'
 import { refusal } from '../states.ts'
@@ -55,7 +56,7 @@ export const GetKeyRotationStatus = operation({
   keys: { key: keyFrom('KeyId', { crossAccount: true, verify: requireOwnMaterial }) },
   readOnly: true,
   run(call, _input, { key }) {
-    const { nextRotationAt, rotationPeriodDays } = scheduleOf(call.service, key)
+    const { nextRotationAt, rotationPeriodDays } = primaryOf(call.service, key)
     const underWay = call.service.store.view
       .backingKeys(key.arn)
       .find(({ state, rotationType }) => state === 'creating' && rotationType === 'ON_DEMAND')
