@@ -46,7 +46,11 @@ describe('calls to workers', () => {
     const owner = {
       current: () => own,
       draining: () => drains,
-      failed: (_crew: Crew, reason: string) => void failures.push(reason),
+      failed: (failed: Crew, reason: string): void => {
+        failures.push(reason)
+        calls.abandonCrew(failed, reason)
+        for (const lane of failed.lanes) lane.underWay.length = 0
+      },
       idle: () => {},
     }
     stop = () => calls.stop()
