@@ -165,39 +165,95 @@ export interface TokenSettings {
   readonly deadlineMs: number | undefined
 }
 
-const needed = ['library', 'tokenLabel', 'pinFile'] as const
+/** What a table of tokens asks of each. */
+interface TokenTableRule {
+  readonly accepts: string
+  readonly needed: readonly (keyof TokenSettings)[]
+  /** What the names must be, in words. */
+  readonly names: string
+  readonly fits: RegExp
+  /** Says why a member has no place here. */
+  readonly refused?: Readonly<Record<string, string>>
+}
 
 /** Tokens by name. Each member is read as the one of `pkcs11` that has its name. */
-const tokenTable: Kind<Readonly<Record<string, TokenSettings>>> = {
-  accepts: 'a JSON object: names of tokens, each with library, tokenLabel, pinFile and whatever else `pkcs11` has',
-  read(value, from) {
-    const table = typeof value === 'string' ? parsedJson(value) : value
-    if (!isRecord(table)) throw new Expected(this.accepts)
-    return Object.fromEntries(
-      Object.entries(table).map(([name, given]): [string, TokenSettings] => {
-        const refuse = (what: string): never => {
-          throw new Expected(`${this.accepts}; in "${name}" ${what}`)
-        }
-        if (!tokenName.test(name)) refuse('the name must be 1 to 64 letters, digits, dots, dashes and underscores')
-        if (name === 'default') refuse('the name is taken: the token of that name is what pkcs11 describes')
-        if (!isRecord(given)) return refuse('there must be an object')
-        const read: Record<string, unknown> = {}
-        for (const [member, text] of Object.entries(given)) {
-          const row: Setting<unknown> | undefined = Object.hasOwn(settings.pkcs11, member)
-            ? settings.pkcs11[member as keyof typeof settings.pkcs11]
-            : undefined
-          if (!row) return refuse(`${member} is not a setting.${hint(member, Object.keys(settings.pkcs11))}`)
-          try {
-            read[member] = row.kind.read(text, from)
-          } catch (error) {
-            if (!(error instanceof Expected)) throw error
-            refuse(`${member} must be ${error.message}`)
+function tokenTableOf<T extends Partial<TokenSettings>>(rule: TokenTableRule): Kind<Readonly<Record<string, T>>> {
+  return {
+    accepts: rule.accepts,
+    read(value, from) {
+      const table = typeof value === 'string' ? parsedJson(value) : value
+      if (!isRecord(table)) throw new Expected(this.accepts)
+      return Object.fromEntries(
+        Object.entries(table).map(([name, given]): [string, T] => {
+          const refuse = (what: string): never => {
+            throw new Expected(`${this.accepts}; in "${name}" ${what}`)
           }
-        }
-        for (const member of needed) if (read[member] === undefined) refuse(`${member} is missing`)
-        return [name, read as unknown as TokenSettings]
-      }),
-    )
+          if (!rule.fits.test(name)) refuse(`the name must be ${rule.names}`)
+          if (name === 'default') refuse('the name is taken: the token of that name is what pkcs11 describes')
+          if (!isRecord(given)) return refuse('there must be an object')
+          const read: Record<string, unknown> = {}
+          for (const [member, text] of Object.entries(given)) {
+            const row: Setting<unknown> | undefined = Object.hasOwn(settings.pkcs11, member)
+              ? settings.pkcs11[member as keyof typeof settings.pkcs11]
+              : undefined
+            if (!row) return refuse(`${member} is not a setting.${hint(member, Object.keys(settings.pkcs11))}`)
+            if (rule.refused && Object.hasOwn(rule.refused, member)) refuse(`${member} has no place: ${rule.refused[member]}`)
+            try {
+              read[member] = row.kind.read(text, from)
+            } catch (error) {
+              if (!(error instanceof Expected)) throw error
+              refuse(`${member} must be ${error.message}`)
+            }
+          }
+          for (const member of rule.needed) if (read[member] === undefined) refuse(`${member} is missing`)
+          return [name, read as unknown as T]
+        }),
+      )
+    },
+  }
+}
+
+const tokenTable = tokenTableOf<TokenSettings>({
+  accepts: 'a JSON object: names of tokens, each with library, tokenLabel, pinFile and whatever else `pkcs11` has',
+  needed: ['library', 'tokenLabel', 'pinFile'],
+  names: '1 to 64 letters, digits, dots, dashes and underscores',
+  fits: tokenName,
+})
+
+/** A token that may become a custom key store: its PIN is the KeyStorePassword. */
+export type KeyStoreTokenSettings = Omit<TokenSettings, 'pinFile'>
+
+const keyStoreTokenTable = tokenTableOf<KeyStoreTokenSettings>({
+  accepts: 'a JSON object: CloudHsmClusterIds, each with library, tokenLabel and whatever else `pkcs11` has but pinFile',
+  needed: ['library', 'tokenLabel'],
+  // AWS's own, which SDKs and the model keep to.
+  names: '`cluster-` and 11 to 16 letters or digits from 2 to 7, as CloudHsmClusterId has them',
+  fits: /^cluster-[2-7a-zA-Z]{11,16}$/,
+  refused: { pinFile: 'the PIN is the KeyStorePassword of CreateCustomKeyStore' },
+})
+
+const hostName = /^[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*$/
+
+/** `name=host:port`, comma-separated; in a file an object may stand in its place. */
+const connectTo: Kind<Readonly<Record<string, { readonly host: string; readonly port: number }>>> = {
+  accepts: 'a list of name=host:port such as proxy.example.com=10.1.2.3:8443, or in a file an object of them',
+  read(value) {
+    const pairs =
+      typeof value === 'string'
+        ? value.split(',').map((pair) => pair.split('=').map((part) => part.trim()))
+        : isRecord(value)
+          ? Object.entries(value)
+          : []
+    const read = pairs.map((pair): [string, { host: string; port: number }] => {
+      const [name, place] = pair
+      const [, address = '', port = ''] = /^(.+):(\d{1,5})$/.exec(String(place)) ?? []
+      const target = address.replace(/^\[(.*)\]$/, '$1')
+      const fits = typeof name === 'string' && hostName.test(name) && (isIP(target) !== 0 || hostName.test(target))
+      if (pair.length !== 2 || !fits || Number(port) < 1 || Number(port) > 65_535) throw new Expected(this.accepts)
+      return [name.toLowerCase(), { host: target, port: Number(port) }]
+    })
+    if (read.length === 0 || new Set(read.map(([name]) => name)).size !== read.length) throw new Expected(this.accepts)
+    return Object.fromEntries(read)
   },
 }
 
@@ -207,6 +263,32 @@ function parsedJson(text: string): unknown {
   } catch {
     return undefined
   }
+}
+
+/** Principals by service. An object of lists in the file, `s3=arn:…,s3=arn:…` in the environment. */
+const awsServices: Kind<Readonly<Record<string, readonly string[]>>> = {
+  accepts: 'services and who they are, such as s3=arn:aws:iam::111122223333:role/storage, each user or role once',
+  read(value) {
+    const pairs =
+      typeof value === 'string'
+        ? value.split(',').map((entry) => entry.split('=', 2).map((part) => part.trim()))
+        : isRecord(value)
+          ? Object.entries(value).flatMap(([name, arns]) => (Array.isArray(arns) ? arns.map((arn: unknown) => [name, arn]) : [[name]]))
+          : [[]]
+    const services: Record<string, string[]> = {}
+    const seen = new Set<string>()
+    for (const [name, arn] of pairs) {
+      const valid =
+        typeof name === 'string' &&
+        typeof arn === 'string' &&
+        /^[a-z][a-z0-9-]{0,62}$/.test(name) &&
+        /^arn:aws:iam::\d{12}:(?:user|role)\/[\w+=,.@/-]{1,512}$/.test(arn)
+      if (!valid || seen.has(arn)) throw new Expected(this.accepts)
+      seen.add(arn)
+      ;(services[name] ??= []).push(arn)
+    }
+    return services
+  },
 }
 
 /** Overrides of AWS's request quotas. An object in the file, `CreateKey=50,symmetric=20000` in the environment. */
@@ -260,8 +342,41 @@ export const settings = {
     'TOKENS',
     tokenTable,
     {},
-    'Further tokens by name, for regions and custom key stores: `{"frankfurt": {"library": …, "tokenLabel": …, "pinFile": …}}`, ' +
+    'Further tokens by name, for regions: `{"frankfurt": {"library": …, "tokenLabel": …, "pinFile": …}}`, ' +
       'each with what `pkcs11` has. The names are kept with the keys: do not change them.',
+  ),
+  keyStoreTokens: setting(
+    'KEY_STORE_TOKENS',
+    keyStoreTokenTable,
+    {},
+    'Tokens that a custom key store of type AWS_CLOUDHSM may be, by CloudHsmClusterId: `{"cluster-abcdefghijk": {"library": …, "tokenLabel": …}}`, ' +
+      'each with what `pkcs11` has but the PIN, which is the KeyStorePassword.',
+  ),
+  xks: {
+    caFile: setting(
+      'XKS_CA',
+      orAbsent(path),
+      undefined,
+      'PEM certificates of authorities that proxies of external key stores may have theirs from, besides the public ones.',
+    ),
+    connectTo: setting(
+      'XKS_CONNECT_TO',
+      connectTo,
+      {},
+      'Where to connect for the host of an XksProxyUriEndpoint, instead of that host on port 443. Its certificate is still checked for the name of the endpoint.',
+    ),
+    deadlineMs: setting(
+      'XKS_DEADLINE_MS',
+      integer(50, 10_000, 'milliseconds'),
+      250,
+      'What one try of a call to the proxy of an external key store may take; the protocol says 250. There are two tries at most.',
+    ),
+  },
+  awsServices: setting(
+    'AWS_SERVICES',
+    awsServices,
+    {},
+    'Users and roles that count as services of AWS: the key `alias/aws/<service>` is theirs, and `kms:ViaService` says so for their calls.',
   ),
   logLevel: setting('LOG_LEVEL', oneOf(logLevels), 'info', 'Lines below it are not written.'),
   pkcs11: {
@@ -522,7 +637,7 @@ function assemble(values: ReadonlyMap<Row, unknown>): Config {
 
 /** What no single setting can see. */
 function checkTogether(config: Config, where: (name: string) => string, problems: string[]): void {
-  const { pkcs11, tls, tokens, regionTokens } = config
+  const { pkcs11, tls, tokens, regionTokens, keyStoreTokens, xks } = config
   if ((tls.certFile === undefined) !== (tls.keyFile === undefined)) {
     const missing = tls.certFile === undefined ? 'tls.certFile' : 'tls.keyFile'
     problems.push(`${where(missing)} is missing: TLS needs a certificate file and a key file. Set both, or neither.`)
@@ -532,6 +647,8 @@ function checkTogether(config: Config, where: (name: string) => string, problems
     { name: 'tls.keyFile', file: tls.keyFile, secret: true },
     { name: 'pkcs11.pinFile', file: pkcs11.pinFile, secret: true },
     { name: 'pkcs11.library', file: pkcs11.library, secret: false },
+    { name: 'xks.caFile', file: xks.caFile, secret: false },
+    ...Object.values(keyStoreTokens).map(({ library }) => ({ name: 'keyStoreTokens', file: library, secret: false })),
     ...Object.values(tokens).flatMap(({ pinFile, library }) => [
       { name: 'tokens', file: pinFile, secret: true },
       { name: 'tokens', file: library, secret: false },

@@ -28,7 +28,8 @@ import { openService, type Service } from './kms/service.ts'
 import { ensureSystemKey } from './kms/system-keys.ts'
 import { openStore } from './store/open.ts'
 import type { Store } from './store/store.ts'
-import { homeToken, openTokens, planTokens, type OpenTokens } from './tokens.ts'
+import { openXksClient } from './xks/client.ts'
+import { homeToken, keyStoreTokens, openTokens, planTokens, type OpenTokens } from './tokens.ts'
 
 /** Runs the service until a signal ends it; answers the exit code. */
 export async function serve(): Promise<number> {
@@ -200,6 +201,7 @@ async function openRooms(config: Config, log: Log, opened: Opened): Promise<Hous
         budget: standardBudget,
         requestRates: config.quotas.requestRates === 'off' ? {} : { ...standardRates, ...config.quotas.requestRates },
         quotas: config.quotas,
+        awsServices: config.awsServices,
         usage: {
           ...config.usage,
           prices: {
@@ -214,6 +216,16 @@ async function openRooms(config: Config, log: Log, opened: Opened): Promise<Hous
       token,
       tokens: tokens.all,
       regionTokens: plans.regions,
+      keyStoreRooms: {
+        keyStoreTokens: keyStoreTokens(config, log),
+        xks: openXksClient({
+          caFile: config.xks.caFile,
+          connectTo: new Map(Object.entries(config.xks.connectTo)),
+          deadlineMs: config.xks.deadlineMs,
+          clock,
+          onCall: watchProxies(metrics),
+        }),
+      },
       store,
       trail,
       offload,
@@ -299,6 +311,22 @@ function pruneDaily(
       clearInterval(timer)
       await round
     },
+  }
+}
+
+/** Counts calls to the proxies of external key stores. */
+function watchProxies(metrics: Metrics): (outcome: string, seconds: number) => void {
+  const counts = new Map<string, number>()
+  metrics.total('holdfast_xks_calls_total', 'Calls to the proxies of external key stores, by how they ended (ok for success).', () =>
+    [...counts].map(([kind, value]) => ({ labels: { kind }, value })),
+  )
+  const observe = metrics.seconds(
+    'holdfast_xks_call_seconds',
+    'How long calls to the proxies of external key stores took, with a second try.',
+  )
+  return (outcome, seconds) => {
+    counts.set(outcome, (counts.get(outcome) ?? 0) + 1)
+    observe(seconds)
   }
 }
 

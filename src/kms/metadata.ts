@@ -36,7 +36,7 @@ export function keyMetadata(service: Service, key: KeyRecord): Readonly<Record<s
     Origin: key.origin,
     ...keyStoreMetadata(service, key),
     ...importedMetadata(service, key),
-    KeyManager: 'CUSTOMER',
+    KeyManager: key.managedBy === null ? 'CUSTOMER' : 'AWS',
     CustomerMasterKeySpec: key.spec,
     KeySpec: key.spec,
     [algorithmMembers[key.usage as KeyUsage]]: algorithmsOf(key),

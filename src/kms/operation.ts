@@ -148,6 +148,8 @@ export function operation<const S extends Shape, K extends string = never, const
         for (const resource of definition.resources?.(call, input) ?? []) permitResource(call, action, resource)
         const keys = {} as Record<K, KeyRecord>
         const admitted: [KeyUse<Input<S>>, FoundKey][] = []
+        const preparing = uses.length > 0 ? call.service.managedKeys.prepare(call) : undefined
+        if (preparing) await preparing
         for (const [keyName, use] of uses) {
           const found = use.find(call, input)
           if (!found) continue

@@ -11,6 +11,7 @@ import type { InstanceRecord, KeyRecord, Store } from '../store/store.ts'
 import { openBudget, type Budget, type BudgetLimits } from './budget.ts'
 import { openGrantTokens, type GrantTokens } from './grant-tokens.ts'
 import { openIdentities, type Identities } from './identity.ts'
+import { openManagedKeys, type AwsServices, type ManagedKeys } from './managed-keys.ts'
 import { openThrottle, type RequestRates, type ResourceQuotas, type Throttle } from './quotas.ts'
 import { isKeyStoreId, openKeyStores, type KeyStoreRooms, type KeyStores } from './key-stores.ts'
 import { startLifecycle } from './lifecycle.ts'
@@ -29,6 +30,8 @@ export interface ServiceConfig {
   /** Requests a second by class; what is not named is not limited. */
   readonly requestRates: RequestRates
   readonly quotas: ResourceQuotas
+  /** Who counts as a service of AWS, for its managed keys and `kms:ViaService`. */
+  readonly awsServices: AwsServices
   readonly usage: UsageSettings
 }
 
@@ -61,6 +64,7 @@ export interface Service {
   readonly throttle: Throttle
   readonly identities: Identities
   readonly keyStores: KeyStores
+  readonly managedKeys: ManagedKeys
   /** Makes and reads the tokens that name grants. */
   readonly grantTokens: GrantTokens
   readonly offload: Offload
@@ -125,6 +129,7 @@ export async function openService(foundations: Foundations): Promise<Service> {
     usage,
     throttle: openThrottle(foundations.config.requestRates),
     identities: openIdentities(() => service),
+    managedKeys: openManagedKeys(() => service, foundations.config.awsServices),
     keyStores: openKeyStores(() => service, keyStoreRooms),
     grantTokens: await openGrantTokens({ ...foundations, serviceKey }),
     runLifecycle: () => lifecycle.run(),

@@ -25,6 +25,7 @@ const migrations: readonly Migration[] = [
   { name: 'usage by day', up: usageByDay },
   { name: 'custom key stores', up: keyStores },
   { name: 'grants', up: grants },
+  { name: 'AWS managed keys', up: managedKeys },
 ]
 
 /** Up to which migration the database has come. @throws StoreFailure `NEWER` when it is beyond this program. */
@@ -369,4 +370,8 @@ function grants({ sql: { schema } }: Backend): readonly CompiledQuery[] {
       .addColumn('grants', 'integer', (column) => column.notNull())
       .compile(),
   ]
+}
+
+function managedKeys({ sql: { schema } }: Backend): readonly CompiledQuery[] {
+  return [schema.alterTable('keys').addColumn('managed_by', 'text').compile()]
 }

@@ -45,6 +45,7 @@ interface KeyTable {
   creator: string | null
   rotation_period_days: number | null
   next_rotation_at: number | null
+  managed_by: string | null
   version: number
 }
 
@@ -231,6 +232,7 @@ export const readKey = (row: Selectable<KeyTable>): KeyRecord =>
     creator: row.creator,
     rotationPeriodDays: row.rotation_period_days,
     nextRotationAt: row.next_rotation_at,
+    managedBy: row.managed_by,
     version: row.version,
   })
 
@@ -258,6 +260,7 @@ export const keyRow = (key: KeyRecord): Insertable<KeyTable> => ({
   creator: key.creator,
   rotation_period_days: key.rotationPeriodDays,
   next_rotation_at: key.nextRotationAt,
+  managed_by: key.managedBy,
   version: key.version,
 })
 

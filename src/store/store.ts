@@ -58,6 +58,8 @@ export interface KeyRecord {
   readonly rotationPeriodDays: number | null
   /** When the next automatic rotation is due; null while automatic rotation is off. */
   readonly nextRotationAt: number | null
+  /** The service whose AWS managed key this is (`s3`), null for customer managed keys. Set once. */
+  readonly managedBy: string | null
   readonly version: number
 }
 

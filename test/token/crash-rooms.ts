@@ -191,6 +191,7 @@ export async function openRooms(options: RoomOptions): Promise<Rooms> {
       budget: options.budget ?? standardBudget,
       requestRates: {},
       quotas: standardResources,
+      awsServices: {},
       usage: standardUsage,
     }
     const offload = openCryptoPool()

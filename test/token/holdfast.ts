@@ -27,6 +27,7 @@ import { listen } from '../../src/http/server.ts'
 import { standardBudget, type BudgetLimits } from '../../src/kms/budget.ts'
 import { bootstrapAccount } from '../../src/kms/identity.ts'
 import { apis } from '../../src/kms/operations/index.ts'
+import type { AwsServices } from '../../src/kms/managed-keys.ts'
 import { standardResources, type RequestRates, type ResourceQuotas } from '../../src/kms/quotas.ts'
 import { openService, type Service } from '../../src/kms/service.ts'
 import { ensureSystemKey } from '../../src/kms/system-keys.ts'
@@ -246,6 +247,7 @@ export async function openInProcess(
     readonly regions?: readonly string[]
     readonly requestRates?: RequestRates
     readonly quotas?: ResourceQuotas
+    readonly awsServices?: AwsServices
   } = {},
 ): Promise<InProcess> {
   const { clock = new ManualClock(), log = silentLog, regions = ['us-east-1', 'eu-west-1'] } = options
@@ -282,6 +284,7 @@ export async function openInProcess(
       budget: options.budget ?? standardBudget,
       requestRates: options.requestRates ?? {},
       quotas: options.quotas ?? standardResources,
+      awsServices: options.awsServices ?? {},
       usage: standardUsage,
     }
     const service = await openService({ config, token, store, trail, offload, auditKey, clock, log, metrics })

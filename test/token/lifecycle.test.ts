@@ -552,6 +552,7 @@ async function insertUnfinished(rooms: Rooms, creator: string): Promise<void> {
     creator,
     rotationPeriodDays: null,
     nextRotationAt: null,
+    managedBy: null,
     version: 1,
   }
   const backing: BackingKeyRecord = {

@@ -72,6 +72,7 @@ export function sampleKey(values: Partial<KeyRecord> = {}): KeyRecord {
     creator: null,
     rotationPeriodDays: null,
     nextRotationAt: null,
+    managedBy: null,
     version: 1,
     ...values,
   }
