@@ -206,10 +206,12 @@ async function openRooms(config: Config, log: Log, opened: Opened): Promise<Hous
           ...config.usage,
           prices: {
             keyMonth: config.usage.pricePerKeyMonth,
-            standard: config.usage.pricePerRequests,
-            asymmetric: config.usage.pricePerAsymmetricRequests,
-            eccKeyPair: config.usage.pricePerEccKeyPairs,
-            rsaKeyPair: config.usage.pricePerRsaKeyPairs,
+            requests: {
+              standard: config.usage.pricePerRequests,
+              asymmetric: config.usage.pricePerAsymmetricRequests,
+              eccKeyPair: config.usage.pricePerEccKeyPairs,
+              rsaKeyPair: config.usage.pricePerRsaKeyPairs,
+            },
           },
         },
       },

@@ -5,18 +5,19 @@
 
 import { isSymmetric } from './specs.ts'
 
-/** In US dollars. Requests by the ten thousand. */
+export type PriceClass = 'standard' | 'asymmetric' | 'eccKeyPair' | 'rsaKeyPair'
+
+/** In US dollars. */
 export interface Prices {
   readonly keyMonth: number
-  readonly standard: number
-  readonly asymmetric: number
-  readonly eccKeyPair: number
-  readonly rsaKeyPair: number
+  /** Of ten thousand. */
+  readonly requests: Readonly<Record<PriceClass, number>>
 }
 
-export const standardPrices: Prices = { keyMonth: 1, standard: 0.03, asymmetric: 0.15, eccKeyPair: 0.1, rsaKeyPair: 12 }
-
-export type PriceClass = Exclude<keyof Prices, 'keyMonth'>
+export const standardPrices: Prices = {
+  keyMonth: 1,
+  requests: { standard: 0.03, asymmetric: 0.15, eccKeyPair: 0.1, rsaKeyPair: 12 },
+}
 
 const asymmetricOperations: ReadonlySet<string> = new Set([
   'Encrypt',
@@ -42,8 +43,8 @@ export function priceClass(operation: string, spec: string | undefined, pairSpec
 }
 
 /** What a class was called when it was counted may be one that is no more. */
-export const requestCost = (prices: Prices, price: string, calls: number): number =>
-  (prices[Object.hasOwn(prices, price) ? (price as PriceClass) : 'standard'] * calls) / 10_000
+export const requestCost = ({ requests }: Prices, price: string, calls: number): number =>
+  (requests[Object.hasOwn(requests, price) ? (price as PriceClass) : 'standard'] * calls) / 10_000
 
 const hourMs = 3_600_000
 
