@@ -57,10 +57,14 @@ export function encodeEdwardsPublicKey(ecPoint: Buffer): Buffer {
   return encode(SEQUENCE, edwards25519, encode(BIT_STRING, Buffer.of(0), bytes))
 }
 
+/** Uncompressed points of P-256 and secp256k1, P-384, P-521. */
+const pointLengths: readonly number[] = [65, 97, 133]
+
 function readPoint(value: Buffer): Buffer {
-  // A bare uncompressed point begins with 04 as well; only for the OCTET STRING does the length that follows fit.
-  if (value[0] === OCTET_STRING && value[1] === value.length - 2) return value.subarray(2)
-  if (value[0] === OCTET_STRING && value[1] === 0x81 && value[2] === value.length - 3) return value.subarray(3)
+  // A bare uncompressed point begins with 04 as well, and its next byte may be any length: only what is inside tells.
+  if (value[0] !== OCTET_STRING) return value
+  if (value[1] === value.length - 2 && pointLengths.includes(value.length - 2)) return value.subarray(2)
+  if (value[1] === 0x81 && value[2] === value.length - 3 && pointLengths.includes(value.length - 3)) return value.subarray(3)
   return value
 }
 

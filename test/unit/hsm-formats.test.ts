@@ -83,6 +83,12 @@ describe('DER', () => {
     expect(createPublicKey({ key: encodeEcPublicKey(parameters, wrapped), format: 'der', type: 'spki' }).equals(publicKey)).toBe(true)
   })
 
+  test('a bare point whose coordinates begin like a length is not mistaken for a wrapped one', () => {
+    const parameters = Buffer.from('06082a8648ce3d030107', 'hex')
+    const point = Buffer.concat([Buffer.from([4, 63]), Buffer.alloc(63, 1)])
+    expect(encodeEcPublicKey(parameters, point).subarray(-65).equals(point)).toBe(true)
+  })
+
   test('a signature of two raw halves becomes one that OpenSSL verifies, whatever their leading bytes', () => {
     const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'prime256v1' })
     const lengths = new Set<number>()
