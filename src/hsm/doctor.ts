@@ -8,6 +8,7 @@
  */
 import { fork } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
+import { kindRows, type KmsKind } from './algorithms.ts'
 import { CKM, nameOf } from './constants.ts'
 import type { ProviderProfile } from './profile.ts'
 import type { Capabilities, TokenInfo, WrapScheme } from './token.ts'
@@ -106,9 +107,10 @@ export function inspectModule(request: {
   })
 }
 
-/** Whether a kind of KMS key can be made on this token, and how that is known. */
+/** Whether KMS keys of a spec and usage can be made on this token, and how that is known. */
 export interface KeySpecReport {
   readonly spec: string
+  readonly usage: string
   readonly supported: boolean
   readonly detail: string
 }
@@ -134,7 +136,7 @@ export interface DoctorReport {
 }
 
 /** The part of the self-test's outcome that conclusions are drawn from. */
-type Proved = Pick<Capabilities, 'wrapScheme' | 'wrapSchemes' | 'keySpecs' | 'probes'>
+type Proved = Pick<Capabilities, 'wrapScheme' | 'wrapSchemes' | 'keyKinds' | 'algorithms' | 'probes'>
 
 /** What is known of the token once the agent has opened it. */
 export interface OpenedToken {
@@ -143,26 +145,12 @@ export interface OpenedToken {
   readonly profile: ProviderProfile
 }
 
-/** Every KeySpec of AWS KMS's CreateKey, so that what a token lacks can be listed too. */
-const keySpecs = [
-  'SYMMETRIC_DEFAULT',
-  'RSA_2048',
-  'RSA_3072',
-  'RSA_4096',
-  'ECC_NIST_P256',
-  'ECC_NIST_P384',
-  'ECC_NIST_P521',
-  'ECC_SECG_P256K1',
-  'ECC_NIST_EDWARDS25519',
-  'HMAC_224',
-  'HMAC_256',
-  'HMAC_384',
-  'HMAC_512',
-  'ML_DSA_44',
-  'ML_DSA_65',
-  'ML_DSA_87',
-  'SM2',
-] as const
+/** Every KeySpec of AWS KMS's CreateKey that no token kind serves, so that it can be listed too. */
+const otherSpecs: readonly (readonly [spec: string, usage: string])[] = [
+  ...['SIGN_VERIFY', 'ENCRYPT_DECRYPT', 'KEY_AGREEMENT'].map((usage) => ['SM2', usage] as const),
+  ...['ML_DSA_44', 'ML_DSA_65', 'ML_DSA_87'].map((spec) => [spec, 'SIGN_VERIFY'] as const),
+  ...['ML_KEM_512', 'ML_KEM_768', 'ML_KEM_1024'].map((spec) => [spec, 'ENCAPSULATE_DECAPSULATE'] as const),
+]
 
 /** What the choice of a scheme costs, beside the best one. Undefined: nothing. */
 const schemeCosts: Readonly<Record<WrapScheme, string | undefined>> = {
@@ -215,15 +203,8 @@ export function diagnose(module: ModuleReport, opened?: OpenedToken): DoctorRepo
   findings.push(...schemeFindings(capabilities, profile))
   if (slot !== undefined) findings.push(...featureFindings(slot.mechanisms, profile))
 
-  const specs = keySpecs.map((spec) => describeSpec(spec, capabilities))
-  const lacking = specs.filter(({ supported }) => !supported).map(({ spec }) => spec)
-  if (lacking.length > 0) {
-    findings.push({
-      level: 'cost',
-      subject: 'key specs',
-      text: `This token has no mechanism for ${lacking.join(', ')}.`,
-    })
-  }
+  const specs = describeSpecs(capabilities)
+  findings.push(...specFindings(specs, capabilities))
   return report(module, opened, specs, findings)
 }
 
@@ -250,13 +231,37 @@ function report(
   }
 }
 
-function describeSpec(spec: (typeof keySpecs)[number], capabilities: Proved): KeySpecReport {
-  const supported = capabilities.keySpecs.includes(spec)
-  const scheme = capabilities.wrapScheme
-  if (spec === 'SYMMETRIC_DEFAULT')
-    return { spec, supported, detail: scheme === undefined ? 'no wrap scheme passed the self-test' : `by ${scheme}` }
-  const probe = capabilities.probes.find(({ name }) => name === spec)
-  return { spec, supported, detail: probe?.detail ?? 'this version of the service does not use it' }
+const kmsKinds = (Object.keys(kindRows) as KmsKind[]).filter((kind) => !kind.startsWith('import '))
+
+function describeSpecs({ wrapScheme, keyKinds, probes }: Proved): readonly KeySpecReport[] {
+  const symmetric = wrapScheme === undefined ? 'no wrap scheme passed the self-test' : `by ${wrapScheme}`
+  return [
+    { spec: 'SYMMETRIC_DEFAULT', usage: 'ENCRYPT_DECRYPT', supported: wrapScheme !== undefined, detail: symmetric },
+    ...kmsKinds.map((kind) => {
+      const [spec = '', usage = ''] = kind.split(' ')
+      const detail = probes.find(({ name }) => name === kind)?.detail ?? 'the self-test did not try it'
+      return { spec, usage, supported: keyKinds.includes(kind), detail }
+    }),
+    ...otherSpecs.map(([spec, usage]) => ({ spec, usage, supported: false, detail: 'this version of the service does not use it' })),
+  ]
+}
+
+function specFindings(specs: readonly KeySpecReport[], { keyKinds, algorithms }: Proved): readonly Finding[] {
+  const found: Finding[] = []
+  const missing = (subject: string, text: string): number => found.push({ level: 'cost', subject, text })
+  const lacking = specs.filter(({ supported }) => !supported).map(({ spec, usage }) => `${spec} for ${usage}`)
+  if (lacking.length > 0) {
+    missing('key specs', `CreateKey answers UnsupportedOperationException here for ${lacking.join(', ')}.`)
+  }
+  const unable = new Set(kmsKinds.filter((kind) => keyKinds.includes(kind)).flatMap((kind) => kindRows[kind].algorithms))
+  for (const algorithm of algorithms) unable.delete(algorithm)
+  if (unable.size > 0) {
+    missing(
+      'algorithms',
+      `Keys can be made, but ${[...unable].join(', ')} ${unable.size === 1 ? 'is' : 'are'} answered UnsupportedOperationException here.`,
+    )
+  }
+  return found
 }
 
 function schemeFindings(capabilities: Proved, profile: ProviderProfile): readonly Finding[] {
@@ -363,10 +368,8 @@ export function renderDoctor(report: DoctorReport): string {
     }
     const probeRows = report.probes.map(({ name, passed, detail }) => [name, passed ? 'passed' : 'no', detail])
     sections.push(`Self-test (done by the token with throw-away keys)\n${table(['ability', 'outcome', 'detail'], probeRows)}`)
-    const specRows = report.keySpecs.map(({ spec, supported, detail }) => [spec, supported ? 'yes' : 'no', detail])
-    sections.push(
-      `KMS key specs that this token could serve (CreateKey of this version makes SYMMETRIC_DEFAULT only)\n${table(['key spec', 'here', 'detail'], specRows)}`,
-    )
+    const specRows = report.keySpecs.map(({ spec, usage, supported, detail }) => [spec, usage, supported ? 'yes' : 'no', detail])
+    sections.push(`KMS keys that this token can serve\n${table(['key spec', 'usage', 'here', 'detail'], specRows)}`)
   }
   const words = { problem: 'PROBLEM', cost: 'missing', note: 'note' } as const
   const findings = report.findings.map(({ level, subject, text }) => `  ${words[level]}: ${subject}\n    ${paragraph(text, '    ')}`)

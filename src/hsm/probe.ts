@@ -168,6 +168,14 @@ function proveScheme(bench: Bench, scheme: WrapScheme, keys: KeyObjects): readon
   return [...codes]
 }
 
+/** What keys of a kind are made of here, and what they can do. */
+interface ProvedKind {
+  readonly rows: readonly KeyRowName[]
+  readonly algorithms: readonly TokenAlgorithm[]
+  /** What is to be said of that. */
+  readonly notes: readonly string[]
+}
+
 /** One way in which an algorithm may work here. */
 interface Way {
   readonly mechanism: number
@@ -324,16 +332,16 @@ export function proveToken(
 
   const oaepWays: Partial<Record<OaepAlgorithm, OaepWay>> = {}
   const algorithms = new Set<TokenAlgorithm>()
-  const kinds = new Map<KmsKind, { readonly rows: readonly KeyRowName[]; readonly algorithms: readonly TokenAlgorithm[] }>()
+  const kinds = new Map<KmsKind, ProvedKind>()
 
   /** The first of the row's alternatives that can do anything, and what it can do. */
-  const proveKind = (row: KindRow): { rows: readonly KeyRowName[]; algorithms: readonly TokenAlgorithm[]; lacking: string } | string => {
+  const proveKind = (row: KindRow): ProvedKind | string => {
     let refusal = ''
     for (const key of row.keys) {
       const { generate, shape } = keyRows[key]
       if (shape === 'secret' && !profile.generate) return 'the token cannot generate secret keys'
       const passed: TokenAlgorithm[] = []
-      const lacking: string[] = []
+      const notes: string[] = []
       for (const algorithm of row.algorithms) {
         const failures: string[] = []
         for (const way of waysOf(algorithm, profile)) {
@@ -344,27 +352,27 @@ export function proveToken(
           }
           passed.push(algorithm)
           if (way.oaep !== undefined) oaepWays[way.oaep[0]] = way.oaep[1]
+          if (way.oaep?.[1] === 'raw') notes.push(`${algorithm} by raw RSA, its padding taken off in memory`)
           break
         }
-        if (!passed.includes(algorithm)) lacking.push(`not ${algorithm}: ${failures.join('; ') || 'the profile has no way to do it'}`)
+        if (passed.includes(algorithm)) continue
+        const reason = failures.join('; ') || 'the profile has no way to do it'
+        refusal ||= reason
+        notes.push(`not ${algorithm}: ${reason}`)
       }
-      if (passed.length > 0) return { rows: [key], algorithms: passed, lacking: lacking.join('; ') }
-      refusal ||= lacking[0] ?? ''
+      if (passed.length > 0) return { rows: [key], algorithms: passed, notes }
     }
     return refusal
   }
   /** By another kind's self-test and the sizes that the token states. */
-  const proveBySize = (
-    row: KindRow,
-    provedBy: KmsKind,
-  ): { rows: readonly KeyRowName[]; algorithms: readonly TokenAlgorithm[]; lacking: string } | string => {
+  const proveBySize = (row: KindRow, provedBy: KmsKind): ProvedKind | string => {
     const proof = kinds.get(provedBy)
     const [key] = row.keys
     if (proof === undefined || key === undefined) return `${provedBy} failed`
     const wanted = keyRows[key]
     const { maxKeySize } = library.C_GetMechanismInfo(slot, wanted.generate)
     if (wanted.shape === 'pair' && maxKeySize < wanted.bits) return `the token generates up to ${maxKeySize} bits`
-    return { rows: [key], algorithms: proof.algorithms, lacking: `by its size, as ${provedBy} passed` }
+    return { rows: [key], algorithms: proof.algorithms, notes: [`by its size, as ${provedBy} passed`] }
   }
   for (const [name, row] of Object.entries(kindRows) as [KmsKind, KindRow][]) {
     const proved = row.provedBy === undefined ? proveKind(row) : proveBySize(row, row.provedBy)
@@ -374,7 +382,9 @@ export function proveToken(
     }
     for (const algorithm of proved.algorithms) algorithms.add(algorithm)
     kinds.set(name, proved)
-    probes.push({ name, passed: true, detail: [proved.algorithms.join(', '), proved.lacking].filter((text) => text !== '').join('; ') })
+    const { length } = row.algorithms
+    const done = length > 2 && proved.algorithms.length === length ? `all ${length} algorithms` : proved.algorithms.join(', ')
+    probes.push({ name, passed: true, detail: [done, ...proved.notes].join('; ') })
   }
 
   const passedSchemes = schemeNames.filter((scheme) => rowsByScheme.has(scheme))
@@ -408,12 +418,10 @@ export function proveToken(
   })
   probes.push(...imports.probes)
   keys.destroy()
-  const specs = [...kinds.keys()].filter((kind) => !kind.startsWith('import ')).map((kind) => kind.split(' ', 1)[0] ?? '')
   return {
     capabilities: {
       wrapScheme,
       wrapSchemes: passedSchemes,
-      keySpecs: [...new Set(wrapScheme === undefined ? specs : ['SYMMETRIC_DEFAULT', ...specs])],
       keyKinds: Object.keys(rows) as TokenKeyKind[],
       algorithms: [...algorithms],
       importAlgorithms: imports.algorithms,

@@ -101,8 +101,6 @@ export interface Capabilities {
   readonly wrapSchemes: readonly WrapScheme[]
   /** How long a CKA_ID must be on this token, in bytes. */
   readonly keyIdBytes: number
-  /** KMS key specs that follow from the mechanisms that passed. */
-  readonly keySpecs: readonly string[]
   /** What `generateKey` can make here; a KMS key of another kind is UnsupportedOperationException. */
   readonly keyKinds: readonly TokenKeyKind[]
   /** What keys of those kinds can do here; another algorithm of a kind's is answered `unsupported`. */

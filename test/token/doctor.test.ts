@@ -27,7 +27,7 @@ function opened(profile: string, passed: Partial<OpenedToken['capabilities']>): 
   const shown = module.slots.find((slot) => slot.token?.label === 'doctor')?.token
   if (shown === undefined) throw new Error('the token is not shown')
   const info: TokenInfo = { profile, library: token.library, ...shown }
-  const capabilities = { wrapScheme: undefined, wrapSchemes: [], keySpecs: [], probes: [], ...passed }
+  const capabilities = { wrapScheme: undefined, wrapSchemes: [], keyKinds: [], algorithms: [], probes: [], ...passed }
   return { info, capabilities, profile: readProfile(profile) }
 }
 
@@ -106,25 +106,36 @@ describe('the diagnosis', () => {
     opened('softhsm2', {
       wrapScheme: 'gcm-iv-in',
       wrapSchemes: ['gcm-iv-in', 'cbc-hmac'],
-      keySpecs: ['SYMMETRIC_DEFAULT', 'RSA_2048', 'ECC_NIST_P256'],
+      keyKinds: ['wrapping', 'RSA_2048 SIGN_VERIFY', 'ECC_NIST_EDWARDS25519 SIGN_VERIFY'],
+      algorithms: ['RSASSA_PSS_SHA_256', 'ED25519_SHA_512'],
       probes: [
         { name: 'gcm-iv-in', passed: true, detail: 'wraps and unwraps' },
-        { name: 'HMAC_256', passed: false, detail: 'C_Sign answered CKR_DEVICE_ERROR' },
+        { name: 'HMAC_256 GENERATE_VERIFY_MAC', passed: false, detail: 'C_Sign answered CKR_DEVICE_ERROR' },
       ],
     })
 
-  test('lists every KMS key spec with why it is possible or not', () => {
-    const specs = new Map(diagnose(module, softHsm()).keySpecs.map((row) => [row.spec, row]))
-    expect(specs.size).toBe(17)
-    expect(specs.get('SYMMETRIC_DEFAULT')).toMatchObject({ supported: true, detail: 'by gcm-iv-in' })
-    expect(specs.get('HMAC_256')).toMatchObject({ supported: false, detail: 'C_Sign answered CKR_DEVICE_ERROR' })
-    expect(specs.get('SM2')).toMatchObject({ supported: false, detail: 'this version of the service does not use it' })
+  test('lists every KMS key spec and usage with why it is possible or not', () => {
+    const { keySpecs } = diagnose(module, softHsm())
+    expect(new Set(keySpecs.map(({ spec }) => spec)).size).toBe(20)
+    const specs = new Map(keySpecs.map((row) => [`${row.spec} ${row.usage}`, row]))
+    expect(specs.size).toBe(keySpecs.length)
+    expect(specs.get('RSA_2048 SIGN_VERIFY')).toMatchObject({ supported: true })
+    expect(specs.get('RSA_2048 ENCRYPT_DECRYPT')).toMatchObject({ supported: false })
+    expect(specs.get('SYMMETRIC_DEFAULT ENCRYPT_DECRYPT')).toMatchObject({ supported: true, detail: 'by gcm-iv-in' })
+    expect(specs.get('HMAC_256 GENERATE_VERIFY_MAC')).toMatchObject({ supported: false, detail: 'C_Sign answered CKR_DEVICE_ERROR' })
+    expect(keySpecs.find(({ spec }) => spec === 'SM2')).toMatchObject({
+      supported: false,
+      detail: 'this version of the service does not use it',
+    })
   })
 
   test('says what each thing that is missing costs', () => {
     const report = diagnose(module, softHsm())
     expect(report.healthy).toBe(true)
-    expect(told(report, 'key specs')).toMatch(/^This token has no mechanism for RSA_3072, .*SM2\.$/)
+    expect(told(report, 'key specs')).toMatch(
+      /^CreateKey answers UnsupportedOperationException here for RSA_3072 for SIGN_VERIFY, .*ML_KEM_1024 for ENCAPSULATE_DECAPSULATE\.$/,
+    )
+    expect(told(report, 'algorithms')).toMatch(/^Keys can be made, but RSASSA_PKCS1_V1_5_SHA_256, .*ED25519_PH_SHA_512 are answered Unsupp/)
     expect(told(report, 'RSA-OAEP with SHA-256')).toMatch(/raw RSA/)
     expect(told(report, 'AES key wrap')).toBeUndefined()
     expect(told(report, 'wrap scheme')).toBeUndefined()
@@ -185,9 +196,11 @@ describe('the diagnosis', () => {
       profile: readProfile(info.profile),
     })
     expect(report.healthy).toBe(true)
-    expect(told(report, 'key specs')).toBe('This token has no mechanism for ML_DSA_44, ML_DSA_65, ML_DSA_87, SM2.')
-    expect(report.findings.map(({ subject }) => subject)).toEqual(['RSA-OAEP with SHA-256', 'key specs'])
-    expect(report.probes.filter(({ passed }) => !passed).map(({ name }) => name)).toEqual(['gcm-iv-back', 'gcm-iv-tail'])
+    expect(told(report, 'key specs')).toMatch(/here for SM2 for SIGN_VERIFY, .*KEY_AGREEMENT, ML_DSA_44 for SIGN_VERIFY, /)
+    expect(told(report, 'algorithms')).toBe('Keys can be made, but ED25519_PH_SHA_512 is answered UnsupportedOperationException here.')
+    expect(report.findings.map(({ subject }) => subject)).toEqual(['RSA-OAEP with SHA-256', 'key specs', 'algorithms'])
+    const failed = report.probes.filter(({ passed, name }) => !passed && !name.startsWith('import ')).map(({ name }) => name)
+    expect(failed).toEqual(['gcm-iv-back', 'gcm-iv-tail'])
     expect(renderDoctor(report)).toContain('This token can be used.')
   })
 
@@ -196,8 +209,8 @@ describe('the diagnosis', () => {
     const text = renderDoctor(report)
     expect(text).toMatch(/^Library \/.*libsofthsm2\.so\n {2}Implementation of PKCS11, SoftHSM, version 2\.\d+, PKCS#11 2\.40\n/)
     expect(text).toMatch(/\n {2}CKM_AES_GCM +16-32 +encrypt decrypt\n/)
-    expect(text).toMatch(/\n {2}SYMMETRIC_DEFAULT +yes +by gcm-iv-in\n/)
-    expect(text).toMatch(/\n {2}HMAC_256 +no +C_Sign answered CKR_DEVICE_ERROR\n/)
+    expect(text).toMatch(/\n {2}SYMMETRIC_DEFAULT +ENCRYPT_DECRYPT +yes +by gcm-iv-in\n/)
+    expect(text).toMatch(/\n {2}HMAC_256 +GENERATE_VERIFY_MAC +no +C_Sign answered CKR_DEVICE_ERROR\n/)
     expect(text).toMatch(/This token can be used\.\n$/)
     for (const line of text.split('\n')) expect(line.length).toBeLessThanOrEqual(140)
     expect(JSON.parse(JSON.stringify(report))).toMatchObject({

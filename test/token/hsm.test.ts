@@ -30,11 +30,11 @@ describe('a token that was opened', () => {
     expect(token.health()).toMatchObject({ state: 'up', queued: 0, respawns: 0 })
   })
 
-  test('has proved its schemes and key specs by using them', () => {
-    const { wrapScheme, wrapSchemes: passed, keySpecs, probes, keyIdBytes } = token.capabilities()
+  test('has proved its schemes and kinds of key by using them', () => {
+    const { wrapScheme, wrapSchemes: passed, keyKinds, probes, keyIdBytes } = token.capabilities()
     expect(wrapScheme).toBe('gcm-iv-in')
     expect(passed).toEqual(['gcm-iv-in', 'cbc-hmac', 'rsa-oaep'])
-    expect(keySpecs).toEqual(expect.arrayContaining(['SYMMETRIC_DEFAULT', 'ECC_NIST_P256', 'RSA_2048', 'RSA_4096', 'HMAC_256']))
+    expect(keyKinds).toEqual(expect.arrayContaining(['wrapping', 'signing', 'RSA_4096 SIGN_VERIFY', 'HMAC_256 GENERATE_VERIFY_MAC']))
     expect(probes.find(({ name }) => name === 'gcm-iv-back')).toMatchObject({ passed: false })
     expect(keyIdBytes).toBe(16)
   })
@@ -130,7 +130,7 @@ test.skipIf(shim === undefined)('a token without any usable mechanism has no sch
   try {
     expect(other.token.capabilities().wrapScheme).toBeUndefined()
     expect(other.token.capabilities().wrapSchemes).toEqual([])
-    expect(other.token.capabilities().keySpecs).not.toContain('SYMMETRIC_DEFAULT')
+    expect(other.token.capabilities().keyKinds).not.toContain('wrapping')
     expect(await failureOf(other.token.generateKey({ kind: 'wrapping', ckaId: freshId(), label: 'kms/none/1' }))).toBe('unsupported')
   } finally {
     await other.token.close()
