@@ -200,7 +200,9 @@ describe.skipIf(awsClis.length === 0).each(awsClis.length > 0 ? awsClis : [{ pro
       expect(await complaint('kms', 'create-alias', '--alias-name', 'none', '--target-key-id', 'x')).toContain(
         'Alias must start with the prefix "alias/"',
       )
-      expect(await complaint('kms', 'list-grants', '--key-id', 'x')).toContain('(UnsupportedOperationException)')
+      expect(await complaint('kms', 'list-grants', '--key-id', 'x')).toContain(
+        "(NotFoundException) when calling the ListGrants operation: Invalid keyId 'x'",
+      )
     })
 
     test('asks who it is and what was done', async () => {
@@ -344,7 +346,7 @@ describe.skipIf(botos.length === 0).each(botos.length > 0 ? botos : [{ program: 
       [
         ['NotFoundException', "Invalid keyId 'fake-key-id'", 400],
         ['InvalidCiphertextException', expect.any(String), 400],
-        ['UnsupportedOperationException', expect.any(String), 400],
+        ['NotFoundException', "Invalid keyId 'x'", 400],
       ],
       true,
       `arn:aws:iam::${holdfast.accountId}:root`,

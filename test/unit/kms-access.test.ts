@@ -133,6 +133,27 @@ describe('a condition key of KMS', () => {
     expect(requestContext(named, found(key))('kms:encryptionalgorithm')).toBe('RSAES_OAEP_SHA_1')
     expect(requestContext(encrypt(), found(key))('kms:encryptionalgorithm')).toBe('SYMMETRIC_DEFAULT')
     expect(requestContext(callOf('DescribeKey', { KeyId: key.keyId }), found(key))('kms:encryptionalgorithm')).toBeUndefined()
+    const dataKey = callOf('GenerateDataKey', { KeyId: key.keyId, KeySpec: 'AES_256' })
+    expect(requestContext(dataKey, found(key))('kms:encryptionalgorithm')).toBe('SYMMETRIC_DEFAULT')
+  })
+
+  test('about signatures, MACs, agreements and key pairs is the member of the request', () => {
+    const message = { KeyId: key.keyId, Message: plaintext }
+    const sign = requestContext(callOf('Sign', { ...message, SigningAlgorithm: 'ECDSA_SHA_256' }), found(key))
+    expect(sign('kms:signingalgorithm')).toBe('ECDSA_SHA_256')
+    // What the request leaves out it has said.
+    expect(sign('kms:messagetype')).toBe('RAW')
+    const verify = { ...message, SigningAlgorithm: 'ECDSA_SHA_256', MessageType: 'DIGEST', Signature: plaintext }
+    expect(requestContext(callOf('Verify', verify), found(key))('kms:messagetype')).toBe('DIGEST')
+    const mac = requestContext(callOf('GenerateMac', { ...message, MacAlgorithm: 'HMAC_SHA_512' }), found(key))
+    expect(mac('kms:macalgorithm')).toBe('HMAC_SHA_512')
+    expect(mac('kms:signingalgorithm')).toBeUndefined()
+    const derive = callOf('DeriveSharedSecret', { KeyId: key.keyId, KeyAgreementAlgorithm: 'ECDH', PublicKey: plaintext })
+    expect(requestContext(derive, found(key))('kms:keyagreementalgorithm')).toBe('ECDH')
+    const encapsulate = callOf('Encapsulate', { KeyId: key.keyId, EncapsulationAlgorithm: 'ML_KEM' })
+    expect(requestContext(encapsulate, found(key))('kms:encapsulationalgorithm')).toBe('ML_KEM')
+    const pair = callOf('GenerateDataKeyPair', { KeyId: key.keyId, KeyPairSpec: 'RSA_2048' })
+    expect(requestContext(pair, found(key))('kms:datakeypairspec')).toBe('RSA_2048')
   })
 
   test('kms:ScheduleKeyDeletionPendingWindowInDays is 30 when the request does not say', () => {
@@ -140,6 +161,44 @@ describe('a condition key of KMS', () => {
       requestContext(callOf('ScheduleKeyDeletion', { KeyId: key.keyId, ...body }), found(key))('kms:schedulekeydeletionpendingwindowindays')
     expect([days({}), days({ PendingWindowInDays: 7 })]).toEqual(['30', '7'])
     expect(requestContext(encrypt(), found(key))('kms:schedulekeydeletionpendingwindowindays')).toBeUndefined()
+  })
+
+  test('about a grant that is to be made comes from CreateGrant alone', () => {
+    const grantee = 'arn:aws:iam::111122223333:user/bob'
+    const source = `arn:aws:s3:us-east-1:${accountId}:bucket/b`
+    const grant = (more: object) =>
+      callOf('CreateGrant', { KeyId: key.keyId, GranteePrincipal: grantee, Operations: ['Encrypt', 'Decrypt'], ...more })
+    const ask = (name: string, more: object = {}) => requestContext(grant(more), found(key))(`kms:${name}`)
+    expect([ask('granteeprincipal'), ask('retiringprincipal')]).toEqual([grantee, undefined])
+    expect(ask('retiringprincipal', { RetiringPrincipal: grantee })).toBe(grantee)
+    expect(ask('granteeserviceprincipal', { GranteeServicePrincipal: 'a.b.c' })).toBe('a.b.c')
+    expect(ask('retiringserviceprincipal', { RetiringServicePrincipal: 'a.b.c' })).toBe('a.b.c')
+    expect(ask('grantoperations')).toEqual(['Encrypt', 'Decrypt'])
+    const constrained = (Constraints: object) =>
+      ['grantconstrainttype', 'grantconstraintsourcearn'].map((name) => ask(name, { Constraints }))
+    expect(constrained({})).toEqual([undefined, undefined])
+    // An empty map constrains nothing.
+    expect(constrained({ EncryptionContextEquals: {} })).toEqual([undefined, undefined])
+    expect(constrained({ EncryptionContextEquals: { a: 'b' }, SourceArn: source })).toEqual(['EncryptionContextEquals', source])
+    expect(constrained({ EncryptionContextSubset: { a: 'b' } })).toEqual(['EncryptionContextSubset', undefined])
+    expect(constrained({ SourceArn: source })).toEqual(['SourceArn', source])
+    expect(ask('encryptioncontext:a', { Constraints: { EncryptionContextSubset: { A: 'b' } } })).toBe('b')
+    expect(ask('encryptioncontextkeys', { Constraints: { EncryptionContextEquals: { A: 'b', c: 'd' } } })).toEqual(['A', 'c'])
+    const list = requestContext(callOf('ListGrants', { KeyId: key.keyId, GranteePrincipal: grantee }), found(key))
+    expect(list('kms:granteeprincipal')).toBeUndefined()
+    const retirable = requestContext(callOf('ListRetirableGrants', { RetiringPrincipal: grantee }), undefined)
+    expect(retirable('kms:retiringprincipal')).toBeUndefined()
+  })
+
+  test('kms:GrantIsForAWSResource is false of the operations that know it, since no AWS service calls here', () => {
+    const ask = (name: string, body: object) =>
+      requestContext(callOf(name, { KeyId: key.keyId, ...body }), found(key))('kms:grantisforawsresource')
+    expect([ask('ListGrants', {}), ask('RevokeGrant', { GrantId: 'x' }), ask('CreateGrant', { Operations: [] })]).toEqual([
+      'false',
+      'false',
+      'false',
+    ])
+    expect(ask('DescribeKey', {})).toBeUndefined()
   })
 
   test('kms:ReEncryptOnSameKey compares the two keys', () => {
@@ -168,6 +227,83 @@ describe('a condition key of KMS', () => {
     ]) {
       expect(ask(name), name).toBeUndefined()
     }
+  })
+})
+
+describe('a permission by grant', () => {
+  const powerless: Principal = {
+    ...alice,
+    arn: `arn:aws:iam::${accountId}:user/powerless`,
+    principalId: 'AIDAPOWERLESS',
+    identityPolicies: [],
+  }
+  const lookups: string[] = []
+  const counted = (): Store => ({
+    ...store,
+    grants: {
+      ...store.grants,
+      find(keyArn, grantee, context, accept) {
+        lookups.push(grantee)
+        return store.grants.find(keyArn, grantee, context, accept)
+      },
+    },
+  })
+  const delegating = (): KeyRecord =>
+    sampleKey({
+      policy: JSON.stringify({
+        Version: '2012-10-17',
+        Statement: { Effect: 'Allow', Principal: { AWS: accountId }, Action: 'kms:*', Resource: '*' },
+      }),
+    })
+  const permit = (record: KeyRecord, principal: Principal, name = 'Encrypt') =>
+    permitKey(
+      callOf(
+        name,
+        { KeyId: record.keyId, Plaintext: plaintext },
+        { principal, service: { store: counted(), log: silentLog } as unknown as Service },
+      ),
+      `kms:${name}`,
+      found(record),
+      { crossAccount: true },
+    )
+
+  test('is looked for only where no policy decides, and then answered at once when it was looked for lately', async () => {
+    const record = delegating()
+    await store.insertKey(record, undefined)
+    lookups.length = 0
+    expect(permit(record, alice)).toBeUndefined()
+    const denied = {
+      ...alice,
+      identityPolicies: [compilePolicy('{"Version":"2012-10-17","Statement":{"Effect":"Deny","Action":"*","Resource":"*"}}', 'identity')],
+    }
+    expect(() => permit(record, denied)).toThrow('with an explicit deny in an identity-based policy')
+    // Which no grant can allow.
+    expect(() => permit(record, powerless, 'ListGrants')).toThrow('because no identity-based policy allows the kms:ListGrants action')
+    expect(lookups).toEqual([])
+
+    const first = permit(record, powerless)
+    expect(first).toBeInstanceOf(Promise)
+    await expect(first).rejects.toThrow('because no identity-based policy allows the kms:Encrypt action')
+    expect(() => permit(record, powerless)).toThrow('because no identity-based policy allows the kms:Encrypt action')
+    const root = `arn:aws:iam::${accountId}:root`
+    expect(lookups).toEqual([powerless.arn, root, powerless.arn, root])
+
+    const grant = {
+      grantId: 'a'.repeat(64),
+      keyArn: record.arn,
+      grantee: powerless.arn,
+      granteeId: powerless.principalId,
+      retiring: null,
+      retiringId: null,
+      issuingAccountId: accountId,
+      name: null,
+      operations: ['Encrypt'],
+      constraints: {},
+      createdAt: nowMs,
+    }
+    await store.grants.insert(grant, 10)
+    await permit(record, powerless)
+    expect(permit(record, powerless)).toBeUndefined()
   })
 })
 

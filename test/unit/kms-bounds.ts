@@ -24,7 +24,15 @@ const tagKey: Bound = { of: 'string', min: 1, max: 128 }
 const tagValue: Bound = { of: 'string', max: 256 }
 const numberOfBytes: Bound = { of: 'integer', min: 1, max: 1024 }
 const ciphertext: Bound = { of: 'blob', min: 1, max: 6144 }
+const message: Bound = { of: 'blob', min: 1, max: 4096 }
 const attestation: Bound = { of: 'blob', min: 1, max: 262_144 }
+const grantId: Bound = { of: 'string', min: 1, max: 128 }
+const principalArn: Bound = { of: 'string', min: 1, max: 256, pattern: '^[\\w+=,.@:/-]+$', unfit: 'a b' }
+const servicePrincipal: Bound = {
+  of: 'string',
+  pattern: '^([A-Za-z0-9\\-]+)\\.([A-Za-z0-9\\-]+)(\\.[A-Za-z0-9\\-]+)+$',
+  unfit: 'one.two',
+}
 const grants = { GrantTokens: { of: 'list', max: 10 }, 'GrantTokens[]': { of: 'string', min: 1, max: 8192 } } as const
 
 export const bounds: Readonly<Record<string, Readonly<Record<string, Bound>>>> = {
@@ -46,6 +54,31 @@ export const bounds: Readonly<Record<string, Readonly<Record<string, Bound>>>> =
   CreateAlias: { AliasName: aliasName, TargetKeyId: keyId },
   UpdateAlias: { AliasName: aliasName, TargetKeyId: keyId },
   DeleteAlias: { AliasName: aliasName },
+  CreateGrant: {
+    KeyId: keyId,
+    GranteePrincipal: principalArn,
+    RetiringPrincipal: principalArn,
+    'Constraints.SourceArn': {
+      of: 'string',
+      pattern: '^arn:aws[a-z0-9-]*:[a-z0-9-]+:[a-z0-9-]*:[0-9]{12}:.+$',
+      unfit: 'arn:aws:s3:::a-whole-bucket',
+    },
+    Name: { of: 'string', min: 1, max: 256, pattern: '^[a-zA-Z0-9:/_-]+$', unfit: 'no space' },
+    GranteeServicePrincipal: servicePrincipal,
+    RetiringServicePrincipal: servicePrincipal,
+    ...grants,
+  },
+  ListGrants: {
+    Limit: limit,
+    Marker: marker,
+    KeyId: keyId,
+    GrantId: grantId,
+    GranteePrincipal: principalArn,
+    GranteeServicePrincipal: servicePrincipal,
+  },
+  ListRetirableGrants: { Limit: limit, Marker: marker, RetiringPrincipal: principalArn, RetiringServicePrincipal: servicePrincipal },
+  RetireGrant: { GrantToken: { of: 'string', min: 1, max: 8192 }, KeyId: keyId, GrantId: grantId },
+  RevokeGrant: { KeyId: keyId, GrantId: grantId },
   ListAliases: { KeyId: keyId, Limit: limit, Marker: marker },
   TagResource: { KeyId: keyId, 'Tags[].TagKey': tagKey, 'Tags[].TagValue': tagValue },
   UntagResource: { KeyId: keyId, 'TagKeys[]': tagKey },
@@ -64,6 +97,21 @@ export const bounds: Readonly<Record<string, Readonly<Record<string, Bound>>>> =
   ReEncrypt: { CiphertextBlob: ciphertext, SourceKeyId: keyId, DestinationKeyId: keyId, ...grants },
   GenerateDataKey: { KeyId: keyId, NumberOfBytes: numberOfBytes, 'Recipient.AttestationDocument': attestation, ...grants },
   GenerateDataKeyWithoutPlaintext: { KeyId: keyId, NumberOfBytes: numberOfBytes, ...grants },
+  GenerateDataKeyPair: { KeyId: keyId, 'Recipient.AttestationDocument': attestation, ...grants },
+  GenerateDataKeyPairWithoutPlaintext: { KeyId: keyId, ...grants },
+  GetPublicKey: { KeyId: keyId, ...grants },
+  Sign: { KeyId: keyId, Message: message, ...grants },
+  Verify: { KeyId: keyId, Message: message, Signature: ciphertext, ...grants },
+  GenerateMac: { KeyId: keyId, Message: message, ...grants },
+  VerifyMac: { KeyId: keyId, Message: message, Mac: ciphertext, ...grants },
+  DeriveSharedSecret: {
+    KeyId: keyId,
+    PublicKey: { of: 'blob', min: 1, max: 8192 },
+    'Recipient.AttestationDocument': attestation,
+    ...grants,
+  },
+  Encapsulate: { KeyId: keyId, ...grants },
+  Decapsulate: { KeyId: keyId, ...grants },
   GenerateRandom: {
     NumberOfBytes: numberOfBytes,
     CustomKeyStoreId: { of: 'string', min: 1, max: 64 },

@@ -1,0 +1,442 @@
+/** Grants in the store: what `Grants` promises, with two openings of one database; and that none of it grows with the number of grants. */
+
+import { createHash, randomBytes } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import Database from 'better-sqlite3'
+import type { CompiledQuery } from 'kysely'
+import fc from 'fast-check'
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
+import { grantAllows } from '../../src/auth/grants.ts'
+import type { Backend } from '../../src/store/backend.ts'
+import { anchorOf, anchorsMetBy } from '../../src/store/grants.ts'
+import { openStore, openStoreOn } from '../../src/store/open.ts'
+import { openSqlite } from '../../src/store/sqlite.ts'
+import { StoreConflict } from '../../src/store/store.ts'
+import type { GrantRecord, KeyRecord, Store } from '../../src/store/store.ts'
+import { accountId, backEnds, clock, region, sampleKey, type TestDatabase } from './store-suite.ts'
+
+const alice = `arn:aws:iam::${accountId}:user/alice`
+const bob = `arn:aws:iam::${accountId}:user/bob`
+const most = 1_000_000
+
+function sampleGrant(key: KeyRecord, values: Partial<GrantRecord> = {}): GrantRecord {
+  return {
+    grantId: randomBytes(32).toString('hex'),
+    keyArn: key.arn,
+    grantee: alice,
+    granteeId: 'AIDAALICE',
+    retiring: null,
+    retiringId: null,
+    issuingAccountId: accountId,
+    name: null,
+    operations: ['Encrypt', 'Decrypt'],
+    constraints: {},
+    createdAt: clock.now(),
+    ...values,
+  }
+}
+
+const any = (): boolean => true
+/** What a look-up answers, whether at once or later. */
+const found = async (store: Store, keyArn: string, grantee: string, accept: (grant: GrantRecord) => boolean = any) =>
+  await store.grants.find(keyArn, grantee, {}, accept)
+
+describe.each(backEnds)('grants on $name', ({ make }) => {
+  let database: TestDatabase
+  let store: Store
+  let key: KeyRecord
+  beforeAll(async () => {
+    database = make()
+    store = await database.open()
+  })
+  beforeEach(async () => {
+    key = sampleKey()
+    await store.insertKey(key, undefined)
+  })
+  afterAll(() => database.drop())
+
+  test('come back as they were put in, after a restart too', async () => {
+    const names = JSON.parse('{"__proto__":"x","naïve ☃":"","A":"1"}') as Record<string, string>
+    const whole = sampleGrant(key, {
+      retiring: bob,
+      retiringId: 'AIDABOB',
+      name: 'a/name',
+      constraints: { encryptionContextSubset: names, sourceArn: 'arn:aws:s3:::b' },
+    })
+    await store.grants.insert(whole, most)
+    for (const each of [store, await database.open()]) {
+      expect(await each.grants.get(whole.grantId)).toEqual(whole)
+      expect(await each.grants.find(key.arn, alice, names, any)).toEqual(whole)
+      expect(Object.keys((await each.grants.get(whole.grantId))?.constraints.encryptionContextSubset ?? {})).toEqual(Object.keys(names))
+    }
+    expect(await store.grants.get('0'.repeat(64))).toBeUndefined()
+  })
+
+  test('are on a key that is there, and go with it', async () => {
+    const grant = sampleGrant(key)
+    await expect(store.grants.insert(sampleGrant(sampleKey()), most)).rejects.toThrow(StoreConflict)
+    await store.grants.insert(grant, most)
+    expect(await found(store, key.arn, alice)).toEqual(grant)
+    await store.deleteKey(key.arn)
+    expect(await store.grants.get(grant.grantId)).toBeUndefined()
+    expect(await found(store, key.arn, alice)).toBeUndefined()
+    await expect(store.grants.insert(sampleGrant(key), most)).rejects.toThrow(StoreConflict)
+  })
+
+  test('that are deleted are gone, and cannot be deleted twice or on another key', async () => {
+    const grant = sampleGrant(key)
+    await store.grants.insert(grant, most)
+    const other = sampleKey()
+    await store.insertKey(other, undefined)
+    await expect(store.grants.delete({ ...grant, keyArn: other.arn })).rejects.toThrow(StoreConflict)
+    await store.grants.delete(grant)
+    await expect(store.grants.delete(grant)).rejects.toThrow(StoreConflict)
+    expect(await found(store, key.arn, alice)).toBeUndefined()
+  })
+
+  test('of one name are the same when they are equal but for id, time and the order of operations', async () => {
+    const grant = sampleGrant(key, { name: 'n', constraints: { encryptionContextEquals: { a: '1', b: '2' } } })
+    await store.grants.insert(grant, most)
+    const equal = sampleGrant(key, {
+      ...grant,
+      grantId: randomBytes(32).toString('hex'),
+      createdAt: grant.createdAt + 1,
+      operations: ['Decrypt', 'Encrypt'],
+      constraints: { encryptionContextEquals: { b: '2', a: '1' } },
+    })
+    await expect(store.grants.insert(equal, most)).rejects.toThrow(StoreConflict)
+    expect(await store.grants.sameAs(equal)).toEqual(grant)
+    const unequal: readonly Partial<GrantRecord>[] = [
+      { name: 'm' },
+      { grantee: bob },
+      { granteeId: 'AIDAOTHER' },
+      { retiring: bob },
+      { issuingAccountId: '444455556666' },
+      { operations: ['Encrypt'] },
+      { constraints: { encryptionContextSubset: { a: '1', b: '2' } } },
+      { constraints: { encryptionContextEquals: { a: '1' } } },
+      { constraints: { encryptionContextEquals: { a: '1', b: '2' }, sourceArn: 'arn:aws:s3:::b' } },
+    ]
+    for (const values of unequal) {
+      const different = { ...equal, ...values, grantId: randomBytes(32).toString('hex') }
+      expect(await store.grants.sameAs(different)).toBeUndefined()
+      await store.grants.insert(different, most)
+    }
+    // Without a name nothing is the same.
+    const bare = sampleGrant(key)
+    await store.grants.insert(bare, most)
+    expect(await store.grants.sameAs({ ...bare, grantId: randomBytes(32).toString('hex') })).toBeUndefined()
+    await store.grants.insert({ ...bare, grantId: randomBytes(32).toString('hex') }, most)
+  })
+
+  test('are counted: no more than the limit, with two processes at it at once, and an ended one makes room', async () => {
+    const other = await database.open()
+    const attempts = Array.from({ length: 12 }, (_, index) => (index % 2 ? store : other).grants.insert(sampleGrant(key), 5))
+    const done = await Promise.allSettled(attempts)
+    expect(done.filter(({ status }) => status === 'fulfilled')).toHaveLength(5)
+    const { items } = await store.grants.list({ keyArn: key.arn }, undefined, 100)
+    expect(items).toHaveLength(5)
+    await other.grants.delete(items[0] as GrantRecord)
+    await store.grants.insert(sampleGrant(key), 5)
+    await expect(store.grants.insert(sampleGrant(key), 5)).rejects.toThrow(StoreConflict)
+    // Another key has its own count.
+    const second = sampleKey()
+    await store.insertKey(second, undefined)
+    await store.grants.insert(sampleGrant(second), 5)
+  })
+
+  test('are listed in order of their ids, by key, by grantee and by retiring principal of a region', async () => {
+    const carol = `arn:aws:iam::${accountId}:user/carol`
+    const elsewhere = sampleKey({ region: 'eu-west-1' })
+    const second = sampleKey()
+    for (const each of [elsewhere, second]) await store.insertKey(each, undefined)
+    const all = [
+      ...Array.from({ length: 7 }, (_, index) =>
+        sampleGrant(key, { grantee: index < 4 ? alice : bob, ...(index % 2 && { retiring: carol }) }),
+      ),
+      sampleGrant(second, { retiring: carol }),
+      sampleGrant(elsewhere, { retiring: carol }),
+    ]
+    for (const each of all) await store.grants.insert(each, most)
+    const pages = async (filter: Parameters<Store['grants']['list']>[0], limit: number): Promise<readonly (readonly string[])[]> => {
+      const ids: string[][] = []
+      let after: string | undefined
+      do {
+        const page = await store.grants.list(filter, after, limit)
+        ids.push(page.items.map(({ grantId }) => grantId))
+        after = page.next
+      } while (after !== undefined)
+      return ids
+    }
+    const ids = (some: readonly GrantRecord[]) => some.map(({ grantId }) => grantId).sort()
+    const ofKey = all.filter(({ keyArn }) => keyArn === key.arn)
+    const listed = await pages({ keyArn: key.arn }, 3)
+    expect(listed.map((page) => page.length)).toEqual([3, 3, 1])
+    expect(listed.flat()).toEqual(ids(ofKey))
+    expect((await pages({ keyArn: key.arn, grantee: bob }, 3)).flat()).toEqual(ids(ofKey.filter(({ grantee }) => grantee === bob)))
+    expect((await pages({ keyArn: key.arn, grantee: alice }, 4)).map((page) => page.length)).toEqual([4])
+    expect((await pages({ retiring: carol, region }, 2)).flat()).toEqual(
+      ids(all.filter(({ retiring, keyArn }) => retiring === carol && keyArn !== elsewhere.arn)),
+    )
+    expect(await pages({ keyArn: 'none' }, 3)).toEqual([[]])
+  })
+
+  test('that were looked up lately are answered at once, and so is that there are none', async () => {
+    const look = (grantee: string) => store.grants.find(key.arn, grantee, {}, any)
+    const grant = sampleGrant(key)
+    await store.grants.insert(grant, most)
+    for (const [grantee, answer] of [
+      [alice, grant],
+      [bob, undefined],
+    ] as const) {
+      const first = look(grantee)
+      expect(first).toBeInstanceOf(Promise)
+      expect(await first).toEqual(answer)
+      expect(look(grantee)).toEqual(answer)
+    }
+  })
+
+  test('of one process are seen there at once, and by another within a second', async () => {
+    const other = await database.open()
+    const grant = sampleGrant(key)
+    for (const each of [store, other]) expect(await found(each, key.arn, alice)).toBeUndefined()
+    await store.grants.insert(grant, most)
+    expect(await found(store, key.arn, alice)).toEqual(grant)
+    await vi.waitFor(async () => expect(await found(other, key.arn, alice)).toEqual(grant), { timeout: 1000, interval: 5 })
+    await other.grants.delete(grant)
+    expect(await found(other, key.arn, alice)).toBeUndefined()
+    await vi.waitFor(async () => expect(await found(store, key.arn, alice)).toBeUndefined(), { timeout: 1000, interval: 5 })
+    await store.deleteKey(key.arn)
+    await vi.waitFor(() => expect(other.view.key(key.arn)).toBeUndefined(), { timeout: 1000, interval: 5 })
+  })
+
+  test('that a process fell behind on are read again', async () => {
+    const behind = await database.open({ keptChanges: 1 })
+    const grant = sampleGrant(key)
+    expect(await found(behind, key.arn, alice)).toBeUndefined()
+    // More changes than are kept, in one go: the other has to load everything.
+    const few = await database.open({ keptChanges: 1 })
+    await few.grants.insert(grant, most)
+    for (let index = 0; index < 4; index++) await few.updateKey(key.arn, () => ({ description: `${index}` }))
+    await vi.waitFor(async () => expect(await found(behind, key.arn, alice)).toEqual(grant), { timeout: 1000, interval: 5 })
+  })
+
+  test('a look-up that began before a change is not kept', async () => {
+    const early = store.grants.find(key.arn, alice, {}, any)
+    const grant = sampleGrant(key)
+    const written = store.grants.insert(grant, most)
+    await Promise.all([early, written])
+    expect(await found(store, key.arn, alice)).toEqual(grant)
+  })
+})
+
+// ---- many ----
+
+/** Ids in the order of their numbers, as no grant of ours has them. */
+const numbered = (prefix: string, index: number): string => prefix + index.toString(16).padStart(64 - prefix.length, '0')
+
+describe('a hundred thousand grants', () => {
+  const many = 100_000
+  const ofAlice = 30_000
+  const ofDoomed = 5000
+  let directory: string
+  let store: Store
+  let key: KeyRecord
+  let doomed: KeyRecord
+  let plain: Database.Database
+  const queries: CompiledQuery[] = []
+  let rowsRead = 0
+
+  const aboutGrants = ({ sql }: CompiledQuery): boolean => /"grants"|"grant_counts"/.test(sql)
+  /** Remembers what is asked of the database, and how many grants it answers. */
+  const watched = (backend: Backend): Backend => ({
+    ...backend,
+    async read(asked) {
+      const answers = await backend.read(asked)
+      queries.push(...asked)
+      const rows = answers as readonly (readonly unknown[])[]
+      rowsRead += asked.reduce((sum, query, index) => sum + (aboutGrants(query) ? (rows[index]?.length ?? 0) : 0), 0)
+      return answers
+    },
+    write(what, steps) {
+      queries.push(...steps.map(({ query }) => query))
+      return backend.write(what, steps)
+    },
+  })
+  const watch = async <T>(
+    task: () => Promise<T> | T,
+  ): Promise<{ readonly answer: T; readonly rows: number; readonly plans: readonly string[] }> => {
+    queries.length = 0
+    rowsRead = 0
+    const answer = await task()
+    const plans = queries.filter(aboutGrants).flatMap(({ sql, parameters }) => {
+      const rows = plain.prepare(`EXPLAIN QUERY PLAN ${sql}`).all(...parameters) as readonly { readonly detail: string }[]
+      return rows.map(({ detail }) => detail)
+    })
+    return { answer, rows: rowsRead, plans }
+  }
+  const contextOf = (index: number) => ({ volume: `vol-${index}`, tenant: 'one' })
+
+  beforeAll(async () => {
+    directory = mkdtempSync(join(tmpdir(), 'holdfast-grants-'))
+    const file = join(directory, 'store.sqlite')
+    key = sampleKey()
+    doomed = sampleKey()
+    const first = await openStore({ file, clock })
+    for (const each of [key, doomed]) {
+      await first.insertKey(each, undefined)
+      await first.grants.insert(sampleGrant(each, { grantee: bob }), most)
+    }
+    await first.close()
+    plain = new Database(file)
+    plain.pragma('synchronous = OFF')
+    const insert = plain.prepare(
+      `INSERT INTO grants (grant_id, key_arn, region, grantee, grantee_id, retiring, issuing_account_id, operations, constraints, created_at, anchor)
+       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)`,
+    )
+    plain.transaction(() => {
+      for (let index = 0; index < many; index++) {
+        const mine = index < ofAlice
+        const constraints = mine ? { encryptionContextSubset: contextOf(index) } : {}
+        const grantee = mine ? alice : `${alice}-${index}`
+        const retiring = index % 10 === 0 ? bob : null
+        const parts = [accountId, '["Encrypt"]', JSON.stringify(constraints), anchorOf(constraints)] as const
+        const keyArn = index < many - ofDoomed ? key.arn : doomed.arn
+        insert.run(numbered('0', index), keyArn, region, grantee, mine ? 'AIDAALICE' : null, retiring, ...parts)
+      }
+      const count = plain.prepare('UPDATE grant_counts SET grants = grants + ? WHERE key_arn = ?')
+      count.run(many - ofDoomed, key.arn)
+      count.run(ofDoomed, doomed.arn)
+    })()
+    store = await openStoreOn(watched(await openSqlite({ file, pollMs: 20 })), { clock })
+  }, 60_000)
+  afterAll(async () => {
+    plain.close()
+    await store.close()
+    rmSync(directory, { recursive: true })
+  })
+
+  /** Each step of each query goes by an index: nothing is looked through, nothing is sorted. */
+  const expectIndexed = (plans: readonly string[]): void => {
+    expect(plans.length).toBeGreaterThan(0)
+    for (const plan of plans) expect(plan).not.toMatch(/^SCAN (?!CONSTANT)|TEMP B-TREE/)
+  }
+
+  test('are not read when the store is opened, or follows changes', async () => {
+    const { rows, plans } = await watch(async () => {
+      const again = await openStoreOn(watched(await openSqlite({ file: join(directory, 'store.sqlite'), pollMs: 20 })), { clock })
+      await again.updateKey(key.arn, () => ({ description: 'x' }))
+      await again.close()
+    })
+    expect(plans).toEqual([])
+    expect(rows).toBe(0)
+  })
+
+  test('cost a page to list', async () => {
+    for (const filter of [{ keyArn: key.arn }, { keyArn: key.arn, grantee: alice }, { retiring: bob, region }]) {
+      const { answer, rows, plans } = await watch(() => store.grants.list(filter, numbered('0', 5000), 50))
+      expect(answer.items).toHaveLength(50)
+      expect(rows).toBe(51)
+      expectIndexed(plans)
+    }
+  })
+
+  test('cost one indexed read to look one grantee up among them, and then none', async () => {
+    const look = () => store.grants.find(key.arn, `${alice}-70000`, {}, any)
+    const first = await watch(look)
+    expect([first.answer?.grantId, first.rows]).toEqual([numbered('0', 70_000), 1])
+    expectIndexed(first.plans)
+    expect((await watch(look)).rows).toBe(0)
+    expect(look()).toEqual(first.answer)
+  })
+
+  test('of one grantee are looked up by what the request has in common with their constraints', async () => {
+    const look = (context: Record<string, string>) => () =>
+      store.grants.find(key.arn, alice, context, (grant) =>
+        grantAllows(grant, { operation: 'Encrypt', encryptionContext: context, sourceArn: undefined }),
+      )
+    // The first look finds that there are many.
+    await look({})()
+    const { answer, rows, plans } = await watch(look({ ...contextOf(12_345), more: 'x' }))
+    expect(answer?.grantId).toBe(numbered('0', 12_345))
+    expect(rows).toBeLessThanOrEqual(3)
+    expectIndexed(plans)
+    expect((await watch(look({ volume: 'none', tenant: 'one' }))).answer).toBeUndefined()
+    expect((await watch(look({}))).answer).toBeUndefined()
+    // Where constraints do not matter the first page has one.
+    const any = await watch(() => store.grants.find(key.arn, alice, undefined, (grant) => grant.operations.includes('Encrypt')))
+    expect(any.answer).toBeDefined()
+    expect(any.rows).toBeLessThanOrEqual(500)
+    const none = await watch(() => store.grants.find(key.arn, alice, undefined, () => false))
+    expect([none.answer, none.rows]).toEqual([undefined, ofAlice])
+  })
+
+  test('are counted without looking at them', async () => {
+    const made = await watch(() => store.grants.insert(sampleGrant(key, { name: 'x' }), most))
+    expect(made.rows).toBe(0)
+    // An insert has no plan to speak of.
+    expect(made.plans).toEqual([])
+    const grant = sampleGrant(key)
+    await store.grants.insert(grant, most)
+    expectIndexed((await watch(() => store.grants.delete(grant))).plans)
+    await expect(store.grants.insert(sampleGrant(key), many - ofDoomed)).rejects.toThrow(StoreConflict)
+    expectIndexed((await watch(() => store.grants.sameAs(sampleGrant(key, { name: 'y' })))).plans)
+    expectIndexed((await watch(() => store.grants.get('0'.repeat(64)))).plans)
+  })
+
+  test('go with their key, a part in each transaction', async () => {
+    const writes = await watch(() => store.deleteKey(doomed.arn))
+    expectIndexed(writes.plans)
+    expect(queries.filter(({ sql }) => /^delete from "grants"/.test(sql)).length).toBeGreaterThan(ofDoomed / 2000)
+    expect(plain.prepare('SELECT count(*) FROM grants WHERE key_arn = ?').pluck().get(doomed.arn)).toBe(0)
+    expect(plain.prepare('SELECT count(*) FROM grants').pluck().get()).toBeGreaterThan(many - ofDoomed)
+  })
+})
+
+// ---- anchors ----
+
+describe('the anchor of a constraint', () => {
+  const pairs = fc.dictionary(fc.constantFrom('a', 'b', 'c', '__proto__'), fc.constantFrom('1', '2', ''), { maxKeys: 4 })
+  const constraints = fc.oneof(
+    fc.constant({}),
+    pairs.filter((some) => Object.keys(some).length > 0).map((some) => ({ encryptionContextEquals: some })),
+    pairs.filter((some) => Object.keys(some).length > 0).map((some) => ({ encryptionContextSubset: some })),
+  )
+
+  test('is among those of every request that meets the constraint', () => {
+    fc.assert(
+      fc.property(constraints, pairs, (given, context) => {
+        const allows = grantAllows(
+          { operations: ['Encrypt'], constraints: given },
+          { operation: 'Encrypt', encryptionContext: context, sourceArn: undefined },
+        )
+        if (allows) expect(anchorsMetBy(context)).toContain(anchorOf(given))
+      }),
+      { numRuns: 1000 },
+    )
+  })
+
+  test('is among those of every constraint that a grant made of the grant may have', () => {
+    fc.assert(
+      fc.property(constraints, constraints, (given, made) => {
+        const child = { operations: ['Encrypt'], constraints: made }
+        const parent = { operations: ['Encrypt', 'CreateGrant'], constraints: given }
+        const encryptionContext = Object.values(made)[0] ?? {}
+        if (grantAllows(parent, { operation: 'CreateGrant', encryptionContext, sourceArn: undefined, child })) {
+          expect(anchorsMetBy(encryptionContext)).toContain(anchorOf(given))
+        }
+      }),
+      { numRuns: 1000 },
+    )
+  })
+
+  test('does not depend on the order in which pairs are written, and says nothing of them', () => {
+    expect(anchorOf({ encryptionContextEquals: { a: '1', b: '2' } })).toBe(anchorOf({ encryptionContextEquals: { b: '2', a: '1' } }))
+    const digest = createHash('sha256')
+      .update(JSON.stringify(['secret', 'value']))
+      .digest('base64url')
+    expect(anchorOf({ encryptionContextSubset: { secret: 'value' } })).toBe(`one ${digest}`)
+  })
+})
