@@ -7,7 +7,7 @@
  */
 
 import { createHash } from 'node:crypto'
-import type { Selectable } from 'kysely'
+import type { CompiledQuery, Selectable } from 'kysely'
 import type { Backend, Step } from './backend.ts'
 import { grantRow, readGrant } from './schema.ts'
 import type { GrantTable } from './schema.ts'
@@ -70,6 +70,10 @@ export function openGrants(
   const toGrantee = (keyArn: string, grantee: string) =>
     sql.selectFrom('grants').selectAll().where('key_arn', '=', keyArn).where('grantee', '=', grantee)
 
+  const readSome = async (query: CompiledQuery<Selectable<GrantTable>>): Promise<Kept> => {
+    const [rows] = await read([query])
+    return rows.length > keptPerGrantee ? 'many' : rows.map(readGrant)
+  }
   const readKept = (keyArn: string, grantee: string): Promise<Kept> => {
     const place = placeOf(keyArn, grantee)
     const underWay = reading.get(place)
@@ -77,20 +81,15 @@ export function openGrants(
     const query = toGrantee(keyArn, grantee)
       .limit(keptPerGrantee + 1)
       .compile()
-    const answer = read([query]).then(([rows]): Kept => (rows.length > keptPerGrantee ? 'many' : rows.map(readGrant)))
+    const answer = readSome(query)
     reading.set(place, answer)
     // Whoever was forgotten meanwhile has read too early to be kept.
-    const isStill = (): boolean => reading.get(place) === answer
-    answer.then(
-      (found) => {
-        if (!isStill()) return
-        reading.delete(place)
-        keep(place, found)
-      },
-      () => {
-        if (isStill()) reading.delete(place)
-      },
-    )
+    const finish = (found: Kept | undefined): void => {
+      if (reading.get(place) !== answer) return
+      reading.delete(place)
+      if (found !== undefined) keep(place, found)
+    }
+    answer.then(finish, () => finish(undefined))
     return answer
   }
 

@@ -389,7 +389,7 @@ describe('a hundred thousand grants', () => {
   test('go with their key, a part in each transaction', async () => {
     const writes = await watch(() => store.deleteKey(doomed.arn))
     expectIndexed(writes.plans)
-    expect(queries.filter(({ sql }) => /^delete from "grants"/.test(sql)).length).toBeGreaterThan(ofDoomed / 2000)
+    expect(queries.filter(({ sql }) => sql.startsWith('delete from "grants"')).length).toBeGreaterThan(ofDoomed / 2000)
     expect(plain.prepare('SELECT count(*) FROM grants WHERE key_arn = ?').pluck().get(doomed.arn)).toBe(0)
     expect(plain.prepare('SELECT count(*) FROM grants').pluck().get()).toBeGreaterThan(many - ofDoomed)
   })
@@ -406,30 +406,33 @@ describe('the anchor of a constraint', () => {
   )
 
   test('is among those of every request that meets the constraint', () => {
+    let met = 0
     fc.assert(
       fc.property(constraints, pairs, (given, context) => {
-        const allows = grantAllows(
-          { operations: ['Encrypt'], constraints: given },
-          { operation: 'Encrypt', encryptionContext: context, sourceArn: undefined },
-        )
-        if (allows) expect(anchorsMetBy(context)).toContain(anchorOf(given))
+        const request = { operation: 'Encrypt', encryptionContext: context, sourceArn: undefined }
+        if (!grantAllows({ operations: ['Encrypt'], constraints: given }, request)) return true
+        met++
+        return anchorsMetBy(context).includes(anchorOf(given))
       }),
       { numRuns: 1000 },
     )
+    expect(met).toBeGreaterThan(50)
   })
 
   test('is among those of every constraint that a grant made of the grant may have', () => {
+    let met = 0
     fc.assert(
       fc.property(constraints, constraints, (given, made) => {
         const child = { operations: ['Encrypt'], constraints: made }
         const parent = { operations: ['Encrypt', 'CreateGrant'], constraints: given }
         const encryptionContext = Object.values(made)[0] ?? {}
-        if (grantAllows(parent, { operation: 'CreateGrant', encryptionContext, sourceArn: undefined, child })) {
-          expect(anchorsMetBy(encryptionContext)).toContain(anchorOf(given))
-        }
+        if (!grantAllows(parent, { operation: 'CreateGrant', encryptionContext, sourceArn: undefined, child })) return true
+        met++
+        return anchorsMetBy(encryptionContext).includes(anchorOf(given))
       }),
       { numRuns: 1000 },
     )
+    expect(met).toBeGreaterThan(50)
   })
 
   test('does not depend on the order in which pairs are written, and says nothing of them', () => {

@@ -16,7 +16,9 @@ import { dryRun, grantToken, grantTokens, marker } from './members.ts'
 
 const grantId = string({ min: 1, max: 128 })
 const principalArn = optional(string({ min: 1, max: 256, pattern: /^[\w+=,.@:/-]+$/ }))
-const servicePrincipal = optional(string({ min: 1, max: 128, pattern: /^([A-Za-z0-9\-]+)\.([A-Za-z0-9\-]+)(\.[A-Za-z0-9\-]+)+$/ }))
+// As text: AWS's messages print the pattern with escapes that need not be there.
+const servicePrincipalPattern = new RegExp(String.raw`^([A-Za-z0-9\-]+)\.([A-Za-z0-9\-]+)(\.[A-Za-z0-9\-]+)+$`)
+const servicePrincipal = optional(string({ min: 1, max: 128, pattern: servicePrincipalPattern }))
 const limit = optional(integer({ min: 1, max: 1000 }))
 
 const maxPairs = 8

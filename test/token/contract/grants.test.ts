@@ -687,7 +687,7 @@ describeOurs('the grants of a key', () => {
     const second = await list(contract.kms, { Limit: 2, Marker: first.NextMarker })
     const found = [...given(first.Grants), ...given(second.Grants)]
     expect([first.Truncated, second.Truncated]).toEqual([true, false])
-    expect(found.map((each) => each.KeyId).sort()).toEqual([one.Arn, one.Arn, two.Arn].sort())
+    expect(found.map((each) => given(each.KeyId)).toSorted()).toEqual([one.Arn, one.Arn, two.Arn].toSorted())
     // The resource that a policy speaks of is the retiring principal.
     const [mine, others] = [retiring.arn, root].map((Resource) => userWith([allow('kms:ListRetirableGrants', { Resource })]))
     expect(await isAllowed(list((await given(mine)).kms))).toBe(true)
