@@ -9,12 +9,17 @@ import { openLog } from './base/log.ts'
 import type { Config } from './config.ts'
 import { openHouse } from './serve.ts'
 
+export interface ServiceAddress {
+  readonly url: string
+  readonly opsUrl: string
+}
+
 process.once('message', (config: Config) => {
   // Lines are made and written as in earnest, to where nobody reads them.
   const log = openLog({ level: 'info', destination: '/dev/null' })
   const serveUntilDisconnected = async (): Promise<void> => {
     const house = await openHouse(config, log)
-    process.send?.({ url: house.url })
+    process.send?.({ url: house.url, opsUrl: house.opsUrl } satisfies ServiceAddress)
     await once(process, 'disconnect')
     await house.close()
     log.flush()

@@ -14,6 +14,7 @@ import { systemClock } from './base/clock.ts'
 import { parseCredentials } from './cli/credentials-file.ts'
 import { placesIn, type Config } from './config.ts'
 import type { RawLoopOrder, RawLoopResult } from './hsm/raw-loop.ts'
+import type { ServiceAddress } from './measure-service.ts'
 import { planTokens } from './tokens.ts'
 
 export async function measure(config: Config, options: BenchOptions): Promise<BenchReport> {
@@ -42,7 +43,10 @@ export async function measure(config: Config, options: BenchOptions): Promise<Be
       const token = (await planTokens(own, false)).tokens[0]?.config
       if (!token) throw new Error('the service made no token')
       const service = { endpoint: new URL(house.url), region: own.regions[0] ?? '', credentials, now: () => systemClock.now() }
-      return await runBench({ service, rawLoop: (durationMs) => rawLoop({ ...token, durationMs }) }, options)
+      return await runBench(
+        { service, sessions: await sessionsOf(house.opsUrl), rawLoop: (order) => rawLoop({ ...token, ...order }) },
+        options,
+      )
     } finally {
       await house.close()
     }
@@ -52,21 +56,21 @@ export async function measure(config: Config, options: BenchOptions): Promise<Be
 }
 
 /** Starts the service in its own process. */
-async function startService(config: Config): Promise<{ readonly url: string; close(): Promise<void> }> {
+async function startService(config: Config): Promise<ServiceAddress & { close(): Promise<void> }> {
   const child = fork(new URL('measure-service.ts', import.meta.url), [], {
     execArgv: [...process.execArgv, '--import', import.meta.resolve('tsx')],
     serialization: 'advanced',
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   })
   const ended = once(child, 'exit')
-  const { url } = await new Promise<{ readonly url: string }>((resolve, reject) => {
-    child.once('message', (message) => resolve(message as { readonly url: string }))
+  const address = await new Promise<ServiceAddress>((resolve, reject) => {
+    child.once('message', (message) => resolve(message as ServiceAddress))
     child.once('error', reject)
     child.once('close', (code, signal) => reject(new Error(`the service ended with ${signal ?? `code ${code}`}`)))
     child.send(config)
   })
   return {
-    url,
+    ...address,
     async close() {
       if (child.connected) child.disconnect()
       await ended
@@ -74,14 +78,24 @@ async function startService(config: Config): Promise<{ readonly url: string; clo
   }
 }
 
-/** Runs the raw token loop in its own process. Answers encryptions a second. */
+/** How many sessions the service has on its token, by its own metrics. */
+async function sessionsOf(opsUrl: string): Promise<number> {
+  const page = await (await fetch(`${opsUrl}/metrics`)).text()
+  const [, sessions] = /^holdfast_token_sessions(?:\{[^}]*\})? (\d+)$/m.exec(page) ?? []
+  if (sessions === undefined) throw new Error('the service does not say how many sessions it has')
+  return Number(sessions)
+}
+
+/** Runs the raw token loop in its own process. Answers calls a second. */
 function rawLoop({
   library,
   tokenLabel,
   pinFile,
   durationMs,
+  operation,
+  sessions,
   env,
-}: RawLoopOrder & { readonly env?: Readonly<Record<string, string>> }): Promise<number> {
+}: Required<RawLoopOrder> & { readonly env?: Readonly<Record<string, string>> }): Promise<number> {
   return new Promise((resolve, reject) => {
     const child = fork(new URL('hsm/raw-loop.ts', import.meta.url), [], {
       execArgv: ['--import', import.meta.resolve('tsx')],
@@ -91,6 +105,6 @@ function rawLoop({
     child.once('message', (result) => resolve((result as RawLoopResult).perSecond))
     child.once('error', reject)
     child.once('close', (code, signal) => reject(new Error(`the raw token loop ended with ${signal ?? `code ${code}`}`)))
-    child.send({ library, tokenLabel, pinFile, durationMs } satisfies RawLoopOrder)
+    child.send({ library, tokenLabel, pinFile, durationMs, operation, sessions } satisfies RawLoopOrder)
   })
 }

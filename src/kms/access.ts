@@ -17,7 +17,6 @@ import { kmsError, KmsError } from './errors.ts'
 import type { NamedGrant } from './grant-tokens.ts'
 import { isPrimary } from './multi-region.ts'
 import { viaService } from './managed-keys.ts'
-import type { Call, FoundKey, KeyUse } from './operation.ts'
 
 const compiledKeyPolicies = new WeakMap<KeyRecord, CompiledPolicy>()
 
@@ -159,9 +158,13 @@ function findGrant(
 export function permitRetirement(call: Call, found: FoundKey, grant: GrantRecord): void {
   const { principal } = call
   const key = found.record
+  const service = call.service.managedKeys.serviceOf(principal)
+  const services = service === undefined ? [] : [`${service}.amazonaws.com`, viaService(service, call.region)]
+  const isParty = (arn: string, id: string | null): PartyMatch | undefined =>
+    services.includes(arn) ? 'itself' : matchParty({ arn, id }, principal)
   const matches = [
-    grant.retiring === null ? undefined : matchParty({ arn: grant.retiring, id: grant.retiringId }, principal),
-    grant.operations.includes('RetireGrant') ? granteeOf(grant, principal) : undefined,
+    grant.retiring === null ? undefined : isParty(grant.retiring, grant.retiringId),
+    grant.operations.includes('RetireGrant') ? isParty(grant.grantee, grant.granteeId) : undefined,
     key.accountId === principal.accountId ? ('account' as const) : undefined,
   ]
   const match = matches.includes('itself') ? 'itself' : matches.find((each) => each !== undefined)
@@ -285,7 +288,8 @@ function kmsKey(call: Call, found: FoundKey | undefined, members: Members, name:
   }
   switch (name) {
     case 'encryptionalgorithm':
-      return text(input[members.algorithm])
+      // Data keys are encrypted without being asked how.
+      return text(input[members.algorithm]) ?? (call.operation.name.startsWith('GenerateDataKey') ? 'SYMMETRIC_DEFAULT' : undefined)
     case 'encryptioncontextkeys': {
       const names = Object.keys(encryptionContext(call, members))
       return names.length > 0 ? names : undefined
@@ -351,11 +355,12 @@ export function givenConstraints({ input }: Call): GrantConstraints {
   }
 }
 
-/** What a policy may ask about a grant that is to be made; and of the three operations that no AWS service asks for it. */
+/** What a policy may ask about a grant that is to be made; and of three operations whether a service asks for it. */
 function grantKey(call: Call, name: string): Value {
   const { input } = call
   if (name === 'grantisforawsresource') {
-    return ['CreateGrant', 'ListGrants', 'RevokeGrant'].includes(call.operation.name) ? 'false' : undefined
+    if (!['CreateGrant', 'ListGrants', 'RevokeGrant'].includes(call.operation.name)) return undefined
+    return String(call.service.managedKeys.serviceOf(call.principal) !== undefined)
   }
   if (call.operation.name !== 'CreateGrant') return undefined
   const constraints = givenConstraints(call)
