@@ -14,6 +14,10 @@ import {
   DeriveSharedSecretCommand,
   DescribeKeyCommand,
   DecapsulateCommand,
+  DisableKeyCommand,
+  GenerateMacCommand,
+  ScheduleKeyDeletionCommand,
+  VerifyMacCommand,
   EncapsulateCommand,
   GetPublicKeyCommand,
   SignCommand,
@@ -493,6 +497,33 @@ describe('DeriveSharedSecret', () => {
     const Recipient = { KeyEncryptionAlgorithm: 'RSAES_OAEP_SHA_256' as const, AttestationDocument: Buffer.of(1) }
     const { name } = await refusalOf(derive(KeyId, good, { Recipient }))
     expect(['UnsupportedOperationException', 'ValidationException']).toContain(name)
+  })
+})
+
+describe('A key that is not enabled', () => {
+  test('signs, verifies, agrees and makes MACs for nobody, and does not show its public half', async () => {
+    const kms = contract.kms
+    const [signing, agreeing, hmac] = await Promise.all([
+      contract.key({ KeySpec: 'ECC_NIST_P256', KeyUsage: 'SIGN_VERIFY' }),
+      contract.key({ KeySpec: 'ECC_NIST_P256', KeyUsage: 'KEY_AGREEMENT' }),
+      contract.key({ KeySpec: 'HMAC_256', KeyUsage: 'GENERATE_VERIFY_MAC' }),
+    ])
+    const text = { Message: Buffer.of(1) }
+    const by = { SigningAlgorithm: 'ECDSA_SHA_256', MacAlgorithm: 'HMAC_SHA_256', KeyAgreementAlgorithm: 'ECDH' } as const
+    const calls = [
+      { key: signing, call: (KeyId: string) => kms.send(new SignCommand({ KeyId, ...text, ...by })) },
+      { key: signing, call: (KeyId: string) => kms.send(new VerifyCommand({ KeyId, ...text, ...by, Signature: Buffer.alloc(70) })) },
+      { key: signing, call: (KeyId: string) => kms.send(new GetPublicKeyCommand({ KeyId })) },
+      { key: agreeing, call: (KeyId: string) => kms.send(new DeriveSharedSecretCommand({ KeyId, PublicKey: Buffer.alloc(91), ...by })) },
+      { key: hmac, call: (KeyId: string) => kms.send(new GenerateMacCommand({ KeyId, ...text, ...by })) },
+      { key: hmac, call: (KeyId: string) => kms.send(new VerifyMacCommand({ KeyId, ...text, ...by, Mac: Buffer.alloc(32) })) },
+      // The state comes before the usage.
+      { key: hmac, call: (KeyId: string) => kms.send(new SignCommand({ KeyId, ...text, ...by })) },
+    ]
+    for (const { KeyId } of [signing, agreeing, hmac]) await kms.send(new DisableKeyCommand({ KeyId }))
+    for (const { key, call } of calls) await expectRefusal(call(key.KeyId), 'DisabledException', `${key.Arn} is disabled.`)
+    for (const { KeyId } of [signing, agreeing, hmac]) await kms.send(new ScheduleKeyDeletionCommand({ KeyId, PendingWindowInDays: 7 }))
+    for (const { key, call } of calls) await expectRefusal(call(key.KeyId), 'KMSInvalidStateException', `${key.Arn} is pending deletion.`)
   })
 })
 

@@ -132,7 +132,7 @@ describe('Decrypt', () => {
 
   test('refuses an algorithm that this key has not', async () => {
     await expectRefusal(
-      decrypt({ CiphertextBlob: await blobOf(), EncryptionAlgorithm: 'RSAES_OAEP_SHA_1' }),
+      decrypt({ KeyId: key.KeyId, CiphertextBlob: await blobOf(), EncryptionAlgorithm: 'RSAES_OAEP_SHA_1' }),
       'InvalidKeyUsageException',
       /RSAES_OAEP_SHA_1/,
     )
@@ -293,7 +293,8 @@ describe('ReEncrypt', () => {
   test('refuses algorithms that the keys have not', async () => {
     const CiphertextBlob = await blobOf()
     for (const member of ['SourceEncryptionAlgorithm', 'DestinationEncryptionAlgorithm'] as const) {
-      await expectRefusal(reEncrypt({ CiphertextBlob, [member]: 'RSAES_OAEP_SHA_256' }), 'InvalidKeyUsageException', /RSAES_OAEP_SHA_256/)
+      const request = reEncrypt({ CiphertextBlob, SourceKeyId: key.KeyId, [member]: 'RSAES_OAEP_SHA_256' })
+      await expectRefusal(request, 'InvalidKeyUsageException', /RSAES_OAEP_SHA_256/)
     }
   })
 

@@ -134,7 +134,6 @@ describe('CreateKey', () => {
 
   describeOurs('of what is not built yet', () => {
     test('is refused as unsupported, never made as something else', async () => {
-      await expectRefusal(contract.key({ KeySpec: 'RSA_2048', KeyUsage: 'SIGN_VERIFY' }), 'UnsupportedOperationException', /./)
       await expectRefusal(contract.key({ MultiRegion: true }), 'UnsupportedOperationException', /./)
       await expectRefusal(contract.key({ Origin: 'EXTERNAL' }), 'UnsupportedOperationException', /./)
       await expectRefusal(contract.key({ CustomKeyStoreId: 'cks-1234567890abcdef0' }), 'CustomKeyStoreNotFoundException', /./)

@@ -9,6 +9,8 @@ import {
   EnableKeyCommand,
   EncryptCommand,
   GenerateDataKeyCommand,
+  GenerateDataKeyPairCommand,
+  GenerateDataKeyPairWithoutPlaintextCommand,
   GenerateDataKeyWithoutPlaintextCommand,
   GetKeyPolicyCommand,
   ListAliasesCommand,
@@ -146,6 +148,16 @@ const rows: readonly Row[] = [
     operation: 'GenerateDataKeyWithoutPlaintext',
     allowed: onlyEnabled,
     call: ({ KeyId }) => kms().send(new GenerateDataKeyWithoutPlaintextCommand({ KeyId, KeySpec: 'AES_256' })),
+  },
+  {
+    operation: 'GenerateDataKeyPair',
+    allowed: onlyEnabled,
+    call: ({ KeyId }) => kms().send(new GenerateDataKeyPairCommand({ KeyId, KeyPairSpec: 'ECC_NIST_P256' })),
+  },
+  {
+    operation: 'GenerateDataKeyPairWithoutPlaintext',
+    allowed: onlyEnabled,
+    call: ({ KeyId }) => kms().send(new GenerateDataKeyPairWithoutPlaintextCommand({ KeyId, KeyPairSpec: 'ECC_NIST_P256' })),
   },
 ]
 

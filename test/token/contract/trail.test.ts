@@ -396,7 +396,11 @@ describeOurs('a call that is refused', () => {
       {
         call: () =>
           contract.kms.send(new SignCommand({ KeyId: key.KeyId, Message: Buffer.from(marker), SigningAlgorithm: 'ECDSA_SHA_256' })),
-        record: { eventName: 'Sign', errorCode: 'UnsupportedOperationException' },
+        record: {
+          eventName: 'Sign',
+          errorCode: 'InvalidKeyUsageException',
+          requestParameters: { keyId: key.KeyId, messageType: 'RAW', signingAlgorithm: 'ECDSA_SHA_256' },
+        },
       },
     ]
     for (const { call, record } of cases) {
