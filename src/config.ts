@@ -539,24 +539,24 @@ export const settings = {
       standardUsage.prices.keyMonth,
       'For the estimate of `holdfast usage`, in US dollars: a key for a month.',
     ),
-    pricePerRequests: setting('USAGE_PRICE_REQUESTS', price, standardUsage.prices.requests.standard, '10,000 requests.'),
+    pricePerRequests: setting('USAGE_PRICE_REQUESTS', price, standardUsage.prices.requests.standard, 'The same for 10,000 requests.'),
     pricePerAsymmetricRequests: setting(
       'USAGE_PRICE_ASYMMETRIC_REQUESTS',
       price,
       standardUsage.prices.requests.asymmetric,
-      '10,000 cryptographic requests on asymmetric keys other than RSA_2048.',
+      'The same for 10,000 cryptographic requests on asymmetric keys other than RSA_2048.',
     ),
     pricePerEccKeyPairs: setting(
       'USAGE_PRICE_ECC_KEY_PAIRS',
       price,
       standardUsage.prices.requests.eccKeyPair,
-      '10,000 data key pairs of elliptic curves.',
+      'The same for 10,000 data key pairs of elliptic curves.',
     ),
     pricePerRsaKeyPairs: setting(
       'USAGE_PRICE_RSA_KEY_PAIRS',
       price,
       standardUsage.prices.requests.rsaKeyPair,
-      '10,000 data key pairs of RSA.',
+      'The same for 10,000 data key pairs of RSA.',
     ),
   },
 } as const satisfies Record<string, Setting<unknown> | Record<string, Setting<unknown>>>

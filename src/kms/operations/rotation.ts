@@ -1,6 +1,6 @@
 /** Rotation of key material, on a schedule and on demand. */
 
-import { StoreConflict, type BackingKeyRecord, type KeyChange, type KeyRecord } from '../../store/store.ts'
+import { StoreConflict, type BackingKeyRecord, type KeyChange, type KeyRecord, type KeyState } from '../../store/store.ts'
 import { kmsError, type KmsError } from '../errors.ts'
 import { changeKey, keyFrom, keyMissing } from '../keys.ts'
 import { seconds } from '../metadata.ts'
@@ -50,6 +50,9 @@ export const DisableKeyRotation = operation({
   },
 })
 
+/** Here no key rotates, and its schedule is shown as off until its deletion is cancelled. */
+const goingStates: readonly KeyState[] = ['PendingDeletion', 'PendingReplicaDeletion', 'Destroying']
+
 export const GetKeyRotationStatus = operation({
   input: { KeyId: keyId },
   output: ['KeyRotationEnabled', 'KeyId', 'RotationPeriodInDays', 'NextRotationDate', 'OnDemandRotationStartDate'],
@@ -60,7 +63,7 @@ export const GetKeyRotationStatus = operation({
     const underWay = call.service.store.view
       .backingKeys(key.arn)
       .find(({ state, rotationType }) => state === 'creating' && rotationType === 'ON_DEMAND')
-    const isOn = nextRotationAt !== null && key.state !== 'PendingDeletion' && key.state !== 'Destroying'
+    const isOn = nextRotationAt !== null && !goingStates.includes(key.state)
     return {
       KeyId: key.keyId,
       KeyRotationEnabled: isOn,

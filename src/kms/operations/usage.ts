@@ -92,7 +92,8 @@ async function livesOf({ store, config }: Call['service'], { accountId, keyId }:
         ? store.view.listKeys(accountId, region, undefined, Number.MAX_SAFE_INTEGER).items
         : [store.view.keyById(region, keyId)].flatMap((key) => (key?.accountId === accountId ? [key] : []))
     for (const key of keys) {
-      if (key.state === 'Creating') continue
+      // AWS charges nothing for having the keys that it manages.
+      if (key.state === 'Creating' || key.managedBy !== null) continue
       lives.push({ beganAt: key.createdAt, endedAt: Infinity, rotations: pricedRotations(store.view.backingKeys(key.arn)) })
     }
   }
