@@ -1,13 +1,14 @@
 /**
  * The few DER encodings (X.690) between what a token answers and what the world reads: public keys as
  * SubjectPublicKeyInfo (RFC 5280 section 4.1, RFC 5480, RFC 8017 appendix A.1) and ECDSA signatures (RFC 3279
- * section 2.2.3). Only encodes, save for the point that a token gives in an OCTET STRING.
+ * section 2.2.3). Reads the point that a token gives in an OCTET STRING, and the one private key that no device unwraps (PKCS#8 of EC).
  */
 
 const SEQUENCE = 0x30
 const INTEGER = 0x02
 const BIT_STRING = 0x03
 const OCTET_STRING = 0x04
+const OBJECT_IDENTIFIER = 0x06
 
 function encode(tag: number, ...parts: readonly Buffer[]): Buffer {
   const content = Buffer.concat(parts)
@@ -72,4 +73,51 @@ function readPoint(value: Buffer): Buffer {
 export function encodeEcdsaSignature(raw: Buffer): Buffer {
   const half = raw.length / 2
   return encode(SEQUENCE, encodeUnsigned(raw.subarray(0, half)), encodeUnsigned(raw.subarray(half)))
+}
+
+interface Element {
+  readonly tag: number
+  readonly whole: Buffer
+  readonly content: Buffer
+}
+
+/** The elements of DER one after another; undefined when the bytes are no such row to their very end. */
+function readElements(der: Buffer): readonly Element[] | undefined {
+  const elements: Element[] = []
+  for (let at = 0; at < der.length;) {
+    const tag = der[at] ?? 0
+    const first = der[at + 1] ?? 0xff
+    const lengthBytes = first < 0x80 ? 0 : first - 0x80
+    // Nothing that is read here has more than 64 KiB.
+    if (lengthBytes > 2 || first === 0x80 || at + 2 + lengthBytes > der.length) return undefined
+    const start = at + 2 + lengthBytes
+    const end = start + (lengthBytes === 0 ? first : der.readUIntBE(at + 2, lengthBytes))
+    if (end > der.length) return undefined
+    elements.push({ tag, whole: der.subarray(at, end), content: der.subarray(start, end) })
+    at = end
+  }
+  return elements
+}
+
+/** What is in the one element that the bytes are, if that is a SEQUENCE that begins with these tags. */
+function readInside(der: Buffer, tags: readonly number[]): readonly Element[] | undefined {
+  const [sequence, another] = readElements(der) ?? []
+  if (sequence?.tag !== SEQUENCE || another !== undefined) return undefined
+  const inside = readElements(sequence.content)
+  return inside !== undefined && tags.every((tag, index) => inside[index]?.tag === tag) ? inside : undefined
+}
+
+/**
+ * Curve and secret number in a PKCS#8 of an EC key (RFC 5208 section 5, RFC 5480, RFC 5915 section 3), as views into it; undefined when it is none.
+ * Whether the number fits the curve is the device's to judge. By OpenSSL there would be copies that only the garbage collector ends.
+ */
+export function readEcPrivateKey(pkcs8: Buffer): { readonly parameters: Buffer; readonly secret: Buffer } | undefined {
+  const [version, algorithm, octets] = readInside(pkcs8, [INTEGER, SEQUENCE, OCTET_STRING]) ?? []
+  // 1: RFC 5958, with the public key behind.
+  if (version?.content.length !== 1 || (version.content[0] ?? 2) > 1 || algorithm === undefined || octets === undefined) return undefined
+  const [name, parameters] = readInside(algorithm.whole, [OBJECT_IDENTIFIER, OBJECT_IDENTIFIER]) ?? []
+  if (name === undefined || parameters === undefined || !name.whole.equals(ecPublicKey)) return undefined
+  const [keyVersion, secret] = readInside(octets.content, [INTEGER, OCTET_STRING]) ?? []
+  if (keyVersion === undefined || secret === undefined || !keyVersion.content.equals(Buffer.of(1))) return undefined
+  return { parameters: parameters.whole, secret: secret.content }
 }

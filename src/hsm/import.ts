@@ -7,10 +7,10 @@
  * Where a device cannot take the RSA part off by C_UnwrapKey, what RSA protected (the AES key, or what came without one) is unpadded here, goes
  * in by C_CreateObject, is wiped, and the answer says `exposed`.
  */
-import { createHash, createPrivateKey, createPublicKey, randomBytes, verify } from 'node:crypto'
+import { createHash, createPublicKey, randomBytes, verify } from 'node:crypto'
 import { keyRows, kindRows, oaepHashes, type KeyPairRow, type KeyRow, type KeyRowName, type SecretKeyRow } from './algorithms.ts'
 import { CKA, CKK, CKM, CKO, nameOf } from './constants.ts'
-import { encodeEcPoint, encodeEcPublicKey, encodeEdwardsPublicKey, encodeRsaPublicKey } from './der.ts'
+import { encodeEcPoint, encodeEcPublicKey, encodeEdwardsPublicKey, encodeRsaPublicKey, readEcPrivateKey } from './der.ts'
 import { curves, recoverPublicKeys } from './ecdsa-recovery.ts'
 import { classify, findDeviceError } from './errors.ts'
 import { destroyAll, privateAttributes, publicAttributes, readBack, secretAttributes, type Attributes, type KeyNaming } from './keys.ts'
@@ -191,47 +191,9 @@ function createKey({ session, profile }: Importer, attributes: Attributes, value
   const last = CKA_MODIFIABLE === undefined ? {} : { CKA_MODIFIABLE }
   if (attributes.CKA_CLASS === CKO.CKO_SECRET_KEY) return session.createObject(template({ ...first, CKA_VALUE: value, ...last }, omit))
   if (attributes.CKA_KEY_TYPE !== CKK.CKK_EC) throw new Unsupported('a private key of this type is taken only behind an AES key')
-  const { parameters, secret } = readEcPrivateKey(value)
-  return session.createObject(template({ ...first, CKA_EC_PARAMS: parameters, CKA_VALUE: secret, ...last }, omit))
-}
-
-/**
- * Curve and secret number in a PKCS#8 of an EC key (RFC 5208 section 5, RFC 5915 section 3), as views into it.
- * OpenSSL has read it before, so that it is what it claims; its export would leave the secret in a string, which nobody can wipe.
- */
-function readEcPrivateKey(pkcs8: Buffer): { parameters: Buffer; secret: Buffer } {
-  try {
-    if (createPrivateKey({ key: pkcs8, format: 'der', type: 'pkcs8' }).asymmetricKeyType !== 'ec') throw new Rejected('not an EC key')
-  } catch (error) {
-    throw error instanceof Rejected ? error : new Rejected('not a PKCS#8 private key', { cause: error })
-  }
-  const [, algorithm, octets] = readSequence(pkcs8)
-  const [, parameters] = readSequence(algorithm?.whole ?? pkcs8)
-  const [, secret] = readSequence(octets?.content ?? pkcs8)
-  if (parameters === undefined || secret === undefined) throw new Rejected('not an EC private key')
-  return { parameters: parameters.whole, secret: secret.content }
-}
-
-/** The elements of a DER SEQUENCE. */
-function readSequence(der: Buffer): readonly { readonly whole: Buffer; readonly content: Buffer }[] {
-  const sequence = readElement(der, 0)
-  const elements = []
-  for (let at = 0; at < sequence.content.length;) {
-    const element = readElement(sequence.content, at)
-    elements.push(element)
-    at += element.whole.length
-  }
-  return elements
-}
-
-function readElement(der: Buffer, at: number): { whole: Buffer; content: Buffer } {
-  const first = der[at + 1] ?? 0
-  const lengthBytes = first < 0x80 ? 0 : first & 0x7f
-  if (lengthBytes > 2 || at + 2 + lengthBytes > der.length) throw new Rejected('not DER')
-  const length = lengthBytes === 0 ? first : der.readUIntBE(at + 2, lengthBytes)
-  const start = at + 2 + lengthBytes
-  if (start + length > der.length) throw new Rejected('not DER')
-  return { whole: der.subarray(at, start + length), content: der.subarray(start, start + length) }
+  const key = readEcPrivateKey(value)
+  if (key === undefined) throw new Rejected('not a PKCS#8 of an EC private key')
+  return session.createObject(template({ ...first, CKA_EC_PARAMS: key.parameters, CKA_VALUE: key.secret, ...last }, omit))
 }
 
 /** Makes the material a key of `kind` on the token, if it is one. */

@@ -67,7 +67,7 @@ export interface Imported {
   readonly objects: readonly TokenObject[]
   /**
    * 32 bytes hex that are equal for equal material and say nothing about it: SHA-256 over the public key (SPKI), or over what the key itself
-   * makes of a constant in the device (AES-CBC of zeros, HMAC). By it the same material is known again.
+   * makes of a constant in the device (AES-CBC, HMAC). By it the same material is known again.
    */
   readonly fingerprint: string
   /** The token could not unwrap what RSA protected without our memory: it was unpadded here and wiped at once. For the audit. */

@@ -68,7 +68,8 @@ function wrap(session: DeviceSession, mechanism: Parameters<DeviceSession['wrapK
 export function exportKey(session: DeviceSession, profile: ProviderProfile, keys: KeyObjects, spki: Buffer): Buffer {
   const held = [keys.aes, keys.mac, keys.privateKey].filter((handle) => handle !== undefined)
   const [key, another] = held
-  if (key === undefined || another !== undefined) throw new Unsupported('a key that consists of several objects cannot be copied')
+  if (key === undefined) throw new Rejected('there is nothing but a public key under this CKA_ID')
+  if (another !== undefined) throw new Unsupported('a key that consists of several objects cannot be copied')
   const receiver = findTrustedKey(session, spki)
   const byRsa = oaepMechanism(profile.oaepHash)
   const hash = oaepRows[profile.oaepHash].id

@@ -243,7 +243,7 @@ class Server {
       case 'adoptKey':
         return json(this.#adopt(ckaId, named(keyKindNumbers, scheme), JSON.parse(aad.toString()) as { label: string }, data))
       case 'exportKey':
-        return { number: 0, data: exportKey(this.#session, this.#task.profile, this.#keys(ckaId), data) }
+        return { number: 0, data: exportKey(this.#session, this.#task.profile, this.#search(ckaId), data) }
       case 'transportKey':
         return { number: 0, data: findTransportKey(this.#session)?.spki ?? empty }
     }

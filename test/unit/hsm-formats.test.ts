@@ -2,7 +2,7 @@ import { createPublicKey, createSign, generateKeyPairSync, verify } from 'node:c
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { CKA, nameOf } from '../../src/hsm/constants.ts'
-import { encodeEcdsaSignature, encodeEcPublicKey, encodeRsaPublicKey } from '../../src/hsm/der.ts'
+import { encodeEcdsaSignature, encodeEcPublicKey, encodeRsaPublicKey, readEcPrivateKey } from '../../src/hsm/der.ts'
 import { template, TemplateError } from '../../src/hsm/template.ts'
 import {
   encodeAnswer,
@@ -87,6 +87,45 @@ describe('DER', () => {
     const parameters = Buffer.from('06082a8648ce3d030107', 'hex')
     const point = Buffer.concat([Buffer.from([4, 63]), Buffer.alloc(63, 1)])
     expect(encodeEcPublicKey(parameters, point).subarray(-65).equals(point)).toBe(true)
+  })
+
+  test.each([
+    ['prime256v1', '06082a8648ce3d030107'],
+    ['secp384r1', '06052b81040022'],
+    ['secp521r1', '06052b81040023'],
+    ['secp256k1', '06052b8104000a'],
+  ])('an EC private key on %s is read from its PKCS#8', (namedCurve, oid) => {
+    const { privateKey } = generateKeyPairSync('ec', { namedCurve })
+    const read = readEcPrivateKey(privateKey.export({ format: 'der', type: 'pkcs8' }))
+    expect(read?.parameters.toString('hex')).toBe(oid)
+    expect(read?.secret.equals(Buffer.from(privateKey.export({ format: 'jwk' }).d ?? '', 'base64url'))).toBe(true)
+  })
+
+  test('what is no PKCS#8 of an EC key is read as none: other keys, and every cut', () => {
+    const ec = generateKeyPairSync('ec', { namedCurve: 'prime256v1' }).privateKey
+    const whole = ec.export({ format: 'der', type: 'pkcs8' })
+    for (let length = 0; length < whole.length; length += 1) expect(readEcPrivateKey(whole.subarray(0, length))).toBeUndefined()
+    expect(readEcPrivateKey(Buffer.concat([whole, Buffer.of(0)]))).toBeUndefined()
+    const others = [
+      ec.export({ format: 'der', type: 'sec1' }),
+      generateKeyPairSync('ed25519').privateKey.export({ format: 'der', type: 'pkcs8' }),
+      generateKeyPairSync('rsa', { modulusLength: 1024 }).privateKey.export({ format: 'der', type: 'pkcs8' }),
+    ]
+    for (const other of others) expect(readEcPrivateKey(other)).toBeUndefined()
+  })
+
+  test('whatever bytes come as a private key, reading them ends with a key or with none', () => {
+    const whole = generateKeyPairSync('ec', { namedCurve: 'prime256v1' }).privateKey.export({ format: 'der', type: 'pkcs8' })
+    fc.assert(
+      fc.property(fc.nat(whole.length - 1), fc.nat(255), fc.uint8Array({ maxLength: 60 }), (at, byte, bytes) => {
+        const changed = Buffer.from(whole)
+        changed[at] = byte
+        for (const input of [changed, Buffer.from(bytes)]) {
+          const read = readEcPrivateKey(input)
+          expect(read === undefined || input.includes(read.secret)).toBe(true)
+        }
+      }),
+    )
   })
 
   test('a signature of two raw halves becomes one that OpenSSL verifies, whatever their leading bytes', () => {
