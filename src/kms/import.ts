@@ -155,11 +155,10 @@ async function making<T>({ making: names }: Service, { ckaId }: Pick<ImportObjec
 async function removeLoudly(service: Service, object: ImportObject, why?: unknown): Promise<void> {
   const { store, instance } = service
   try {
-    // Whatever anybody sends may be refused. To look for what was never made would cost a fresh agent each time.
-    const isRefusal = why instanceof TokenError && why.failure === 'rejected'
-    if (isRefusal && (await service.tokenOf(object).objects(object.ckaId)).length === 0) {
-      if (await store.claimImportObject(object.ckaId, instance.id, instance.id)) await store.deleteImportObject(object.ckaId)
-    } else await removeObject(service, object)
+    // A token that refuses has made nothing, and to look for it would cost a fresh agent: anybody can send what is refused.
+    const isRefusal = why instanceof TokenError && (why.failure === 'rejected' || why.failure === 'unsupported')
+    if (!isRefusal) await removeObject(service, object)
+    else if (await store.claimImportObject(object.ckaId, instance.id, instance.id)) await store.deleteImportObject(object.ckaId)
   } catch (error) {
     service.log.warn({ key: object.keyArn, err: error }, 'what a failed import left in the token could not be removed yet')
   }
