@@ -17,6 +17,7 @@ import { kmsError, KmsError } from './errors.ts'
 import type { NamedGrant } from './grant-tokens.ts'
 import { isPrimary } from './multi-region.ts'
 import { viaService } from './managed-keys.ts'
+import type { Call, FoundKey, KeyUse } from './operation.ts'
 
 const compiledKeyPolicies = new WeakMap<KeyRecord, CompiledPolicy>()
 

@@ -8,6 +8,7 @@ import { permitKey, requestContext, sessionPolicy, trustPolicy } from '../../src
 import { KmsError } from '../../src/kms/errors.ts'
 import type { Call, FoundKey, Operation } from '../../src/kms/operation.ts'
 import { apis } from '../../src/kms/operations/index.ts'
+import { openThrottle } from '../../src/kms/quotas.ts'
 import type { Service } from '../../src/kms/service.ts'
 import type { KeyRecord, Store } from '../../src/store/store.ts'
 import { accountId, backEnds, region, sampleAlias, sampleKey, type TestDatabase, samplePrincipal } from './store-suite.ts'
@@ -43,10 +44,21 @@ function operationNamed(name: string): Operation {
 
 const nowMs = Date.UTC(2026, 0, 2, 3, 4, 5)
 
+const serviceWith = (more: object = {}): Service =>
+  ({
+    store,
+    log: silentLog,
+    config: { accountId, regions: [region] },
+    managedKeys: { serviceOf: () => undefined, prepare: () => undefined },
+    throttle: openThrottle({}),
+    keyStores: { ready: () => undefined },
+    ...more,
+  }) as unknown as Service
+
 function callOf(name: string, body: Readonly<Record<string, unknown>>, more: Partial<Call> = {}): Call {
   const operation = operationNamed(name)
   return {
-    service: { store, log: silentLog, config: { accountId, regions: [region] } } as unknown as Service,
+    service: serviceWith(),
     operation,
     facts: { requestId: 'r', sourceIp: '192.0.2.7', userAgent: 'boto3/1', tls: undefined, host: 'h', receivedAt: nowMs },
     principal: alice,
@@ -190,15 +202,18 @@ describe('a condition key of KMS', () => {
     expect(retirable('kms:retiringprincipal')).toBeUndefined()
   })
 
-  test('kms:GrantIsForAWSResource is false of the operations that know it, since no AWS service calls here', () => {
-    const ask = (name: string, body: object) =>
-      requestContext(callOf(name, { KeyId: key.keyId, ...body }), found(key))('kms:grantisforawsresource')
-    expect([ask('ListGrants', {}), ask('RevokeGrant', { GrantId: 'x' }), ask('CreateGrant', { Operations: [] })]).toEqual([
-      'false',
-      'false',
-      'false',
-    ])
-    expect(ask('DescribeKey', {})).toBeUndefined()
+  test('kms:GrantIsForAWSResource says of the operations that know it whether a service asks', () => {
+    const service = serviceWith({ managedKeys: { serviceOf: () => 's3' } })
+    const ask = (name: string, body: object, more: Partial<Call> = {}) =>
+      requestContext(callOf(name, { KeyId: key.keyId, ...body }, more), found(key))('kms:grantisforawsresource')
+    const asked = (more: Partial<Call>) => [
+      ask('ListGrants', {}, more),
+      ask('RevokeGrant', { GrantId: 'x' }, more),
+      ask('CreateGrant', { Operations: [] }, more),
+      ask('DescribeKey', {}, more),
+    ]
+    expect(asked({})).toEqual(['false', 'false', 'false', undefined])
+    expect(asked({ service })).toEqual(['true', 'true', 'true', undefined])
   })
 
   test('kms:ReEncryptOnSameKey compares the two keys', () => {
@@ -257,11 +272,7 @@ describe('a permission by grant', () => {
     })
   const permit = (record: KeyRecord, principal: Principal, name = 'Encrypt') =>
     permitKey(
-      callOf(
-        name,
-        { KeyId: record.keyId, Plaintext: plaintext },
-        { principal, service: { store: counted(), log: silentLog } as unknown as Service },
-      ),
+      callOf(name, { KeyId: record.keyId, Plaintext: plaintext }, { principal, service: serviceWith({ store: counted() }) }),
       `kms:${name}`,
       found(record),
       { crossAccount: true },

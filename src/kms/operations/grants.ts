@@ -90,13 +90,15 @@ interface Party {
   readonly id: string | null
 }
 
+const noPrincipal = (arn: string): KmsError => kmsError('InvalidArnException', `ARN does not refer to a valid principal: ${arn}`)
+
 /** Who is named must be there, and is remembered by its unique id: the same name may be somebody else's tomorrow. @throws KmsError */
 function findParty(call: Call, arn: string): Party {
   const { view } = call.service.store
   if (/^arn:aws:iam::\d{12}:root$/.test(arn)) return { name: arn, id: null }
   const session = /^arn:aws:sts::(\d{12}):assumed-role\/([\w+=,.@-]+)\/[\w+=,.@-]{2,64}$/.exec(arn)
   const found = session ? view.principalByName(session[1] ?? '', 'role', session[2] ?? '') : view.principal(arn)
-  if (!found) throw kmsError('InvalidArnException', `ARN does not refer to a valid principal: ${arn}`)
+  if (!found) throw noPrincipal(arn)
   return { name: arn, id: found.uniqueId }
 }
 
@@ -218,9 +220,17 @@ function readGrantId(id: string): string {
 
 const grantMissing = (id: string): KmsError => kmsError('NotFoundException', `Grant ID ${id} not found`)
 
-/** The filters on services are for services (API reference, ListGrants and ListRetirableGrants), and no caller here is one. */
-function refuseServiceFilter(member: string, given: string | undefined): void {
-  if (given !== undefined) throw kmsError('AccessDeniedException', `${member} can be used only by AWS services.`)
+/** Of two filters one; that on services is for services (API reference, ListGrants and ListRetirableGrants). */
+function readFilter(call: Call, kind: 'Grantee' | 'Retiring'): string | undefined {
+  const principal = call.input[`${kind}Principal`] as string | undefined
+  const service = call.input[`${kind}ServicePrincipal`] as string | undefined
+  if (service !== undefined) {
+    if (principal !== undefined) throw invalid(`You can specify either ${kind}Principal or ${kind}ServicePrincipal, but not both.`)
+    if (call.service.managedKeys.serviceOf(call.principal) !== undefined) return service
+    throw kmsError('AccessDeniedException', `${kind}ServicePrincipal can be used only by AWS services.`)
+  }
+  if (principal !== undefined && isService(principal)) throw noPrincipal(principal)
+  return principal
 }
 
 const pageSize = 50
@@ -238,11 +248,8 @@ export const ListGrants = operation({
   keys: { key: keyFrom('KeyId', { crossAccount: true }) },
   readOnly: true,
   async run(call, input, { key }) {
-    refuseServiceFilter('GranteeServicePrincipal', input.GranteeServicePrincipal)
     const { grants } = call.service.store
-    const grantee = input.GranteePrincipal
-    if (grantee !== undefined && isService(grantee))
-      throw kmsError('InvalidArnException', `ARN does not refer to a valid principal: ${grantee}`)
+    const grantee = readFilter(call, 'Grantee')
     if (input.GrantId !== undefined) {
       const grant = await grants.get(readGrantId(input.GrantId))
       const fits = grant?.keyArn === key.arn && (grantee === undefined || grant.grantee === grantee)
@@ -260,13 +267,14 @@ export const ListRetirableGrants = operation({
   output: ['Grants', 'NextMarker', 'Truncated'],
   resources: (_call, { RetiringPrincipal: retiring }) => [retiring ?? '*'],
   readOnly: true,
-  async run(call, input) {
-    refuseServiceFilter('RetiringServicePrincipal', input.RetiringServicePrincipal)
-    const retiring = input.RetiringPrincipal
+  async run(call) {
+    const retiring = readFilter(call, 'Retiring')
     if (retiring === undefined) throw invalid('You must specify either RetiringPrincipal or RetiringServicePrincipal, but not both.')
-    const [, accountId] = /^arn:aws:(?:iam|sts)::(\d{12}):.+$/.exec(retiring) ?? []
-    if (accountId === undefined) throw kmsError('InvalidArnException', `ARN does not refer to a valid principal: ${retiring}`)
-    if (accountId !== call.principal.accountId) throw foreignKeyUnseen(call)
+    if (!isService(retiring)) {
+      const [, accountId] = /^arn:aws:(?:iam|sts)::(\d{12}):.+$/.exec(retiring) ?? []
+      if (accountId === undefined) throw noPrincipal(retiring)
+      if (accountId !== call.principal.accountId) throw foreignKeyUnseen(call)
+    }
     const { after, limit: most } = pageAsked(call, pageSize)
     const found = await call.service.store.grants.list({ retiring, region: call.region }, after, most)
     const { items, rest } = pageShown(call, found, shownGrant)

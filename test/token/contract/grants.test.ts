@@ -26,7 +26,14 @@ import { administer, makeAccount, makeUser, type Credentials } from '../holdfast
 import { absentKeyId, describeOurs, expectProblems, expectRefusal, given, refusalOf, useContract, withoutMetadata } from './kit.ts'
 
 const grantsPerKey = 6
-const contract = useContract({ env: { HOLDFAST_QUOTA_GRANTS_PER_KEY: `${grantsPerKey}` } })
+/** Whose calls count as made through the service. */
+const storage = 'storage-service'
+const contract = useContract({
+  env: {
+    HOLDFAST_QUOTA_GRANTS_PER_KEY: `${grantsPerKey}`,
+    HOLDFAST_AWS_SERVICES: `s3=arn:aws:iam::111122223333:user/${storage}`,
+  },
+})
 const secret = Buffer.from('a secret')
 
 interface User extends Credentials {
@@ -521,6 +528,39 @@ describeOurs('CreateGrant', () => {
         Constraints: { SourceArn, EncryptionContextSubset: { a: 'b' } },
       }),
     ])
+  })
+
+  test('for a service can be listed and retired by that service, under both of its names', async () => {
+    const { KeyId } = await contract.key()
+    const made = await makeUser(contract.ours, storage, { inline: document(allow(['kms:ListGrants', 'kms:ListRetirableGrants'])) })
+    const kms = contract.client({ credentials: made })
+    const stranger = await userWith([allow(['kms:ListGrants', 'kms:ListRetirableGrants'])])
+    const SourceArn = `arn:aws:s3:us-east-1:${contract.accountId}:bucket/b`
+    for (const service of ['s3.us-east-1.amazonaws.com', 's3.eu-west-1.amazonaws.com']) {
+      await grant({
+        KeyId,
+        GranteeServicePrincipal: service,
+        RetiringServicePrincipal: service,
+        Operations: ['Encrypt'],
+        Constraints: { SourceArn },
+      })
+    }
+    const name = 's3.us-east-1.amazonaws.com'
+    const list = (by: KMSClient) => by.send(new ListGrantsCommand({ KeyId, GranteeServicePrincipal: name }))
+    const retirable = (by: KMSClient, service = name) => by.send(new ListRetirableGrantsCommand({ RetiringServicePrincipal: service }))
+    const [one] = given((await list(kms)).Grants)
+    expect((await retirable(kms)).Grants?.map(({ GrantId }) => GrantId)).toEqual([one?.GrantId])
+    expect((await refusalOf(list(stranger.kms))).name).toBe('AccessDeniedException')
+    expect((await refusalOf(retirable(stranger.kms))).name).toBe('AccessDeniedException')
+    await expectRefusal(
+      kms.send(new ListGrantsCommand({ KeyId, GranteeServicePrincipal: name, GranteePrincipal: root })),
+      'ValidationException',
+      'You can specify either GranteePrincipal or GranteeServicePrincipal, but not both.',
+    )
+    const [elsewhere] = given((await retirable(kms, 's3.eu-west-1.amazonaws.com')).Grants)
+    const retire = (by: KMSClient, entry: GrantListEntry | undefined) =>
+      isAllowed(by.send(new RetireGrantCommand({ KeyId, GrantId: entry?.GrantId })))
+    expect([await retire(stranger.kms, one), await retire(kms, elsewhere), await retire(kms, one)]).toEqual([false, false, true])
   })
 
   test('refuses operations that the key is not for', async () => {
