@@ -112,6 +112,7 @@ test('the commands that were promised are there', () => {
       'policy put',
       'account create',
       'keys attest',
+      'usage',
       'audit verify',
       'audit export',
       'config',
@@ -211,6 +212,49 @@ test('a listing fetches all pages', async () => {
   const { out } = await runCli(['user', 'list'], { clientSettings: () => settings })
   expect(received.map(({ body }) => body)).toEqual([{}, { Marker: 'm' }])
   expect(out).toBe('UserName  Path\na\nbb        /\n')
+})
+
+test('usage shows its estimate, which the first page has, above the rows of all pages', async () => {
+  const { received, settings } = await fakeService(
+    [
+      200,
+      {
+        StartDate: '2026-01-01',
+        EndDate: '2026-01-31',
+        Estimate: { Currency: 'USD', TotalCost: 1.5 },
+        Usage: [{ Date: '2026-01-02', Region: 'us-east-1', KeyId: 'k', Operation: 'Encrypt', Calls: 10, Cost: 0.00003 }],
+        Truncated: true,
+        NextMarker: 'm',
+      },
+    ],
+    [
+      200,
+      {
+        StartDate: '2026-01-01',
+        EndDate: '2026-01-31',
+        Usage: [{ Date: '2026-01-03', Region: 'us-east-1', Operation: 'ListKeys', Calls: 1, Cost: 0.000003 }],
+        Truncated: false,
+      },
+    ],
+  )
+  const words = ['usage', '--start', '2026-01-01', '--end', '2026-01-31', '--key', 'k', '--daily']
+  const { out, code } = await runCli(words, { clientSettings: () => settings })
+  expect(code).toBe(0)
+  const asked = { StartDate: '2026-01-01', EndDate: '2026-01-31', KeyId: 'k', Granularity: 'DAILY' }
+  expect(received.map(({ target, body }) => [target, body])).toEqual([
+    ['Holdfast.GetUsage', asked],
+    ['Holdfast.GetUsage', { ...asked, Marker: 'm' }],
+  ])
+  expect(out.split('\n')).toEqual([
+    'StartDate  2026-01-01',
+    'EndDate    2026-01-31',
+    'Currency   USD',
+    'TotalCost  1.5',
+    'Date        Region     KeyId  Operation  Calls  Cost',
+    '2026-01-02  us-east-1  k      Encrypt    10     0.00003',
+    '2026-01-03  us-east-1         ListKeys   1      0.000003',
+    '',
+  ])
 })
 
 test('--json prints the answer itself', async () => {
