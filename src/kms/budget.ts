@@ -8,6 +8,7 @@ import type { Metrics } from '../base/metrics.ts'
 import { type BackingKeyRecord, type KeyRecord, StoreConflict } from '../store/store.ts'
 import { kmsError } from './errors.ts'
 import { keyMissing } from './keys.ts'
+import { primaryOf } from './multi-region.ts'
 import { rotate } from './rotation.ts'
 import type { Service } from './service.ts'
 
@@ -56,11 +57,19 @@ export function openBudget(service: () => Service, limits: BudgetLimits, metrics
 
   /** Away from `materialId`, unless that has happened already. One rotation of a key at a time. */
   const rotateFrom = async (arn: string, materialId: string): Promise<void> => {
-    let running = rotations.get(arn)
+    // Related multi-Region keys use up one budget, and rotate as one.
+    const owner = primaryOf(service(), current(arn).key)
+    // Only its owner has new material for it.
+    if (owner.origin === 'EXTERNAL') {
+      throw kmsError(
+        'LimitExceededException',
+        `The key material of ${arn} has encrypted as often as it safely can. Import new key material and rotate the key on demand.`,
+      )
+    }
+    let running = rotations.get(owner.arn)
     if (!running) {
-      const now = current(arn)
-      if (now.materialId !== materialId) return
-      running = rotate(service(), now.key, 'BUDGET')
+      if (current(arn).materialId !== materialId) return
+      running = rotate(service(), owner, 'BUDGET')
         .then(
           () => rotated(),
           (error: unknown) => {
@@ -70,8 +79,8 @@ export function openBudget(service: () => Service, limits: BudgetLimits, metrics
             throw error
           },
         )
-        .finally(() => rotations.delete(arn))
-      rotations.set(arn, running)
+        .finally(() => rotations.delete(owner.arn))
+      rotations.set(owner.arn, running)
     }
     await running
     accounts.delete(materialId)

@@ -37,12 +37,16 @@ import type { LabToken } from './lab.ts'
 
 export const accountId = '111122223333'
 export const region = 'us-east-1'
+export const otherRegion = 'eu-west-1'
 export const dayMs = 86_400_000
 
 // ---- tripwires ----
 
-/** `before`, `after`: the call fails, without or with its effect. `kill`: SIGKILL before the call. `kill-during`: SIGKILL when it has just been sent. */
-export type Mishap = 'before' | 'after' | 'kill' | 'kill-during'
+/**
+ * `before`, `after`: the call fails, without or with its effect. `cut`: this call and all after it fail, as if the process had ended before it.
+ * `kill`: SIGKILL before the call. `kill-during`: SIGKILL when it has just been sent.
+ */
+export type Mishap = 'before' | 'after' | 'cut' | 'kill' | 'kill-during'
 
 export class Tripwire {
   #target: string | undefined
@@ -67,6 +71,7 @@ export class Tripwire {
 
   async pass<T>(name: string, failure: () => Error, call: () => Promise<T>): Promise<T> {
     if (!this.#counts) return call()
+    if (this.#fired && this.#mishap === 'cut') throw failure()
     const count = (this.#counts.get(name) ?? 0) + 1
     this.#counts.set(name, count)
     const step = `${name} ${count}`
@@ -139,6 +144,8 @@ export const openLabToken = (lab: LabToken, log: Log = silentLog): Promise<Token
 
 export interface Rooms {
   readonly token: Token
+  /** All there are. */
+  readonly tokens: readonly Token[]
   readonly store: Store
   readonly trail: Trail
   readonly service: Service
@@ -153,6 +160,8 @@ export interface RoomOptions {
   readonly dir: string
   readonly token: Token
   readonly clock: ManualClock
+  /** The token of the other region, where it has its own. */
+  readonly otherToken?: Token
   readonly wire?: Tripwire
   readonly budget?: BudgetLimits
   readonly log?: Log
@@ -163,6 +172,9 @@ export interface RoomOptions {
 export async function openRooms(options: RoomOptions): Promise<Rooms> {
   const { dir, clock, wire = new Tripwire(), log = silentLog, published = async () => undefined } = options
   const token = wiredToken(options.token, wire)
+  const other = options.otherToken && wiredToken(options.otherToken, wire)
+  const tokens = new Map([['default', token], ...(other ? ([['other', other]] as const) : [])])
+  const regionTokens = new Map(other && [[otherRegion, 'other']])
   const closers: (() => Promise<void>)[] = []
   const close = async (): Promise<void> => {
     wire.disarm()
@@ -185,7 +197,7 @@ export async function openRooms(options: RoomOptions): Promise<Rooms> {
     )
     closers.push(() => trail.close())
     const config = {
-      regions: [region, 'eu-west-1'],
+      regions: [region, otherRegion],
       accountId,
       lifecycleIntervalMs: dayMs,
       budget: options.budget ?? standardBudget,
@@ -196,7 +208,19 @@ export async function openRooms(options: RoomOptions): Promise<Rooms> {
     }
     const offload = openCryptoPool()
     closers.push(() => offload.close())
-    const service = await openService({ config, token, store, trail, offload, auditKey, clock, log, metrics: openMetrics() })
+    const service = await openService({
+      config,
+      token,
+      tokens,
+      regionTokens,
+      store,
+      trail,
+      offload,
+      auditKey,
+      clock,
+      log,
+      metrics: openMetrics(),
+    })
     closers.push(() => service.close())
     await bootstrapAccount(service, (credential) =>
       wire.pass(
@@ -205,7 +229,7 @@ export async function openRooms(options: RoomOptions): Promise<Rooms> {
         () => published(credential),
       ),
     )
-    return { token, store, trail, service, clock, wire, dir, close }
+    return { token, tokens: [...tokens.values()], store, trail, service, clock, wire, dir, close }
   } catch (error) {
     await close()
     throw error
@@ -254,14 +278,14 @@ export class Journal {
 }
 
 /** One call down the whole road, by the account's root. */
-export async function callRoad(rooms: Rooms, operation: string, input: Output, journal?: Journal): Promise<Output> {
+export async function callRoad(rooms: Rooms, operation: string, input: Output, journal?: Journal, at = region): Promise<Output> {
   const row = operations.get(operation)
   if (!row) throw new Error(`no operation is called ${operation}`)
   const requestId = randomUUID()
   journal?.note({ requestId, operation, input })
   const output = await execute(rooms.service, row, {
     facts: { requestId, sourceIp: '127.0.0.1', userAgent: 'test', tls: undefined, host: 'test', receivedAt: rooms.clock.now() },
-    authenticate: () => ({ principal: root, region }),
+    authenticate: () => ({ principal: root, region: at }),
     body: () => input,
   })
   journal?.note({ requestId, operation, input, output })
@@ -411,12 +435,13 @@ async function allRecords(trail: Trail): Promise<readonly AuditRecord[]> {
  */
 export async function inspect(rooms: Rooms, journal: Journal): Promise<readonly string[]> {
   const problems: string[] = []
-  const { store, token, clock } = rooms
+  const { store, tokens, clock } = rooms
   const { view } = store
 
-  // The token and the store name the same objects.
-  const inToken = (await token.allObjects())
-    .filter(({ label }) => label !== 'holdfast/canary')
+  // The tokens and the store name the same objects.
+  const inToken = (await Promise.all(tokens.map((token) => token.allObjects())))
+    .flat()
+    .filter(({ label }) => !/^holdfast\/(?:canary|transport)/.test(label))
     .map(({ ckaId, label }) => `${label} ${ckaId}`)
   const inStore: string[] = []
   for (const key of view.allKeys()) {
@@ -498,8 +523,8 @@ export async function inspect(rooms: Rooms, journal: Journal): Promise<readonly 
   for (const key of view.allKeys()) {
     if (key.state === 'PendingDeletion' && (key.deletionAt ?? 0) <= clock.now()) problems.push(`${key.arn} is due and not destroyed`)
     if (key.state !== 'Enabled') continue
-    const { CiphertextBlob: blob } = await callRoad(rooms, 'Encrypt', { KeyId: key.arn, Plaintext: 'dGV4dA==' })
-    const { Plaintext: text } = await callRoad(rooms, 'Decrypt', { CiphertextBlob: blob })
+    const { CiphertextBlob: blob } = await callRoad(rooms, 'Encrypt', { KeyId: key.arn, Plaintext: 'dGV4dA==' }, undefined, key.region)
+    const { Plaintext: text } = await callRoad(rooms, 'Decrypt', { CiphertextBlob: blob }, undefined, key.region)
     if (text !== 'dGV4dA==') problems.push(`${key.arn} does not decrypt what it encrypts`)
   }
   const { problems: inTrail } = await verifyTrail(join(rooms.dir, 'audit.db'))

@@ -1,0 +1,265 @@
+/**
+ * Multi-Region keys end to end: one service with two regions, each on its own SoftHSM2 token, as `npm start` brings it up; by the real SDK.
+ */
+import {
+  CancelKeyDeletionCommand,
+  CreateAliasCommand,
+  CreateKeyCommand,
+  DecryptCommand,
+  DescribeKeyCommand,
+  DisableKeyCommand,
+  EnableKeyCommand,
+  EncryptCommand,
+  GenerateMacCommand,
+  GetKeyPolicyCommand,
+  GetKeyRotationStatusCommand,
+  KMSClient,
+  ListAliasesCommand,
+  ListResourceTagsCommand,
+  ReplicateKeyCommand,
+  RotateKeyOnDemandCommand,
+  ScheduleKeyDeletionCommand,
+  UpdatePrimaryRegionCommand,
+  VerifyMacCommand,
+  EnableKeyRotationCommand,
+  type CreateKeyCommandInput,
+} from '@aws-sdk/client-kms'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { expectRefusal, given } from './contract/kit.ts'
+import { startHoldfast, type Holdfast } from './holdfast.ts'
+
+const [home, other] = ['us-east-1', 'eu-west-1'] as const
+const plaintext = Buffer.from('the same in every region')
+const absent = `mrk-${'0'.repeat(32)}`
+
+let holdfast: Holdfast
+let here: KMSClient
+let there: KMSClient
+
+beforeAll(async () => {
+  holdfast = await startHoldfast({ env: { HOLDFAST_LOG_LEVEL: 'warn', HOLDFAST_REGIONS: `${home},${other}` } })
+  const clientIn = (region: string) =>
+    new KMSClient({ endpoint: holdfast.endpoint, region, credentials: holdfast.credentials, maxAttempts: 1 })
+  here = clientIn(home)
+  there = clientIn(other)
+})
+afterAll(async () => {
+  here.destroy()
+  there.destroy()
+  await holdfast.remove()
+})
+
+const arnIn = (region: string, keyId: string): string => `arn:aws:kms:${region}:${holdfast.accountId}:key/${keyId}`
+
+async function primaryKey(input: CreateKeyCommandInput = {}): Promise<string> {
+  const { KeyMetadata } = await here.send(new CreateKeyCommand({ ...input, MultiRegion: true }))
+  return given(KeyMetadata?.KeyId)
+}
+
+async function pair(input: CreateKeyCommandInput = {}): Promise<string> {
+  const keyId = await primaryKey(input)
+  await here.send(new ReplicateKeyCommand({ KeyId: keyId, ReplicaRegion: other }))
+  return keyId
+}
+
+const describeIn = async (client: KMSClient, keyId: string) =>
+  given((await client.send(new DescribeKeyCommand({ KeyId: keyId }))).KeyMetadata)
+const encrypt = async (client: KMSClient, keyId: string) =>
+  given((await client.send(new EncryptCommand({ KeyId: keyId, Plaintext: plaintext }))).CiphertextBlob)
+const decrypt = async (client: KMSClient, blob: Uint8Array) => client.send(new DecryptCommand({ CiphertextBlob: blob }))
+
+test('a key goes its whole way: made, replicated, rotated, its primary moved, deleted', async () => {
+  const keyId = await primaryKey()
+  expect(keyId).toMatch(/^mrk-[0-9a-f]{32}$/)
+  const first = await describeIn(here, keyId)
+  expect(first).toMatchObject({
+    MultiRegion: true,
+    MultiRegionConfiguration: { MultiRegionKeyType: 'PRIMARY', PrimaryKey: { Arn: arnIn(home, keyId), Region: home }, ReplicaKeys: [] },
+  })
+  const old = await encrypt(here, keyId)
+  await expectRefusal(describeIn(there, keyId), 'NotFoundException', `Key '${arnIn(other, keyId)}' does not exist`)
+
+  const { ReplicaKeyMetadata, ReplicaPolicy, ReplicaTags } = await here.send(
+    new ReplicateKeyCommand({ KeyId: keyId, ReplicaRegion: other, Tags: [{ TagKey: 'where', TagValue: 'there' }] }),
+  )
+  const configuration = {
+    PrimaryKey: { Arn: arnIn(home, keyId), Region: home },
+    ReplicaKeys: [{ Arn: arnIn(other, keyId), Region: other }],
+  }
+  expect(ReplicaKeyMetadata).toMatchObject({
+    KeyId: keyId,
+    Arn: arnIn(other, keyId),
+    KeyState: 'Creating',
+    Enabled: false,
+    Description: '',
+    MultiRegion: true,
+    MultiRegionConfiguration: { MultiRegionKeyType: 'REPLICA', ...configuration },
+  })
+  expect(ReplicaKeyMetadata).not.toHaveProperty('CurrentKeyMaterialId')
+  expect(JSON.parse(given(ReplicaPolicy))).toMatchObject({ Id: 'key-default-1' })
+  expect(ReplicaTags).toEqual([{ TagKey: 'where', TagValue: 'there' }])
+  expect(await describeIn(there, keyId)).toMatchObject({
+    KeyState: 'Enabled',
+    CurrentKeyMaterialId: first.CurrentKeyMaterialId,
+    MultiRegionConfiguration: { MultiRegionKeyType: 'REPLICA', ...configuration },
+  })
+  expect((await describeIn(here, keyId)).MultiRegionConfiguration).toEqual({ MultiRegionKeyType: 'PRIMARY', ...configuration })
+
+  const opened = await decrypt(there, old)
+  expect(Buffer.from(given(opened.Plaintext))).toEqual(plaintext)
+  expect(opened).toMatchObject({ KeyId: arnIn(other, keyId), KeyMaterialId: first.CurrentKeyMaterialId })
+  expect(Buffer.from(given((await decrypt(here, await encrypt(there, keyId))).Plaintext))).toEqual(plaintext)
+
+  // Rotated here, it is new there too, and what was encrypted before stays readable.
+  await here.send(new RotateKeyOnDemandCommand({ KeyId: keyId }))
+  const rotated = await describeIn(here, keyId)
+  expect(rotated.CurrentKeyMaterialId).not.toBe(first.CurrentKeyMaterialId)
+  expect((await describeIn(there, keyId)).CurrentKeyMaterialId).toBe(rotated.CurrentKeyMaterialId)
+  const fresh = await encrypt(here, keyId)
+  for (const blob of [old, fresh]) expect(Buffer.from(given((await decrypt(there, blob)).Plaintext))).toEqual(plaintext)
+
+  // The schedule goes with the primary.
+  await here.send(new EnableKeyRotationCommand({ KeyId: keyId, RotationPeriodInDays: 100 }))
+  await here.send(new UpdatePrimaryRegionCommand({ KeyId: keyId, PrimaryRegion: other }))
+  const moved = { PrimaryKey: { Arn: arnIn(other, keyId), Region: other }, ReplicaKeys: [{ Arn: arnIn(home, keyId), Region: home }] }
+  expect((await describeIn(there, keyId)).MultiRegionConfiguration).toEqual({ MultiRegionKeyType: 'PRIMARY', ...moved })
+  expect((await describeIn(here, keyId)).MultiRegionConfiguration).toEqual({ MultiRegionKeyType: 'REPLICA', ...moved })
+  for (const client of [here, there]) {
+    expect(await client.send(new GetKeyRotationStatusCommand({ KeyId: keyId }))).toMatchObject({
+      KeyRotationEnabled: true,
+      RotationPeriodInDays: 100,
+    })
+  }
+  await expectRefusal(
+    here.send(new RotateKeyOnDemandCommand({ KeyId: keyId })),
+    'UnsupportedOperationException',
+    `${arnIn(home, keyId)} is not a multi-region primary key.`,
+  )
+  await there.send(new RotateKeyOnDemandCommand({ KeyId: keyId }))
+  expect(Buffer.from(given((await decrypt(here, await encrypt(there, keyId))).Plaintext))).toEqual(plaintext)
+
+  // The primary waits for its replicas.
+  const scheduled = await there.send(new ScheduleKeyDeletionCommand({ KeyId: keyId, PendingWindowInDays: 7 }))
+  expect(scheduled).toMatchObject({ KeyId: arnIn(other, keyId), KeyState: 'PendingReplicaDeletion', PendingWindowInDays: 7 })
+  expect(scheduled).not.toHaveProperty('DeletionDate')
+  expect(await describeIn(there, keyId)).toMatchObject({
+    KeyState: 'PendingReplicaDeletion',
+    Enabled: false,
+    PendingDeletionWindowInDays: 7,
+  })
+  await expectRefusal(encrypt(there, keyId), 'KMSInvalidStateException', `${arnIn(other, keyId)} is pending replica deletion.`)
+  // Its replica goes on meanwhile.
+  expect(Buffer.from(given((await decrypt(here, fresh)).Plaintext))).toEqual(plaintext)
+  await there.send(new CancelKeyDeletionCommand({ KeyId: keyId }))
+  const cancelled = await describeIn(there, keyId)
+  expect(cancelled.KeyState).toBe('Disabled')
+  expect(cancelled).not.toHaveProperty('PendingDeletionWindowInDays')
+  expect(await here.send(new ScheduleKeyDeletionCommand({ KeyId: keyId, PendingWindowInDays: 7 }))).toMatchObject({
+    KeyState: 'PendingDeletion',
+  })
+})
+
+test('what is no shared property is each key’s own', async () => {
+  const keyId = await primaryKey({ Description: 'the first', Tags: [{ TagKey: 'a', TagValue: '1' }] })
+  const policy = JSON.stringify({
+    Version: '2012-10-17',
+    Statement: [{ Effect: 'Allow', Principal: { AWS: `arn:aws:iam::${holdfast.accountId}:root` }, Action: 'kms:*', Resource: '*' }],
+  })
+  await here.send(new ReplicateKeyCommand({ KeyId: keyId, ReplicaRegion: other, Policy: policy, Description: 'the second' }))
+  expect((await describeIn(there, keyId)).Description).toBe('the second')
+  expect((await there.send(new GetKeyPolicyCommand({ KeyId: keyId }))).Policy).toBe(policy)
+  expect((await here.send(new GetKeyPolicyCommand({ KeyId: keyId }))).Policy).not.toBe(policy)
+  expect((await there.send(new ListResourceTagsCommand({ KeyId: keyId }))).Tags).toEqual([])
+  await there.send(new CreateAliasCommand({ AliasName: 'alias/there-only', TargetKeyId: keyId }))
+  expect((await here.send(new ListAliasesCommand({ KeyId: keyId }))).Aliases).toEqual([])
+  await there.send(new DisableKeyCommand({ KeyId: keyId }))
+  expect((await describeIn(here, keyId)).KeyState).toBe('Enabled')
+  await encrypt(here, keyId)
+  await expectRefusal(encrypt(there, keyId), 'DisabledException', `${arnIn(other, keyId)} is disabled.`)
+  await expectRefusal(
+    here.send(new UpdatePrimaryRegionCommand({ KeyId: keyId, PrimaryRegion: other })),
+    'DisabledException',
+    `${arnIn(other, keyId)} is disabled.`,
+  )
+  // Rotated while the replica rests, it has the material when it wakes up.
+  await here.send(new RotateKeyOnDemandCommand({ KeyId: keyId }))
+  const blob = await encrypt(here, keyId)
+  await there.send(new EnableKeyCommand({ KeyId: keyId }))
+  expect(Buffer.from(given((await decrypt(there, blob)).Plaintext))).toEqual(plaintext)
+})
+
+test('a key that was rotated is replicated with all of its material', async () => {
+  const keyId = await primaryKey()
+  const blobs = [await encrypt(here, keyId)]
+  for (let i = 0; i < 2; i++) {
+    await here.send(new RotateKeyOnDemandCommand({ KeyId: keyId }))
+    blobs.push(await encrypt(here, keyId))
+  }
+  await here.send(new ReplicateKeyCommand({ KeyId: keyId, ReplicaRegion: other }))
+  for (const blob of blobs) expect(Buffer.from(given((await decrypt(there, blob)).Plaintext))).toEqual(plaintext)
+})
+
+test('replicas and rotations at once: what either region encrypts the other opens', async () => {
+  const keyId = await primaryKey()
+  const rotating = (async () => {
+    for (let i = 0; i < 3; i++) await here.send(new RotateKeyOnDemandCommand({ KeyId: keyId }))
+  })()
+  await Promise.all([rotating, here.send(new ReplicateKeyCommand({ KeyId: keyId, ReplicaRegion: other }))])
+  const [mine, yours] = [await encrypt(here, keyId), await encrypt(there, keyId)]
+  expect((await decrypt(there, mine)).KeyMaterialId).toBe((await decrypt(here, yours)).KeyMaterialId)
+})
+
+test('an HMAC key makes in one region what the other verifies', async () => {
+  const keyId = await pair({ KeySpec: 'HMAC_256', KeyUsage: 'GENERATE_VERIFY_MAC' })
+  const { Mac } = await here.send(new GenerateMacCommand({ KeyId: keyId, MacAlgorithm: 'HMAC_SHA_256', Message: plaintext }))
+  const verified = await there.send(new VerifyMacCommand({ KeyId: keyId, MacAlgorithm: 'HMAC_SHA_256', Message: plaintext, Mac }))
+  expect(verified).toMatchObject({ MacValid: true, KeyId: arnIn(other, keyId) })
+})
+
+describe('is refused', () => {
+  const replicate = (keyId: string, region: string = other, client = here) =>
+    client.send(new ReplicateKeyCommand({ KeyId: keyId, ReplicaRegion: region }))
+  const move = (keyId: string, region: string = other, client = here) =>
+    client.send(new UpdatePrimaryRegionCommand({ KeyId: keyId, PrimaryRegion: region }))
+
+  test('a second replica in a region, and one beside the primary', async () => {
+    const keyId = await pair()
+    await expectRefusal(replicate(keyId), 'AlreadyExistsException', `Key '${arnIn(other, keyId)}' already exists`)
+    await expectRefusal(replicate(keyId, home), 'AlreadyExistsException', `Key '${arnIn(home, keyId)}' already exists`)
+  })
+  test('what is no multi-Region primary', async () => {
+    const keyId = await pair()
+    await expectRefusal(
+      replicate(keyId, home, there),
+      'UnsupportedOperationException',
+      `${arnIn(other, keyId)} is not a multi-region primary key.`,
+    )
+    await expectRefusal(
+      move(keyId, home, there),
+      'UnsupportedOperationException',
+      `${arnIn(other, keyId)} is not a multi-region primary key.`,
+    )
+    const { KeyMetadata } = await here.send(new CreateKeyCommand({}))
+    const single = given(KeyMetadata?.Arn)
+    await expectRefusal(replicate(single), 'UnsupportedOperationException', `${single} is not a multi-region primary key.`)
+    await expectRefusal(move(single), 'UnsupportedOperationException', `${single} is not a multi-region primary key.`)
+  })
+  test('a region that is not served, or has no replica', async () => {
+    const keyId = await primaryKey()
+    await expectRefusal(replicate(keyId, 'ap-south-1'), 'UnsupportedOperationException', 'Region ap-south-1 is not served here.')
+    await expectRefusal(move(keyId), 'NotFoundException', `Key '${arnIn(other, keyId)}' does not exist`)
+    await expectRefusal(
+      replicate(keyId, 'nowhere'),
+      'ValidationException',
+      /^1 validation error detected: Value 'nowhere' at 'replicaRegion' failed to satisfy constraint: Member must satisfy regular expression pattern/,
+    )
+  })
+  test('a key that is not there, disabled, or about to go', async () => {
+    await expectRefusal(replicate(absent), 'NotFoundException', `Key '${arnIn(home, absent)}' does not exist`)
+    const keyId = await primaryKey()
+    await here.send(new DisableKeyCommand({ KeyId: keyId }))
+    await expectRefusal(replicate(keyId), 'DisabledException', `${arnIn(home, keyId)} is disabled.`)
+    await here.send(new ScheduleKeyDeletionCommand({ KeyId: keyId, PendingWindowInDays: 7 }))
+    await expectRefusal(replicate(keyId), 'KMSInvalidStateException', `${arnIn(home, keyId)} is pending deletion.`)
+  })
+})
