@@ -71,6 +71,27 @@ async function planHome(config: Config, make: boolean): Promise<TokenPlan> {
   return planSoftHsm(config, homeToken, placesIn(config.dataDir).softhsm, tokenLabel, make)
 }
 
+/** What opens each token that a custom key store may be, with the PIN that its owner gave. */
+export function keyStoreTokens(config: Config, log: Log): ReadonlyMap<string, (pin: string) => Promise<Token>> {
+  return new Map(
+    Object.entries(config.keyStoreTokens).map(([clusterId, settings]) => {
+      const { library, tokenLabel, tokenSerial } = settings
+      const reached = {
+        ...common(settings, config.pkcs11),
+        library,
+        tokenLabel,
+        env: childEnvironment(),
+        startTimeoutMs: keyStoreStartTimeoutMs,
+        ...(tokenSerial !== undefined && { tokenSerial }),
+      }
+      return [clusterId, (pin: string) => openToken({ ...reached, pin, provision: true }, { log })] as const
+    }),
+  )
+}
+
+/** Somebody looks at DescribeCustomKeyStores meanwhile. */
+const keyStoreStartTimeoutMs = 20_000
+
 function configured({ pkcs11 }: Config, settings: TokenSettings): TokenPlan['config'] {
   const { library, tokenLabel, tokenSerial, pinFile } = settings
   return {

@@ -351,13 +351,15 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
     async insertKey(key, backing) {
       const isReplica = key.primaryRegion !== null && key.primaryRegion !== key.region
       const backings: readonly BackingKeyRecord[] = backing === undefined ? [] : 'keyArn' in backing ? [backing] : backing
-      await write(`insert key ${key.arn}`, [
+      // Who lost a race is to see what won: another key may have taken the same external key.
+      const done = await attempted(`insert key ${key.arn}`, [
         ...(isReplica ? [] : [{ query: sql.selectFrom('tombstones').select('arn').where('arn', '=', key.arn).compile(), rows: 0 }]),
         { query: sql.insertInto('keys').values(keyRow(key)).compile() },
         changed('key', key.arn),
         ...backings.flatMap((each) => backingSteps(backingKeyRow(each))),
         ...(isReplica ? [shareCounts(key.arn)] : []),
       ])
+      if (!done) throw new StoreConflict(`insert key ${key.arn}: it exists or existed, or has what another one has`)
     },
     updateKey: (arn, change) =>
       untilSwapped(`key ${arn}`, async () => {

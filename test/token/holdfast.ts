@@ -29,6 +29,7 @@ import { bootstrapAccount } from '../../src/kms/identity.ts'
 import { apis } from '../../src/kms/operations/index.ts'
 import type { AwsServices } from '../../src/kms/managed-keys.ts'
 import { standardResources, type RequestRates, type ResourceQuotas } from '../../src/kms/quotas.ts'
+import type { KeyStoreRooms } from '../../src/kms/key-stores.ts'
 import { openService, type Service } from '../../src/kms/service.ts'
 import { ensureSystemKey } from '../../src/kms/system-keys.ts'
 import { standardUsage } from '../../src/kms/usage.ts'
@@ -247,6 +248,7 @@ export async function openInProcess(
     readonly regions?: readonly string[]
     readonly requestRates?: RequestRates
     readonly quotas?: ResourceQuotas
+    readonly keyStoreRooms?: (rooms: { readonly clock: ManualClock }) => KeyStoreRooms
     readonly awsServices?: AwsServices
   } = {},
 ): Promise<InProcess> {
@@ -287,7 +289,18 @@ export async function openInProcess(
       awsServices: options.awsServices ?? {},
       usage: standardUsage,
     }
-    const service = await openService({ config, token, store, trail, offload, auditKey, clock, log, metrics })
+    const service = await openService({
+      config,
+      token,
+      store,
+      trail,
+      offload,
+      auditKey,
+      clock,
+      log,
+      metrics,
+      ...(options.keyStoreRooms && { keyStoreRooms: options.keyStoreRooms({ clock }) }),
+    })
     closers.push(() => service.close())
     let credentials: Credentials | undefined
     await bootstrapAccount(service, async (made) => void (credentials = made))
