@@ -12,11 +12,9 @@
  * that watches a pipe and kills the process. Signals from the terminal are the service's to handle.
  */
 import { readFileSync, statSync } from 'node:fs'
-import { createRequire } from 'node:module'
-import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
-import { buildSync } from 'esbuild'
 import { PKCS11 } from 'pkcs11js'
+import { bundleThread } from './bundle.ts'
 import { findCanary, makeCanary, useCanary } from './canary.ts'
 import { CKF, CKO, CKR, CKU_USER, statesNoLimit } from './constants.ts'
 import { classify, findDeviceError } from './errors.ts'
@@ -63,28 +61,6 @@ function watchLifeline(descriptor: number): void {
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, workerData.farewellMs)
     process.kill(process.pid, 'SIGKILL')`
   new Worker(source, { eval: true, workerData: { descriptor, farewellMs }, execArgv: [] }).unref()
-}
-
-/**
- * The worker's program as one script. A thread has no loader for TypeScript of its own, and giving it one costs 120 ms,
- * 20 MB and a further thread each; this costs 15 ms once, and it is the agent's time to recover.
- */
-function bundleWorker(): string {
-  const bundle = buildSync({
-    entryPoints: [fileURLToPath(new URL('worker.ts', import.meta.url))],
-    bundle: true,
-    write: false,
-    platform: 'node',
-    format: 'cjs',
-    packages: 'external',
-    keepNames: true,
-    define: { 'import.meta.url': JSON.stringify(import.meta.url) },
-  })
-  const [file] = bundle.outputFiles
-  if (file === undefined) throw new Error('the worker could not be bundled')
-  // Packages are looked for from here, not from the working directory.
-  const resolveFrom = JSON.stringify(createRequire(import.meta.url).resolve('pkcs11js'))
-  return `((require) => {${file.text}})(require('node:module').createRequire(${resolveFrom}))`
 }
 
 const trimmed = (text: string): string => text.replaceAll('\0', ' ').trim()
@@ -200,7 +176,7 @@ class Agent {
     const room = statesNoLimit(token.sessionLimit) ? config.sockets : Math.max(1, token.sessionLimit - 1)
     this.#workers = Math.min(config.sessions ?? profile.limits.sessions, config.sockets, room)
     send({ type: 'ready', info, proof: { identity, proof }, workers: this.#workers })
-    const program = bundleWorker()
+    const program = bundleThread(new URL('worker.ts', import.meta.url))
     for (let index = 0; index < this.#workers; index += 1) this.#startWorker(index, proof, program)
   }
 

@@ -43,9 +43,6 @@ const operationByNumber: readonly (Operation | undefined)[] = Array.from({ lengt
   (Object.keys(operations) as Operation[]).find((name) => operations[name] === number),
 )
 
-/** Those whose answers wait for each other a moment, so that many go in one piece. */
-export const quickOperations: ReadonlySet<Operation> = new Set<Operation>(['wrap', 'unwrap', 'random', 'sign', 'mac'])
-
 /** In the byte `scheme` of a request: what is to be made, or by which algorithm. Only of one version's two ends. */
 export const keyKindNumbers: readonly TokenKeyKind[] = ['wrapping', 'signing', ...(Object.keys(kindRows) as (keyof typeof kindRows)[])]
 export const macNumbers = Object.keys(macRows) as readonly MacAlgorithm[]

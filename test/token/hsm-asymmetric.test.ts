@@ -317,17 +317,15 @@ describe('SoftHSM2', () => {
       const kind = `${spec} KEY_AGREEMENT` as const
       const [ckaId, publicKey] = [await keys.of(kind), await keys.publicKey(kind)]
       expect(publicKey.asymmetricKeyDetails?.namedCurve).toBe(namedCurve)
-      let zeros = 0
-      for (let tries = 0; zeros < 2 && tries < 3000; tries += 1) {
+      // One in 256 begins with a zero byte, of P-521 every other one. On P-384 they would take long to find.
+      let wanted = spec === 'ECC_NIST_P384' ? 0 : 1
+      for (let tries = 0; tries < 4 || wanted > 0; tries += 1) {
         const peer = generateKeyPairSync('ec', { namedCurve })
         const secret = diffieHellman({ privateKey: peer.privateKey, publicKey })
-        // One in 256 begins with a zero byte, of P-521 every other one.
-        if (tries > 3 && secret[0] !== 0) continue
-        if (secret[0] === 0) zeros += 1
-        const derived = await token.deriveSharedSecret(ckaId, spki(peer))
-        expect(derived).toEqual(secret)
+        if (tries >= 4 && secret[0] !== 0) continue
+        if (secret[0] === 0) wanted -= 1
+        expect(await token.deriveSharedSecret(ckaId, spki(peer))).toEqual(secret)
       }
-      expect(zeros).toBe(2)
     })
 
     test('leaves no secret behind in the device', async () => {
