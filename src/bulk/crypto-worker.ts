@@ -32,5 +32,5 @@ export function keyPair(spec: PairSpec) {
   return move({
     [transferableSymbol]: [handed.buffer],
     [valueSymbol]: { privateKey: handed, publicKey },
-  } as never)
+  })
 }

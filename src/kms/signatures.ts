@@ -7,53 +7,59 @@
  */
 
 import { constants, createHash, publicDecrypt, verify, type KeyObject } from 'node:crypto'
+import { kmsError } from './errors.ts'
 import { curveOf, modulusBytes } from './public-keys.ts'
-import type { Service } from './service.ts'
+import type { Offload, Service } from './service.ts'
 import type { SigningRow } from './specs.ts'
 
 type Hash = SigningRow['hash']
 
-/** `form` says what `message` is. @returns false for whatever is wrong with the signature. */
-export async function isSignature(
-  service: Pick<Service, 'offload'>,
-  key: KeyObject,
-  row: SigningRow,
-  form: 'message' | 'digest',
-  message: Buffer,
-  signature: Buffer,
-): Promise<boolean> {
-  const digest = (): Buffer => (form === 'digest' ? message : createHash(row.hash).update(message).digest())
-  switch (row.scheme) {
-    case 'pkcs1':
-      return opened(key, signature)?.equals(pkcs1Encoding(row.hash, digest(), modulusBytes(key))) ?? false
-    case 'pss': {
-      const encoded = opened(key, signature)
-      return encoded !== undefined && isPssEncoding(encoded, row.hash, digest())
-    }
-    case 'ecdsa': {
-      const curve = curveOf(key)
-      const pair = readPair(signature, curve.coordinateBytes)
-      if (!pair) return false
-      if (form === 'digest') {
-        const { x = '', y = '' } = key.export({ format: 'jwk' })
-        const [r, s] = pair
-        return service.offload.isEcdsaSignature({
-          curve: curve.name,
-          x: Buffer.from(x, 'base64url'),
-          y: Buffer.from(y, 'base64url'),
-          digest: message,
-          r,
-          s,
-        })
-      }
-      return verified(row.hash, message, { key, dsaEncoding: 'ieee-p1363' }, Buffer.concat(pair))
-    }
-    case 'eddsa':
-      return verified(undefined, message, { key }, signature)
-    case 'eddsa-prehashed':
-      throw new Error('prehashed EdDSA is not verified here')
-  }
+/** What is asked: is `signature` one of `message`, by this key? `form` says what the message is. */
+export interface SignatureQuestion {
+  readonly key: KeyObject
+  readonly row: SigningRow
+  readonly form: 'message' | 'digest'
+  readonly message: Buffer
+  readonly signature: Buffer
 }
+
+/** @returns false for whatever is wrong with the signature. */
+export const isSignature = async (service: Pick<Service, 'offload'>, question: SignatureQuestion): Promise<boolean> =>
+  judges[question.row.scheme](question, service.offload)
+
+const judges: Readonly<Record<SigningRow['scheme'], (asked: SignatureQuestion, offload: Offload) => boolean | Promise<boolean>>> = {
+  pkcs1(asked) {
+    const { key, row, signature } = asked
+    return opened(key, signature)?.equals(pkcs1Encoding(row.hash, digestOf(asked), modulusBytes(key))) ?? false
+  },
+  pss(asked) {
+    const encoded = opened(asked.key, asked.signature)
+    return encoded !== undefined && isPssEncoding(encoded, asked.row.hash, digestOf(asked))
+  },
+  ecdsa({ key, row, form, message, signature }, offload) {
+    const curve = curveOf(key)
+    const pair = readPair(signature, curve.coordinateBytes)
+    if (!pair) return false
+    if (form === 'message') return verified(row.hash, message, { key, dsaEncoding: 'ieee-p1363' }, Buffer.concat(pair))
+    const { x = '', y = '' } = key.export({ format: 'jwk' })
+    const [r, s] = pair
+    return offload.isEcdsaSignature({
+      curve: curve.name,
+      x: Buffer.from(x, 'base64url'),
+      y: Buffer.from(y, 'base64url'),
+      digest: message,
+      r,
+      s,
+    })
+  },
+  eddsa: ({ key, message, signature }) => verified(undefined, message, { key }, signature),
+  'eddsa-prehashed'() {
+    throw kmsError('UnsupportedOperationException', 'Verifying ED25519_PH_SHA_512 is not supported.')
+  },
+}
+
+const digestOf = ({ form, row, message }: SignatureQuestion): Buffer =>
+  form === 'digest' ? message : createHash(row.hash).update(message).digest()
 
 /** Off the event loop: on the larger curves it takes a millisecond. */
 function verified(

@@ -112,13 +112,9 @@ export const Verify = operation({
   dryRunInside: true,
   async run(call, input, { key }) {
     const { algorithm, row, form } = readSigning(key, input)
-    if (row.scheme === 'eddsa-prehashed') {
-      throw kmsError('UnsupportedOperationException', `Verifying ${algorithm} is not supported.`)
-    }
-    const publicKey = await publicKeyOf(call.service, key)
-    if (!(await isSignature(call.service, publicKey.key, row, form, input.Message, input.Signature))) {
-      throw kmsError('KMSInvalidSignatureException')
-    }
+    const { key: publicKey } = await publicKeyOf(call.service, key)
+    const question = { key: publicKey, row, form, message: input.Message, signature: input.Signature }
+    if (!(await isSignature(call.service, question))) throw kmsError('KMSInvalidSignatureException')
     if (input.DryRun) throw dryRunSucceeded()
     return { KeyId: key.arn, SignatureValid: true, SigningAlgorithm: algorithm }
   },
