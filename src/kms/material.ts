@@ -85,6 +85,9 @@ export async function onToken<T>(service: Service, key: KeyRecord, work: () => P
     return await work()
   } catch (error) {
     if (!(error instanceof TokenError) || error.failure !== 'missing') throw error
+    // Imported material may be deleted, even imported again, while a call is under way: then nothing is lost.
+    const isSame = key.origin !== 'EXTERNAL' || service.store.view.key(key.arn)?.version === key.version
+    if (!isSame) throw kmsError('KMSInvalidStateException', `${key.arn} is pending import.`, { cause: error })
     await markUnavailable(service, key.arn)
     throw kmsError('KMSInvalidStateException', `${key.arn} is unavailable.`, { cause: error })
   }

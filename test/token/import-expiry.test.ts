@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto'
 import {
   CreateKeyCommand,
   DecryptCommand,
+  DeleteImportedKeyMaterialCommand,
   DescribeKeyCommand,
   EncryptCommand,
   GetParametersForImportCommand,
@@ -13,7 +14,8 @@ import {
   ScheduleKeyDeletionCommand,
   type ImportKeyMaterialCommandInput,
 } from '@aws-sdk/client-kms'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { standardBudget } from '../../src/kms/budget.ts'
 import { expectRefusal, given } from './contract/kit.ts'
 import { openInProcess, type InProcess } from './holdfast.ts'
 import { wrapMaterial } from './import-kit.ts'
@@ -188,4 +190,34 @@ test('the wrapping keys of a key that was destroyed go before their time', async
   expect(await wrappingKeys()).toBe(0)
   await expectRefusal(stateOf(other.keyId), 'NotFoundException', /does not exist/)
   expect(await stateOf(keyId)).toBe('PendingDeletion')
+})
+
+test('a call that is under way while its material goes and comes back fails, and the key stays enabled', async () => {
+  const { keyId, arn } = await makeKey()
+  const material = randomBytes(32)
+  await bring(keyId, material)
+  const blob = await encrypt(keyId)
+  const { unwrap } = holdfast.token
+  const late = vi.spyOn(holdfast.token, 'unwrap').mockImplementationOnce(async (...request) => {
+    await kms.send(new DeleteImportedKeyMaterialCommand({ KeyId: keyId }))
+    await bring(keyId, material)
+    return unwrap.apply(holdfast.token, request)
+  })
+  // Import tokens are opened by the same method.
+  late.mockImplementation((...request) => unwrap.apply(holdfast.token, request))
+  await expectRefusal(decrypt(blob), 'KMSInvalidStateException', `${arn} is pending import.`)
+  late.mockRestore()
+  expect(await stateOf(keyId)).toBe('Enabled')
+  expect(await decrypt(blob)).toBe('a secret')
+})
+
+test('imported material never gives way to material made here, however much it has encrypted', async () => {
+  const { keyId, arn } = await makeKey()
+  const materialId = await bring(keyId, randomBytes(32))
+  const { ceiling } = standardBudget
+  await holdfast.store.reserveEncryptions(materialId, ceiling, ceiling)
+  await expectRefusal(encrypt(keyId), 'LimitExceededException', new RegExp(`^The key material of ${arn} has encrypted as often`))
+  await bring(keyId, randomBytes(32), { ImportType: 'NEW_KEY_MATERIAL' })
+  await kms.send(new RotateKeyOnDemandCommand({ KeyId: keyId }))
+  expect(await decrypt(await encrypt(keyId))).toBe('a secret')
 })
