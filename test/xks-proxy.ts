@@ -78,15 +78,23 @@ export const newExternalKey = (values: Partial<ExternalKey> = {}): ExternalKey =
 /** A certificate for `names`, from an authority made for it. */
 function makeCertificate(dir: string, names: readonly string[]): { readonly cert: string; readonly key: string; readonly ca: string } {
   const at = (file: string): string => join(dir, file)
-  const openssl = (...args: readonly string[]): void => void execFileSync('openssl', args, { stdio: 'pipe' })
+  const openssl = (...args: readonly (string | readonly string[])[]): void => void execFileSync('openssl', args.flat(), { stdio: 'pipe' })
   for (const name of ['ca', 'leaf']) openssl('ecparam', '-name', 'prime256v1', '-genkey', '-noout', '-out', at(`${name}.key`))
   openssl('req', '-x509', '-new', '-key', at('ca.key'), '-subj', '/CN=Test Authority', '-days', '2', '-out', at('ca.pem'))
   openssl('req', '-new', '-key', at('leaf.key'), '-subj', `/CN=${names[0]}`, '-out', at('leaf.csr'))
   writeFileSync(at('ext'), `subjectAltName=${names.map((name) => `DNS:${name}`).join(',')}\n`)
-  openssl(
-    ...['x509', '-req', '-in', at('leaf.csr'), '-CA', at('ca.pem'), '-CAkey', at('ca.key'), '-CAcreateserial'],
-    ...['-days', '2', '-extfile', at('ext'), '-out', at('leaf.pem')],
-  )
+  openssl('x509 -req -CAcreateserial -days 2'.split(' '), [
+    '-in',
+    at('leaf.csr'),
+    '-CA',
+    at('ca.pem'),
+    '-CAkey',
+    at('ca.key'),
+    '-extfile',
+    at('ext'),
+    '-out',
+    at('leaf.pem'),
+  ])
   return { cert: readFileSync(at('leaf.pem'), 'utf8'), key: readFileSync(at('leaf.key'), 'utf8'), ca: at('ca.pem') }
 }
 

@@ -53,14 +53,17 @@ export function optional<T>(of: Member<T, boolean>, fallback?: NoInfer<T>): Memb
 interface Constraint {
   readonly min?: number
   readonly max?: number
-  readonly pattern?: RegExp
+  /** As text where AWS's spelling is not that of a regular expression here, which escapes every slash: messages show it. */
+  readonly pattern?: RegExp | string
   /** A credential: a problem with it is told without its value. */
   readonly secret?: boolean
 }
 
 export function string(limits: Constraint = {}): Member<string> {
   // A pattern constrains the whole value even where the model leaves the anchors out.
-  const whole = limits.pattern && new RegExp(`^(?:${limits.pattern.source})$`, limits.pattern.flags)
+  const { source, flags } =
+    typeof limits.pattern === 'string' ? { source: limits.pattern, flags: '' } : (limits.pattern ?? { source: '', flags: '' })
+  const whole = limits.pattern !== undefined && new RegExp(`^(?:${source})$`, flags)
   return member(
     'string',
     (value, path, problems) => {
@@ -69,7 +72,7 @@ export function string(limits: Constraint = {}): Member<string> {
       const fail = (rule: string) => problems.push(`Value${shown} at '${path}' failed to satisfy constraint: Member must ${rule}`)
       if (limits.max !== undefined && value.length > limits.max) fail(`have length less than or equal to ${limits.max}`)
       if (limits.min !== undefined && value.length < limits.min) fail(`have length greater than or equal to ${limits.min}`)
-      if (whole && limits.pattern && !whole.test(value)) fail(`satisfy regular expression pattern: ${limits.pattern.source}`)
+      if (whole && !whole.test(value)) fail(`satisfy regular expression pattern: ${source}`)
       return value
     },
     { sensitive: limits.secret ?? false },

@@ -23,8 +23,6 @@ export const ivBytes: readonly number[] = [12, 16]
 export const tagBytes = 16
 const cdivBytes = 32
 export const maxMetadataBytes = 20
-/** What every proxy must take. */
-export const maxPlaintextBytes = 4300
 /** No answer of the spec is longer: a plaintext in base64 with its fields. */
 export const maxAnswerBytes = 65_536
 

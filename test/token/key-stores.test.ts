@@ -151,7 +151,7 @@ test('a process logs in to what another one has connected, and out of what that 
   const token = ours.service.keyStores.tokenOf(id)
   await token.check()
   await ours.store.updateKeyStore(id, () => ({ state: 'DISCONNECTED', connection: null }))
-  expect(() => ours.service.keyStores.tokenOf(id)).toThrow()
+  expect(() => ours.service.keyStores.tokenOf(id)).toThrow('not connected')
   await ours.service.runLifecycle()
   await expect(token.check()).rejects.toThrow(/closed/)
 })

@@ -35,6 +35,29 @@ const servicePrincipal: Bound = {
 }
 const grants = { GrantTokens: { of: 'list', max: 10 }, 'GrantTokens[]': { of: 'string', min: 1, max: 8192 } } as const
 
+const keyStoreId: Bound = { of: 'string', min: 1, max: 64 }
+const keyStoreName: Bound = { of: 'string', min: 1, max: 256 }
+/** Without the secrets, whose values no message shows. */
+const keyStoreSettings = {
+  CloudHsmClusterId: { of: 'string', min: 19, max: 24, pattern: 'cluster-[2-7a-zA-Z]{11,16}', unfit: 'cluster-1234567890ab' },
+  XksProxyUriEndpoint: { of: 'string', min: 10, max: 128, pattern: '^https://[a-zA-Z0-9.-]+$', unfit: 'https://proxy:8443' },
+  XksProxyUriPath: {
+    of: 'string',
+    min: 10,
+    max: 128,
+    pattern: '^(/[a-zA-Z0-9\\/_-]+/kms/xks/v\\d{1,2})$|^(/kms/xks/v\\d{1,2})$',
+    unfit: '/kms/xks/v1/',
+  },
+  XksProxyVpcEndpointServiceName: {
+    of: 'string',
+    min: 20,
+    max: 64,
+    pattern: '^(com|eu)\\.amazonaws\\.vpce\\.([a-z]+-){2,3}\\d+\\.vpce-svc-[0-9a-z]+$',
+    unfit: 'com.amazonaws.vpce.nowhere',
+  },
+  XksProxyVpcEndpointServiceOwner: { of: 'string', min: 12, max: 12, pattern: '[0-9]{12}', unfit: '12345678901x' },
+} as const
+
 export const bounds: Readonly<Record<string, Readonly<Record<string, Bound>>>> = {
   CreateKey: {
     Policy: policy,
@@ -44,6 +67,12 @@ export const bounds: Readonly<Record<string, Readonly<Record<string, Bound>>>> =
     'Tags[].TagValue': tagValue,
     XksKeyId: { of: 'string', min: 1, max: 128, pattern: '^[a-zA-Z0-9-_.]+$', unfit: 'xks key' },
   },
+  CreateCustomKeyStore: { CustomKeyStoreName: keyStoreName, ...keyStoreSettings },
+  UpdateCustomKeyStore: { CustomKeyStoreId: keyStoreId, NewCustomKeyStoreName: keyStoreName, ...keyStoreSettings },
+  DescribeCustomKeyStores: { CustomKeyStoreId: keyStoreId, CustomKeyStoreName: keyStoreName, Limit: limit, Marker: marker },
+  ConnectCustomKeyStore: { CustomKeyStoreId: keyStoreId },
+  DisconnectCustomKeyStore: { CustomKeyStoreId: keyStoreId },
+  DeleteCustomKeyStore: { CustomKeyStoreId: keyStoreId },
   DescribeKey: { KeyId: keyId, ...grants },
   ListKeys: { Limit: limit, Marker: marker },
   EnableKey: { KeyId: keyId },

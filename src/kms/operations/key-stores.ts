@@ -26,8 +26,10 @@ const keyStoreName = string({ min: 1, max: 256 })
 const settings = {
   CloudHsmClusterId: optional(string({ min: 19, max: 24, pattern: /cluster-[2-7a-zA-Z]{11,16}/ })),
   KeyStorePassword: optional(string({ min: 7, max: 32, secret: true })),
-  XksProxyUriEndpoint: optional(string({ min: 10, max: 128, pattern: /^https:\/\/[a-zA-Z0-9.-]+$/ })),
-  XksProxyUriPath: optional(string({ min: 10, max: 128, pattern: /^(\/[a-zA-Z0-9\/_-]+\/kms\/xks\/v\d{1,2})$|^(\/kms\/xks\/v\d{1,2})$/ })),
+  XksProxyUriEndpoint: optional(string({ min: 10, max: 128, pattern: '^https://[a-zA-Z0-9.-]+$' })),
+  XksProxyUriPath: optional(
+    string({ min: 10, max: 128, pattern: String.raw`^(/[a-zA-Z0-9\/_-]+/kms/xks/v\d{1,2})$|^(/kms/xks/v\d{1,2})$` }),
+  ),
   XksProxyVpcEndpointServiceName: optional(
     string({ min: 20, max: 64, pattern: /^(com|eu)\.amazonaws\.vpce\.([a-z]+-){2,3}\d+\.vpce-svc-[0-9a-z]+$/ }),
   ),
@@ -35,7 +37,7 @@ const settings = {
   XksProxyAuthenticationCredential: optional(
     structure({
       AccessKeyId: string({ min: 20, max: 30, pattern: /^[A-Z2-7]+$/, secret: true }),
-      RawSecretAccessKey: string({ min: 43, max: 64, pattern: /^[a-zA-Z0-9\/+=]+$/, secret: true }),
+      RawSecretAccessKey: string({ min: 43, max: 64, pattern: String.raw`^[a-zA-Z0-9\/+=]+$`, secret: true }),
     }),
   ),
   XksProxyConnectivity: optional(oneOf('PUBLIC_ENDPOINT', 'VPC_ENDPOINT_SERVICE')),
