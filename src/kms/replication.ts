@@ -13,7 +13,7 @@
 
 import { TokenError } from '../hsm/token.ts'
 import { StoreConflict, type BackingKeyRecord, type KeyChange, type KeyRecord, type KeyState, type RotationType } from '../store/store.ts'
-import { kmsError } from './errors.ts'
+import { kmsError, type KmsError } from './errors.ts'
 import { abandonLoudly, generate, newBacking, onToken } from './material.ts'
 import { primaryOf, relatedKeys } from './multi-region.ts'
 import type { Service } from './service.ts'
@@ -54,27 +54,25 @@ function copyFor(service: Service, key: KeyRecord, backing: BackingKeyRecord): H
 async function bring(service: Service, from: Held, { key, backing }: Held): Promise<void> {
   const target = service.tokenOf(key)
   const transportKey = await target.transportKey()
-  if (!transportKey) throw cannotBring(key, 'has no transport key')
-  const { wrapped } = await onToken(service, from.key, () => exported(service, from, key, transportKey))
-  await target.adoptKey({ kind: tokenKind(key), ckaId: backing.ckaId, label: backing.label, wrapped })
+  if (!transportKey) throw cannotBring(`the token of ${key.region} has no transport key`)
+  const { wrapped } = await onToken(service, from.key, () =>
+    reasoned(service.tokenOf(from.key).exportKey(from.backing.ckaId, transportKey)),
+  )
+  await reasoned(target.adoptKey({ kind: tokenKind(key), ckaId: backing.ckaId, label: backing.label, wrapped }))
 }
 
-async function exported(
-  service: Service,
-  { key, backing }: Held,
-  to: KeyRecord,
-  transportKey: Buffer,
-): Promise<{ readonly wrapped: Buffer }> {
+/** What a device cannot or will not do here the caller is told: somebody has to set the tokens up, or choose another kind of key. */
+async function reasoned<T>(work: Promise<T>): Promise<T> {
   try {
-    return await service.tokenOf(key).exportKey(backing.ckaId, transportKey)
+    return await work
   } catch (error) {
     const isRefused = error instanceof TokenError && (error.failure === 'unsupported' || error.failure === 'rejected')
-    throw isRefused ? cannotBring(key, `gives no key to the token of ${to.region}`, error) : error
+    throw isRefused ? cannotBring(error.message, error) : error
   }
 }
 
-const cannotBring = ({ region }: KeyRecord, why: string, cause?: unknown) =>
-  kmsError('UnsupportedOperationException', `The token of ${region} ${why}: see "Replication" in the documentation.`, { cause })
+const cannotBring = (why: string, cause?: unknown): KmsError =>
+  kmsError('UnsupportedOperationException', `The key material cannot be copied from token to token: ${why}.`, { cause })
 
 /** Runs `work` with the means to make copies; what was begun and is not finished afterwards is removed again. */
 async function withCopies<T>(service: Service, work: (copies: Copies) => Promise<T>): Promise<T> {

@@ -13,20 +13,24 @@ import {
   GenerateMacCommand,
   GetKeyPolicyCommand,
   GetKeyRotationStatusCommand,
+  GetPublicKeyCommand,
   KMSClient,
   ListAliasesCommand,
   ListResourceTagsCommand,
   ReplicateKeyCommand,
   RotateKeyOnDemandCommand,
   ScheduleKeyDeletionCommand,
+  SignCommand,
   UpdatePrimaryRegionCommand,
+  VerifyCommand,
   VerifyMacCommand,
   EnableKeyRotationCommand,
   type CreateKeyCommandInput,
+  type KeyMetadata,
 } from '@aws-sdk/client-kms'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { expectRefusal, given } from './contract/kit.ts'
-import { startHoldfast, type Holdfast } from './holdfast.ts'
+import { makeUser, startHoldfast, type Holdfast } from './holdfast.ts'
 
 const [home, other] = ['us-east-1', 'eu-west-1'] as const
 const plaintext = Buffer.from('the same in every region')
@@ -209,12 +213,101 @@ test('replicas and rotations at once: what either region encrypts the other open
   expect((await decrypt(there, mine)).KeyMaterialId).toBe((await decrypt(here, yours)).KeyMaterialId)
 })
 
+test.each([
+  ['RSA_2048', 'RSASSA_PSS_SHA_256'],
+  ['ECC_NIST_P256', 'ECDSA_SHA_256'],
+] as const)('a key pair of spec %s signs in both regions as one', async (KeySpec, SigningAlgorithm) => {
+  const keyId = await pair({ KeySpec, KeyUsage: 'SIGN_VERIFY' })
+  const publicKeys = await Promise.all(
+    [here, there].map(async (client) => (await client.send(new GetPublicKeyCommand({ KeyId: keyId }))).PublicKey),
+  )
+  expect(Buffer.from(given(publicKeys[1]))).toEqual(Buffer.from(given(publicKeys[0])))
+  for (const [signer, verifier] of [
+    [here, there],
+    [there, here],
+  ] as const) {
+    const { Signature } = await signer.send(new SignCommand({ KeyId: keyId, SigningAlgorithm, Message: plaintext }))
+    const verified = await verifier.send(new VerifyCommand({ KeyId: keyId, SigningAlgorithm, Message: plaintext, Signature }))
+    expect(verified.SignatureValid).toBe(true)
+  }
+  expect(await describeIn(there, keyId)).not.toHaveProperty('CurrentKeyMaterialId')
+})
+
+test('a kind that the tokens cannot copy is not replicated, and says why', async () => {
+  // SoftHSM wraps no Ed25519 keys.
+  const keyId = await primaryKey({ KeySpec: 'ECC_NIST_EDWARDS25519', KeyUsage: 'SIGN_VERIFY' })
+  await expectRefusal(
+    here.send(new ReplicateKeyCommand({ KeyId: keyId, ReplicaRegion: other })),
+    'UnsupportedOperationException',
+    /^The key material cannot be copied from token to token: /,
+  )
+  await expectRefusal(describeIn(there, keyId), 'NotFoundException', `Key '${arnIn(other, keyId)}' does not exist`)
+  expect(endOf(await describeIn(here, keyId))).toEqual([])
+})
+
 test('an HMAC key makes in one region what the other verifies', async () => {
   const keyId = await pair({ KeySpec: 'HMAC_256', KeyUsage: 'GENERATE_VERIFY_MAC' })
   const { Mac } = await here.send(new GenerateMacCommand({ KeyId: keyId, MacAlgorithm: 'HMAC_SHA_256', Message: plaintext }))
   const verified = await there.send(new VerifyMacCommand({ KeyId: keyId, MacAlgorithm: 'HMAC_SHA_256', Message: plaintext, Mac }))
   expect(verified).toMatchObject({ MacValid: true, KeyId: arnIn(other, keyId) })
 })
+
+test('replicating takes permission on the primary and, in the other region, to make a key', async () => {
+  const keyId = await pair()
+  const bare = await primaryKey()
+  const allow = (Action: string, Condition?: object) => ({ Effect: 'Allow', Action, Resource: '*', ...(Condition && { Condition }) })
+  const policy = (...Statement: readonly object[]) => ({ only: { Version: '2012-10-17', Statement } })
+  const as = async (name: string, policies: Readonly<Record<string, unknown>>, use: (client: KMSClient) => Promise<unknown>) => {
+    const { arn, ...credentials } = await makeUser(holdfast, name, policies)
+    const client = new KMSClient({ endpoint: holdfast.endpoint, region: home, credentials, maxAttempts: 1 })
+    try {
+      return await use(client)
+    } finally {
+      client.destroy()
+    }
+  }
+  const replicate = (client: KMSClient) => client.send(new ReplicateKeyCommand({ KeyId: bare, ReplicaRegion: other }))
+  const deniedFor = (action: string) => new RegExp(`is not authorized to perform: ${action} `)
+  const creating = allow('kms:CreateKey', { StringEquals: { 'aws:RequestedRegion': other, 'kms:MultiRegionKeyType': 'REPLICA' } })
+
+  await as(
+    'no-create',
+    policy(allow('kms:ReplicateKey'), allow('kms:CreateKey', { StringEquals: { 'aws:RequestedRegion': home } })),
+    (client) => expectRefusal(replicate(client), 'AccessDeniedException', deniedFor('kms:CreateKey')),
+  )
+  await as('no-replicate', policy(creating), (client) =>
+    expectRefusal(replicate(client), 'AccessDeniedException', deniedFor('kms:ReplicateKey')),
+  )
+  await as('wrong-region', policy(allow('kms:ReplicateKey', { StringEquals: { 'kms:ReplicaRegion': 'ap-south-1' } }), creating), (client) =>
+    expectRefusal(replicate(client), 'AccessDeniedException', deniedFor('kms:ReplicateKey')),
+  )
+  await as('untagged', policy(allow('kms:ReplicateKey'), creating), (client) =>
+    expectRefusal(
+      client.send(new ReplicateKeyCommand({ KeyId: bare, ReplicaRegion: other, Tags: [{ TagKey: 'a', TagValue: 'b' }] })),
+      'AccessDeniedException',
+      deniedFor('kms:TagResource'),
+    ),
+  )
+  expect(endOf(await describeIn(here, bare))).toEqual([])
+  await as(
+    'both',
+    policy(allow('kms:ReplicateKey', { StringEquals: { 'kms:ReplicaRegion': other, 'kms:MultiRegionKeyType': 'PRIMARY' } }), creating),
+    replicate,
+  )
+  expect(endOf(await describeIn(here, bare))).toEqual([other])
+
+  // The primary is moved by who may do so with both keys.
+  const move = (client: KMSClient) => client.send(new UpdatePrimaryRegionCommand({ KeyId: keyId, PrimaryRegion: other }))
+  const moving = (condition: object) => policy(allow('kms:UpdatePrimaryRegion', { StringEquals: condition }))
+  await as('one-side', moving({ 'kms:MultiRegionKeyType': 'PRIMARY' }), (client) =>
+    expectRefusal(move(client), 'AccessDeniedException', deniedFor('kms:UpdatePrimaryRegion')),
+  )
+  await as('both-sides', moving({ 'kms:PrimaryRegion': other }), move)
+})
+
+/** The regions that have replicas. */
+const endOf = ({ MultiRegionConfiguration }: KeyMetadata): readonly (string | undefined)[] =>
+  given(MultiRegionConfiguration?.ReplicaKeys).map(({ Region }) => Region)
 
 describe('is refused', () => {
   const replicate = (keyId: string, region: string = other, client = here) =>
