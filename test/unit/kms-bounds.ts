@@ -11,6 +11,8 @@ export interface Bound {
   readonly pattern?: string
   /** A value that the pattern refuses. */
   readonly unfit?: string
+  /** A value of a length that fits the pattern, where a row of x does not. */
+  readonly fit?: (size: number) => string
 }
 
 const keyId: Bound = { of: 'string', min: 1, max: 2048 }
@@ -37,26 +39,31 @@ const grants = { GrantTokens: { of: 'list', max: 10 }, 'GrantTokens[]': { of: 's
 
 const keyStoreId: Bound = { of: 'string', min: 1, max: 64 }
 const keyStoreName: Bound = { of: 'string', min: 1, max: 256 }
-/** Without the secrets, whose values no message shows. */
+/** Without the secrets, whose values no message shows, and without the lengths that a pattern says as well. */
 const keyStoreSettings = {
-  CloudHsmClusterId: { of: 'string', min: 19, max: 24, pattern: 'cluster-[2-7a-zA-Z]{11,16}', unfit: 'cluster-1234567890ab' },
-  XksProxyUriEndpoint: { of: 'string', min: 10, max: 128, pattern: '^https://[a-zA-Z0-9.-]+$', unfit: 'https://proxy:8443' },
-  XksProxyUriPath: {
+  CloudHsmClusterId: { of: 'string', pattern: 'cluster-[2-7a-zA-Z]{11,16}', unfit: 'cluster-1234567890ab' },
+  XksProxyUriEndpoint: {
     of: 'string',
     min: 10,
     max: 128,
+    pattern: '^https://[a-zA-Z0-9.-]+$',
+    unfit: 'https://proxy:8443',
+    fit: (size) => `https://${'x'.repeat(size - 8)}`,
+  },
+  XksProxyUriPath: {
+    of: 'string',
+    max: 128,
     pattern: '^(/[a-zA-Z0-9\\/_-]+/kms/xks/v\\d{1,2})$|^(/kms/xks/v\\d{1,2})$',
     unfit: '/kms/xks/v1/',
+    fit: (size) => (size < 15 ? '/kms/xks/v1' : `/${'x'.repeat(size - 12)}/kms/xks/v1`),
   },
   XksProxyVpcEndpointServiceName: {
     of: 'string',
-    min: 20,
-    max: 64,
     pattern: '^(com|eu)\\.amazonaws\\.vpce\\.([a-z]+-){2,3}\\d+\\.vpce-svc-[0-9a-z]+$',
     unfit: 'com.amazonaws.vpce.nowhere',
   },
-  XksProxyVpcEndpointServiceOwner: { of: 'string', min: 12, max: 12, pattern: '[0-9]{12}', unfit: '12345678901x' },
-} as const
+  XksProxyVpcEndpointServiceOwner: { of: 'string', pattern: '[0-9]{12}', unfit: '12345678901x' },
+} as const satisfies Readonly<Record<string, Bound>>
 
 export const bounds: Readonly<Record<string, Readonly<Record<string, Bound>>>> = {
   CreateKey: {
@@ -176,7 +183,7 @@ export function bodyWith(member: string, value: unknown): Readonly<Record<string
 function valueOf(bound: Bound, size: number): unknown {
   if (bound.of === 'integer') return size
   if (bound.of === 'blob') return Buffer.alloc(size, 7)
-  return bound.of === 'list' ? Array.from({ length: size }, () => 'x') : 'x'.repeat(size)
+  return bound.of === 'list' ? Array.from({ length: size }, () => 'x') : (bound.fit?.(size) ?? 'x'.repeat(size))
 }
 
 /** Least, most, one below, one beyond, and what the pattern refuses. */
