@@ -28,8 +28,16 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
   const reopened = async () => (await database.open()).view
 
   test('a key and its backing key are in the view when the insert returns, and after a restart', async () => {
-    const key = sampleKey({ description: 'naïve ☃', tags: [{ key: 'a', value: 'b' }], multiRegion: true, deletionAt: 5, creator: 'me' })
-    const backing = sampleBackingKey(key, { creator: 'me' })
+    const key = sampleKey({
+      description: 'naïve ☃',
+      tags: [{ key: 'a', value: 'b' }],
+      multiRegion: true,
+      deletionAt: 5,
+      creator: 'me',
+      rotationPeriodDays: 90,
+      nextRotationAt: 9,
+    })
+    const backing = sampleBackingKey(key, { rotationType: 'ON_DEMAND', rotatedAt: 7, rotationRecorded: true, creator: 'me' })
     await store.insertKey(key, backing)
     for (const view of [store.view, await reopened()]) {
       expect(view.key(key.arn)).toEqual(key)
@@ -257,7 +265,12 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     for (const view of [store.view, await reopened()]) {
       expect(view.key(key.arn)?.state).toBe('PendingImport')
       // What was encrypted stays counted: the same key may come back.
-      expect(view.backingKey(material.keyArn, material.materialId)).toEqual({ ...material, state: 'absent', validTo: null, encryptionsReserved: 10 })
+      expect(view.backingKey(material.keyArn, material.materialId)).toEqual({
+        ...material,
+        state: 'absent',
+        validTo: null,
+        encryptionsReserved: 10,
+      })
     }
 
     await store.changeMaterial(key.arn, () => ({ key: { materialId: null }, drop: material.materialId }))

@@ -2,6 +2,7 @@
 
 import type { UsageQuery } from '../../store/store.ts'
 import { pricedRotations } from '../../store/usage.ts'
+import { isKeyId } from '../arn.ts'
 import { keyMonths, requestCost, rounded, type Life } from '../cost.ts'
 import { kmsError } from '../errors.ts'
 import { operation, type Call } from '../operation.ts'
@@ -44,7 +45,8 @@ export const GetUsage = operation({
     const { service, principal } = call
     const { prices } = service.config.usage
     // Both forms of a key's name; the region of an ARN is left aside, since a key id is one key, or one of several regions.
-    const keyId = input.KeyId?.split('/').at(-1)
+    const keyId = input.KeyId?.replace(/^arn:.*:key\//, '')
+    if (keyId !== undefined && !isKeyId(keyId)) throw kmsError('NotFoundException', `Invalid keyId '${input.KeyId}'`)
     const query: UsageQuery = { accountId: principal.accountId, fromDay: start, toDay: end, ...(keyId !== undefined && { keyId }) }
     await service.usage.flush()
     const { after, limit } = pageAsked(call, 100)

@@ -113,6 +113,12 @@ describeOurs('holdfast:GetUsage', () => {
     expect((await usage({ StartDate: '2020-01-01', EndDate: '2020-12-31' })).Usage).toEqual([])
   })
 
+  test('of a key takes its id or ARN, also when there is no such key any more, but no alias', async () => {
+    expect((await usage({ KeyId: absentKeyId })).Usage).toEqual([])
+    const answer = await rawCall(contract.ours, 'holdfast', 'GetUsage', { KeyId: 'alias/app' })
+    expect(answer.json).toEqual({ __type: 'NotFoundException', message: "Invalid keyId 'alias/app'" })
+  })
+
   test('pages, and says its estimate once', async () => {
     await encrypt((await contract.key()).KeyId)
     const whole = await usage({ Limit: 1000 })
