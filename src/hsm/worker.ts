@@ -457,7 +457,10 @@ class Server {
         }
         return again()
       case 'login':
-        return this.#loginAgain() ? again() : giveUp()
+        if (!this.#loginAgain()) return giveUp()
+        // The operation that the device broke off may still be active.
+        this.#renewSession()
+        return again()
       case 'pin':
         return giveUp()
       case 'busy':

@@ -3,9 +3,10 @@
  * between the agent and a real SoftHSM token.
  */
 import { spawn } from 'node:child_process'
+import { constants, createPublicKey, generateKeyPairSync, publicEncrypt } from 'node:crypto'
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { TokenError, type Token } from '../../src/hsm/token.ts'
+import { TokenError, type OaepAlgorithm, type Token, type TokenKeyKind } from '../../src/hsm/token.ts'
 import { configFor, failureOf, freshId, lives, makeWrappingKey, open, until, type OpenedToken } from './hsm-fixture.ts'
 import { makeSoftHsmToken, type LabToken } from './lab.ts'
 import { buildShim, FaultFile, shimEnv, type Fault } from './shim.ts'
@@ -73,6 +74,56 @@ describe.skipIf(library === undefined)('a device that fails', () => {
 
   test('a lost login (CKR_USER_NOT_LOGGED_IN) is made again', async () => {
     expect(await under({ function: 'C_EncryptInit', rv: 0x101 })).toEqual(healed)
+  })
+
+  describe('in an operation of a key pair or a MAC key', () => {
+    const digest = Buffer.alloc(32, 2)
+    const peer = generateKeyPairSync('ec', { namedCurve: 'P-256' }).publicKey.export({ format: 'der', type: 'spki' })
+    const made: Partial<Record<TokenKeyKind, string>> = {}
+    const keyOf = async (kind: TokenKeyKind): Promise<string> => {
+      const ckaId = made[kind] ?? freshId()
+      if (made[kind] === undefined) await token.generateKey({ kind, ckaId, label: `kms/${kind}` })
+      made[kind] = ckaId
+      return ckaId
+    }
+    const oaep = async (algorithm: OaepAlgorithm): Promise<Buffer> => {
+      const ckaId = await keyOf('RSA_2048 ENCRYPT_DECRYPT')
+      const key = createPublicKey({ key: await token.publicKey(ckaId), format: 'der', type: 'spki' })
+      const oaepHash = algorithm === 'RSAES_OAEP_SHA_1' ? 'sha1' : 'sha256'
+      const ciphertext = publicEncrypt({ key, padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash }, digest)
+      return await token.decryptOaep(ckaId, algorithm, ciphertext)
+    }
+    const uses: readonly (readonly [string, string, () => Promise<Buffer>])[] = [
+      [
+        'a signature',
+        'C_SignInit',
+        async () => await token.signMessage(await keyOf('ECC_NIST_P256 SIGN_VERIFY'), 'ECDSA_SHA_256', 'digest', digest),
+      ],
+      ['a MAC', 'C_Sign', async () => await token.mac(await keyOf('HMAC_256 GENERATE_VERIFY_MAC'), 'HMAC_SHA_256', digest)],
+      ['a decryption in the device', 'C_DecryptInit', async () => await oaep('RSAES_OAEP_SHA_1')],
+      ['a decryption by raw RSA', 'C_Decrypt', async () => await oaep('RSAES_OAEP_SHA_256')],
+      ['a shared secret', 'C_DeriveKey', async () => await token.deriveSharedSecret(await keyOf('ECC_NIST_P256 KEY_AGREEMENT'), peer)],
+    ]
+
+    test.each(uses)('%s: a lost session or login and a stale handle are healed, a device that fails is told', async (_what, name, call) => {
+      await call()
+      for (const rv of [0xb3, 0x82, 0x101, 0x30]) {
+        faults.set({ function: name, rv })
+        expect(`0x${rv.toString(16)}: ${await failureOf(call())}`).toBe(`0x${rv.toString(16)}: none`)
+        expect(faults.left()).toEqual([0])
+      }
+      faults.set({ function: name, rv: 0xb1 })
+      expect(await failureOf(call())).toBe('busy')
+      faults.set()
+      expect(await failureOf(call())).toBe('none')
+    })
+
+    test('a shared secret is destroyed in the device when reading it fails', async () => {
+      const ckaId = await keyOf('ECC_NIST_P256 KEY_AGREEMENT')
+      faults.set({ function: 'C_GetAttributeValue', rv: 0x30, count: 'always' }, { function: 'C_DestroyObject' })
+      await failureOf(token.deriveSharedSecret(ckaId, peer))
+      expect(faults.left()[1]).toBe(0)
+    })
   })
 
   test('a real logout is healed, and every key is found again', async () => {
