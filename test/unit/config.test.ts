@@ -33,6 +33,20 @@ test('no setting at all is a service on this machine', () => {
   expect(warnings).toEqual([])
 })
 
+test('a price is a number of dollars and cents or less, from the environment as from a file', () => {
+  const { config } = read({ HOLDFAST_USAGE_PRICE_REQUESTS: '0.05', HOLDFAST_USAGE_PRICE_KEY_MONTH: '0' })
+  expect(config.usage).toMatchObject({ pricePerRequests: 0.05, pricePerKeyMonth: 0, pricePerRsaKeyPairs: 12 })
+  const folder = scratch()
+  onTestFinished(() => folder.remove())
+  const file = folder.write('holdfast.json', JSON.stringify({ usage: { pricePerKeyMonth: 2.5 } }))
+  expect(read({ HOLDFAST_CONFIG: file }).config.usage.pricePerKeyMonth).toBe(2.5)
+  for (const wrong of ['-1', 'free', '1e3', '0x10', '1000000.1', '.5']) {
+    expect(problemsOf({ HOLDFAST_USAGE_PRICE_REQUESTS: wrong })).toEqual([
+      `HOLDFAST_USAGE_PRICE_REQUESTS must be a number from 0 to 1000000; it is ${JSON.stringify(wrong)}.`,
+    ])
+  }
+})
+
 test('all problems are told at once, each with the setting and what it accepts', () => {
   const problems = problemsOf({
     HOLDFAST_PORT: 'tcp://10.0.0.1:80',
