@@ -197,14 +197,14 @@ test('a call that is under way while its material goes and comes back fails, and
   const material = randomBytes(32)
   await bring(keyId, material)
   const blob = await encrypt(keyId)
-  const { unwrap } = holdfast.token
+  const unwrap = holdfast.token.unwrap.bind(holdfast.token)
   const late = vi.spyOn(holdfast.token, 'unwrap').mockImplementationOnce(async (...request) => {
     await kms.send(new DeleteImportedKeyMaterialCommand({ KeyId: keyId }))
     await bring(keyId, material)
-    return unwrap.apply(holdfast.token, request)
+    return unwrap(...request)
   })
   // Import tokens are opened by the same method.
-  late.mockImplementation((...request) => unwrap.apply(holdfast.token, request))
+  late.mockImplementation((...request) => unwrap(...request))
   await expectRefusal(decrypt(blob), 'KMSInvalidStateException', `${arn} is pending import.`)
   late.mockRestore()
   expect(await stateOf(keyId)).toBe('Enabled')

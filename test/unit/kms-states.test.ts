@@ -51,12 +51,17 @@ function tableOfStates(): string {
     '',
     '## How a key moves',
     '',
-    '- `CreateKey`: Enabled.',
+    '- `CreateKey`: Enabled; with `Origin` EXTERNAL PendingImport.',
     '- `DisableKey`: Enabled → Disabled. `EnableKey`: Disabled → Enabled. Both may be repeated.',
-    '- `ScheduleKeyDeletion`: → PendingDeletion, for 7 to 30 days. `CancelKeyDeletion`: PendingDeletion → Disabled.',
+    '- `ScheduleKeyDeletion`: → PendingDeletion, for 7 to 30 days. `CancelKeyDeletion`: PendingDeletion → Disabled, or PendingImport',
+    '  for a key that lacks imported material.',
     '- The waiting period ends: the objects in the token are destroyed, then the key is gone.',
     '- The token, healthy and logged in, does not show the object of an Enabled key when it is used: → Unavailable. Nothing is deleted.',
     '  When the object is back: → Enabled, at the next round of the lifecycle job.',
+    '- `ImportKeyMaterial`: PendingImport → Enabled, when all material that the key ever encrypted with is there. What was disabled while its',
+    '  material was there stays so. Unavailable → Enabled, if it was this material that the token had lost.',
+    '- `DeleteImportedKeyMaterial`, and material whose time is over: Enabled, Disabled, Unavailable → PendingImport. In PendingDeletion the state',
+    '  stays. Material that waits for its rotation changes no state.',
     '',
   ].join('\n')
 }
@@ -86,7 +91,8 @@ test('a destruction that has begun cannot be cancelled, scheduled again or used'
 
 test('what reads a key in PendingDeletion reads it while it is being destroyed', () => {
   for (const name of names) {
-    if (name === 'CancelKeyDeletion') continue
+    // Neither reads.
+    if (name === 'CancelKeyDeletion' || name === 'DeleteImportedKeyMaterial') continue
     expect(isAllowed(name, 'Destroying'), name).toBe(isAllowed(name, 'PendingDeletion'))
   }
 })

@@ -491,7 +491,8 @@ export const AttestKey = operation({
         keyMaterialId: backing.materialId,
         current: backing.materialId === key.materialId,
         ckaId: backing.ckaId,
-        objects: await call.service.tokenOf(key).objects(backing.ckaId),
+        // Imported material that was deleted has none.
+        objects: backing.state === 'absent' ? [] : await call.service.tokenOf(key).objects(backing.ckaId),
       })
     }
     const attestation = JSON.stringify({
