@@ -12,6 +12,7 @@ import {
   randomBytes,
   verify,
 } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import {
   TokenError,
@@ -22,8 +23,9 @@ import {
   type Token,
   type TokenKeyKind,
 } from '../../src/hsm/token.ts'
+import { open as openWithLog } from './hsm-fixture.ts'
 import { makeOpenCryptokiToken, makeSoftHsmToken, type LabToken } from './lab.ts'
-import { CapturedLog, newCkaId, openLab, outcome } from './open.ts'
+import { CapturedLog, newCkaId, openLab, outcome, recovered } from './open.ts'
 import { wrapFor, wrapPadded, type WrapOptions } from './wrapped-material.ts'
 
 interface WrappingKey {
@@ -387,6 +389,43 @@ test('neither an error nor the log holds any of the material', async () => {
   ].join()
   expect(errors.every((error) => error instanceof TokenError)).toBe(true)
   for (const encoding of ['utf8', 'hex', 'base64'] as const) expect(said).not.toContain(material.toString(encoding))
+})
+
+test('an agent that is killed in the middle has brought in a whole key or none that counts, and nothing is done twice', async () => {
+  const opened = await openWithLog(lab)
+  try {
+    const pairs: Attempt[] = []
+    for (const afterMs of [0, 25]) {
+      const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'prime256v1' })
+      const ckaId = newCkaId()
+      const imported = opened.token.importKey({
+        kind: 'ECC_NIST_P256 SIGN_VERIFY',
+        ckaId,
+        label: `kms/${ckaId}`,
+        wrappingCkaId: wrapping.ckaId,
+        algorithm: 'RSA_AES_KEY_WRAP_SHA_256',
+        wrapped: wrapFor(wrapping.spki, 'RSA_AES_KEY_WRAP_SHA_256', pkcs8(privateKey)),
+      })
+      pairs.push({ ckaId, imported })
+      const settled = outcome(imported)
+      await sleep(afterMs)
+      process.kill(opened.pid(), 'SIGKILL')
+      expect(['done', 'unavailable']).toContain(await settled)
+      await recovered(opened.token)
+    }
+    const shown = await opened.token.allObjects()
+    for (const { ckaId, imported } of pairs) {
+      const privateHalves = shown.filter((object) => object.ckaId === ckaId)
+      const isDone = (await outcome(imported)) === 'done'
+      expect(privateHalves.length).toBeGreaterThanOrEqual(isDone ? 1 : 0)
+      expect(privateHalves.length).toBeLessThanOrEqual(1)
+      // The private half comes last: where it is, the public one is.
+      const objects = privateHalves.length === 0 ? [] : await opened.token.objects(ckaId)
+      expect(objects).toHaveLength(2 * privateHalves.length)
+    }
+  } finally {
+    await opened.token.close()
+  }
 })
 
 describe('openCryptoki, which unwraps by OAEP itself and leaves what it unwrapped unprotected until told again', () => {
