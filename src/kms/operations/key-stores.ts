@@ -16,9 +16,6 @@ import { integer, oneOf, optional, string, structure, type Input, type Shape } f
 import { xksKmsError } from '../xks-failures.ts'
 import { marker } from './members.ts'
 
-/** AWS's quota, of an account in a region. */
-const mostKeyStores = 10
-
 const keyStoreId = string({ min: 1, max: 64 })
 const keyStoreName = string({ min: 1, max: 256 })
 
@@ -101,7 +98,7 @@ export const CreateCustomKeyStore = operation({
       sealedSecret: await sealSecret(call.service, id, secret),
       version: 1,
     }
-    await orNotUnique(call, draft, call.service.store.insertKeyStore(keyStore, mostKeyStores))
+    await orNotUnique(call, draft, call.service.store.insertKeyStore(keyStore, call.service.config.quotas.customKeyStores))
     return { CustomKeyStoreId: id }
   },
 })
@@ -178,8 +175,9 @@ function checkUnique(call: Call, wanted: Unique): void {
     throw kmsError('CustomKeyStoreNameInUseException', `The custom key store name ${wanted.name} is already in use.`)
   }
   const isNew = call.service.store.view.keyStore(wanted.id) === undefined
-  if (isNew && own.length >= mostKeyStores) {
-    throw kmsError('LimitExceededException', `The account has ${mostKeyStores} custom key stores in ${wanted.region}, which is its quota.`)
+  const { customKeyStores: most } = call.service.config.quotas
+  if (isNew && own.length >= most) {
+    throw kmsError('LimitExceededException', `The account has ${most} custom key stores in ${wanted.region}, which is its quota.`)
   }
   for (const other of others) {
     if (wanted.backing.type === 'AWS_CLOUDHSM') {
