@@ -220,6 +220,96 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     await expect(store.reserveEncryptions('00', 1, 45)).rejects.toThrow(StoreConflict)
   })
 
+  describe('of a multi-Region key', () => {
+    const keyId = `mrk-${'0'.repeat(32)}`
+    const inRegion = (at: string, values = {}) => sampleKey({ keyId, region: at, multiRegion: true, primaryRegion: region, ...values })
+    const [primary, replica] = [inRegion(region), inRegion('eu-west-1')]
+    const first = sampleBackingKey(primary, { state: 'ready' })
+    const copy = sampleBackingKey(replica, { materialId: first.materialId })
+    const reservedOf = ({ keyArn, materialId }: typeof first) => store.view.backingKey(keyArn, materialId)?.encryptionsReserved
+
+    test('one material has a row for each key, and one count for all', async () => {
+      await store.insertKey(primary, first)
+      await store.reserveEncryptions(first.materialId, 10, 100)
+      // Stale by the time it is written: what counts is what has been encrypted by then.
+      await store.insertKey(replica, [copy])
+      for (const view of [store.view, await reopened()]) {
+        expect(view.multiRegionKeys(accountId, keyId).map((key) => key.region)).toEqual(['eu-west-1', region])
+        expect([first, copy].map(({ keyArn, materialId }) => view.backingKey(keyArn, materialId)?.keyArn)).toEqual([
+          primary.arn,
+          replica.arn,
+        ])
+      }
+      expect([first, copy].map(reservedOf)).toEqual([10, 10])
+      await store.reserveEncryptions(first.materialId, 80, 100)
+      expect([first, copy].map(reservedOf)).toEqual([90, 90])
+      await expect(store.reserveEncryptions(first.materialId, 20, 100)).rejects.toThrow(StoreConflict)
+      // With a replica its count does not go.
+      await store.deleteKey(replica.arn)
+      expect([first, copy].map(reservedOf)).toEqual([90, undefined])
+      expect(store.view.multiRegionKeys(accountId, keyId)).toEqual([primary])
+    })
+
+    test('a replica that was deleted can come back, a primary cannot', async () => {
+      await store.insertKey(primary, first)
+      for (let i = 0; i < 2; i++) {
+        await store.insertKey({ ...replica, createdAt: clock.now() + i }, [copy])
+        await store.deleteKey(replica.arn)
+      }
+      await store.deleteKey(primary.arn)
+      await expect(store.insertKey(primary, undefined)).rejects.toThrow(StoreConflict)
+    })
+
+    test('its keys change together, under what they are at that moment, or not at all', async () => {
+      const other = await database.open()
+      await store.insertKey(primary, first)
+      await store.insertKey(inRegion('eu-west-1', { state: 'Creating', creator: 'me' }), [{ ...copy, creator: 'me' }])
+      let asked = 0
+      const after = await store.updateKeys(keyId, () => {
+        // Another process comes between the question and the write, once.
+        if (asked++ === 0) void other.updateKey(primary.arn, () => ({ description: 'from elsewhere' }))
+        return {
+          changes: [
+            { arn: primary.arn, change: { primaryRegion: 'eu-west-1' } },
+            { arn: replica.arn, change: { primaryRegion: 'eu-west-1', state: 'Enabled', creator: null, materialId: copy.materialId } },
+          ],
+          ready: [copy],
+          creator: 'me',
+        }
+      })
+      expect(after.map((key) => key.primaryRegion)).toEqual(['eu-west-1', 'eu-west-1'])
+      await expect.poll(() => store.view.key(primary.arn)?.description).toBe('from elsewhere')
+      expect(store.view.key(primary.arn)?.primaryRegion).toBe('eu-west-1')
+      expect(store.view.backingKey(replica.arn, copy.materialId)?.state).toBe('ready')
+
+      const before = store.view.multiRegionKeys(accountId, keyId)
+      const change = { description: 'never' }
+      const refused = [
+        () => ({
+          changes: [
+            { arn: primary.arn, change },
+            { arn: 'no such key', change },
+          ],
+        }),
+        () => ({ changes: [{ arn: primary.arn, change }], ready: [{ keyArn: replica.arn, materialId: '00' }] }),
+        (): never => {
+          throw new StoreConflict('changed its mind')
+        },
+      ]
+      for (const plan of refused) await expect(store.updateKeys(keyId, plan)).rejects.toThrow(StoreConflict)
+      expect(store.view.multiRegionKeys(accountId, keyId)).toEqual(before)
+    })
+
+    test('of what another has taken over nothing becomes ready', async () => {
+      await store.insertKey(inRegion('eu-west-1', { state: 'Creating', creator: 'slow' }), [{ ...copy, creator: 'slow' }])
+      const other = await database.open()
+      await other.claimBackingKey(copy, 'slow', 'me')
+      const plan = () => ({ changes: [{ arn: replica.arn, change: { state: 'Enabled' as const } }], ready: [copy], creator: 'slow' })
+      await expect(store.updateKeys(keyId, plan)).rejects.toThrow(StoreConflict)
+      expect(store.view.key(replica.arn)?.state).toBe('Creating')
+    })
+  })
+
   test('reservations count beyond 2^32', async () => {
     const key = sampleKey()
     const backing = sampleBackingKey(key, { encryptionsReserved: 2 ** 40 })

@@ -1,4 +1,4 @@
-import { chmodSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
@@ -47,6 +47,32 @@ describe('the file', () => {
     database.prepare("INSERT INTO migrations VALUES (99, 'from the future', 0)").run()
     database.close()
     await expect(open()).rejects.toThrow(/newer version of this program \(schema 99, .*: start that version, or restore a backup/)
+  })
+
+  test('of the first schema is brought up to date: its keys are in the token there was, each with its material', async () => {
+    mkdirSync(join(directory, 'data'))
+    const old = new Database(file)
+    // In order of name: tables come before those they refer to.
+    old.pragma('foreign_keys = OFF')
+    old.exec(readFileSync(new URL('store-v1.sql', import.meta.url), 'utf8'))
+    old.close()
+    const store = await open()
+    for (const [at, n] of [
+      ['us-east-1', '1'],
+      ['eu-west-1', '2'],
+    ] as const) {
+      const key = store.view.keyById(at, `0000000${n}-0000-4000-8000-000000000000`)
+      expect(key).toMatchObject({ state: 'Enabled', token: 'default', multiRegion: false, primaryRegion: null, materialId: n.repeat(64) })
+      const arn = key?.arn ?? ''
+      expect(store.view.backingKey(arn, n.repeat(64))).toMatchObject({
+        keyArn: arn,
+        ckaId: `${n}${n}`,
+        state: 'ready',
+        encryptionsReserved: 65_536,
+      })
+      await store.reserveEncryptions(n.repeat(64), 1, 2 ** 32)
+      await expect.poll(() => store.view.backingKey(arn, n.repeat(64))?.encryptionsReserved).toBe(65_537)
+    }
   })
 
   test('can be opened to be read only: nothing is migrated, written or made, and only the version of this program is read', async () => {
