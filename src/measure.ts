@@ -9,15 +9,27 @@ import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { runBench, type BenchOptions, type BenchReport } from './bench/bench.ts'
+import { runBench, type BenchOptions, type BenchSubjects } from './bench/bench.ts'
+import { runGrantsBench } from './bench/grants.ts'
 import { systemClock } from './base/clock.ts'
 import { parseCredentials } from './cli/credentials-file.ts'
 import { placesIn, type Config } from './config.ts'
 import type { RawLoopOrder, RawLoopResult } from './hsm/raw-loop.ts'
 import type { ServiceAddress } from './measure-service.ts'
+import { fillGrants } from './store/fill-grants.ts'
 import { planTokens } from './tokens.ts'
 
-export async function measure(config: Config, options: BenchOptions): Promise<BenchReport> {
+export async function measure(config: Config, { grants, ...options }: BenchOptions & { readonly grants?: number }): Promise<unknown> {
+  if (grants === undefined) return withService(config, (subjects) => runBench(subjects, options))
+  return withService(config, ({ service: few }) =>
+    withService(config, ({ service: many, database }) =>
+      runGrantsBench({ few, many, fill: (count) => fillGrants(database, count) }, grants, options),
+    ),
+  )
+}
+
+/** Brings up a service for a measurement, and takes it down after it. */
+async function withService<T>(config: Config, run: (subjects: BenchSubjects & { readonly database: string }) => Promise<T>): Promise<T> {
   await mkdir(config.dataDir, { recursive: true, mode: 0o700 })
   const dataDir = await mkdtemp(join(config.dataDir, 'bench-'))
   const own: Config = {
@@ -43,10 +55,12 @@ export async function measure(config: Config, options: BenchOptions): Promise<Be
       const token = (await planTokens(own, false)).tokens[0]?.config
       if (!token) throw new Error('the service made no token')
       const service = { endpoint: new URL(house.url), region: own.regions[0] ?? '', credentials, now: () => systemClock.now() }
-      return await runBench(
-        { service, sessions: await sessionsOf(house.opsUrl), rawLoop: (order) => rawLoop({ ...token, ...order }) },
-        options,
-      )
+      return await run({
+        service,
+        sessions: await sessionsOf(house.opsUrl),
+        rawLoop: (order) => rawLoop({ ...token, ...order }),
+        database: placesIn(dataDir).database,
+      })
     } finally {
       await house.close()
     }

@@ -99,7 +99,7 @@ export interface BenchReport {
 }
 
 const warmupMs = 3000
-const signedRequests = 64
+export const signedRequests = 64
 
 function child(file: string): ChildProcess {
   return fork(new URL(file, import.meta.url), [], {
@@ -134,14 +134,19 @@ interface Signer {
 }
 
 /** A whole request, as the AWS CLI would send it. */
-function wireRequest(operation: string, input: object, { host, region, credentials, timeMs }: Signer): Buffer {
+export function wireRequest(
+  operation: string,
+  input: object,
+  { host, region, credentials, timeMs }: Signer,
+  api: { readonly target: string; readonly signingName: string } = { target: 'TrentService', signingName: 'kms' },
+): Buffer {
   const body = JSON.stringify(input)
   const headers = signRequest({
     method: 'POST',
     url: `http://${host}/`,
-    headers: { 'content-type': 'application/x-amz-json-1.1', 'x-amz-target': `TrentService.${operation}` },
+    headers: { 'content-type': 'application/x-amz-json-1.1', 'x-amz-target': `${api.target}.${operation}` },
     body,
-    service: 'kms',
+    service: api.signingName,
     region,
     credentials,
     timeMs,
@@ -150,7 +155,7 @@ function wireRequest(operation: string, input: object, { host, region, credentia
   return Buffer.from(`POST / HTTP/1.1\r\n${lines.join('')}content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`)
 }
 
-async function post(endpoint: URL, request: Buffer): Promise<Record<string, unknown>> {
+export async function post(endpoint: URL, request: Buffer): Promise<Record<string, unknown>> {
   const text = request.toString()
   const [head = '', body = ''] = text.split('\r\n\r\n')
   const headers = Object.fromEntries(
@@ -166,7 +171,7 @@ async function post(endpoint: URL, request: Buffer): Promise<Record<string, unkn
   return JSON.parse(answer) as Record<string, unknown>
 }
 
-const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0
+export const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0
 
 export async function runBench({ service, sessions, rawLoop }: BenchSubjects, options: BenchOptions): Promise<BenchReport> {
   const { connections, rounds: roundCount = 3 } = options
@@ -232,17 +237,19 @@ function byName<T>(of: (name: RawOperation) => T): Readonly<Record<RawOperation,
   return Object.fromEntries(measuredNames.map((name) => [name, of(name)])) as Record<RawOperation, T>
 }
 
-const signerOf = ({ endpoint, region, credentials, now }: BenchService): Signer => ({
+export const signerOf = ({ endpoint, region, credentials, now }: BenchService): Signer => ({
   host: endpoint.host,
   region,
   credentials,
   timeMs: now(),
 })
 
-async function createKey(service: BenchService, input: object): Promise<string> {
+export async function createKey(service: BenchService, input: object): Promise<string> {
   const created = await post(service.endpoint, wireRequest('CreateKey', { Description: 'bench', ...input }, signerOf(service)))
   return (created['KeyMetadata'] as { readonly KeyId: string }).KeyId
 }
 
-const loadService = ({ endpoint }: BenchService, order: Pick<LoadOrder, 'connections' | 'durationMs' | 'requests'>): Promise<LoadResult> =>
-  load({ host: endpoint.hostname, port: Number(endpoint.port), ...order })
+export const loadService = (
+  { endpoint }: BenchService,
+  order: Pick<LoadOrder, 'connections' | 'durationMs' | 'requests'>,
+): Promise<LoadResult> => load({ host: endpoint.hostname, port: Number(endpoint.port), ...order })

@@ -44,16 +44,20 @@ const bench: Command = {
   flags: {
     seconds: { value: 'N', about: 'How long each part is measured; 5 unless given.' },
     connections: { value: 'N', about: 'Connections at once; 64 unless given.' },
+    grants: { value: 'N', about: 'Measures instead a call that a grant allows, with 10 grants in the store and with N more.' },
   },
   async run({ flags }, wiring) {
-    const number = (name: string, fallback: number): number => {
+    const number = (name: string, fallback: number, most = 9999): number => {
       const text = flags[name]?.[0] ?? String(fallback)
-      if (!/^[1-9]\d{0,3}$/.test(text)) throw new UsageError(`--${name} must be a whole number from 1 to 9999.`)
+      if (!/^[1-9]\d{0,7}$/.test(text) || Number(text) > most) throw new UsageError(`--${name} must be a whole number from 1 to ${most}.`)
       return Number(text)
     }
-    await wiring.print(
-      `${JSON.stringify(await wiring.bench({ seconds: number('seconds', 5), connections: number('connections', 64) }), undefined, 2)}\n`,
-    )
+    const report = await wiring.bench({
+      seconds: number('seconds', 5),
+      connections: number('connections', 64),
+      ...(flags['grants'] && { grants: number('grants', 1, 10_000_000) }),
+    })
+    await wiring.print(`${JSON.stringify(report, undefined, 2)}\n`)
     return exitCodes.done
   },
 }

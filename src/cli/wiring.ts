@@ -43,6 +43,6 @@ export interface Wiring {
   settingsTable(): string
   /** The file of the audit trail. */
   readonly auditTrail: () => string
-  /** Measures this machine with a service and a token of its own. */
-  bench(options: { readonly seconds: number; readonly connections: number }): Promise<unknown>
+  /** Measures this machine with a service and a token of its own; with `grants`, what that many more of them cost. */
+  bench(options: { readonly seconds: number; readonly connections: number; readonly grants?: number }): Promise<unknown>
 }

@@ -145,6 +145,7 @@ test.each([
   [['policy', 'list', '--user', 'a', '--role', 'b'], /Say whose policy/],
   [['access-key', 'create', '--save-profile', 'a\nb'], /--save-profile must be/],
   [['bench', '--seconds', '0'], /--seconds must be a whole number/],
+  [['bench', '--grants', 'many'], /--grants must be a whole number from 1 to 10000000/],
   [['audit', 'export', '--from', 'yesterday'], /--from must be a time/],
 ] as const)('%j is a usage error with exit code 2', async (words, message) => {
   const { code, out, err } = await runCli(words)

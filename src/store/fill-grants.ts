@@ -1,0 +1,42 @@
+/**
+ * Grants by the million, for measuring: written in SQL into the file of a store that may be in use, on the keys that it has, each for a grantee of
+ * its own. A process that runs keeps none of them, and hears of none: they are as those that were there before it started.
+ *
+ * Synchronous, for command-line programs only.
+ */
+
+import { openSqliteFile } from './sqlite-file.ts'
+
+/** So that who else writes waits for a moment only. */
+const grantsPerWrite = 10_000
+
+export function fillGrants(file: string, count: number): void {
+  const database = openSqliteFile(file)
+  try {
+    const keys = database.prepare('SELECT arn, region, account_id AS account FROM keys ORDER BY arn').all() as readonly {
+      readonly arn: string
+      readonly region: string
+      readonly account: string
+    }[]
+    const [first] = keys
+    if (!first) throw new Error('the store has no key to grant anything on')
+    const insert = database.prepare(
+      `INSERT INTO grants (grant_id, key_arn, region, grantee, issuing_account_id, operations, constraints, created_at, anchor)
+       VALUES (?, ?, ?, ?, ?, '["Encrypt","Decrypt"]', '{}', 0, '')`,
+    )
+    const counted = database.prepare(
+      `INSERT INTO grant_counts (key_arn, grants) SELECT key_arn, count(*) FROM grants WHERE true GROUP BY key_arn
+       ON CONFLICT (key_arn) DO UPDATE SET grants = excluded.grants`,
+    )
+    const write = database.transaction((from: number, to: number) => {
+      for (let index = from; index < to; index++) {
+        const { arn, region, account } = keys[index % keys.length] ?? first
+        insert.run(index.toString(16).padStart(64, '0'), arn, region, `arn:aws:iam::${account}:role/filled-${index}`, account)
+      }
+    })
+    for (let from = 0; from < count; from += grantsPerWrite) write.immediate(from, Math.min(count, from + grantsPerWrite))
+    database.transaction(() => counted.run()).immediate()
+  } finally {
+    database.close()
+  }
+}
