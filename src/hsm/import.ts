@@ -210,6 +210,9 @@ export function install(
     throw new Unsupported(`a ${kind} key of this token consists of ${rows.length} objects, and material from outside makes one`)
   }
   const row: KeyRow = keyRows[name]
+  if (row.shape === 'pair' && !importer.ways.privateTypes.includes(row.keyType)) {
+    throw new Unsupported(`the token takes no private keys of type ${nameOf('CKK', row.keyType)} in`)
+  }
   const made: Handle[] = []
   try {
     let fingerprint
@@ -417,9 +420,6 @@ export function importKey(
   const row: KeyRow | undefined = rows[0] && keyRows[rows[0]]
   // AWS, GetParametersForImport: RSA private keys are longer than what RSA encrypts.
   if (row?.keyType === CKK.CKK_RSA && !behindAes) throw new Rejected(`an RSA key does not come by ${algorithm}`)
-  if (row?.shape === 'pair' && !importer.ways.privateTypes.includes(row.keyType)) {
-    throw new Unsupported(`the token takes no private keys of type ${nameOf('CKK', row.keyType)} in`)
-  }
   const way = importer.ways.oaep[oaep]
   if (way === undefined) throw new Unsupported(`the token unwraps nothing by ${oaep}`)
   const rsa: RsaPart = way === 'unwrap' ? { way, hash: oaepHashes[oaep] } : { way, algorithm: oaep }

@@ -143,6 +143,12 @@ describe('a copy', () => {
   })
 })
 
+test('an Ed25519 key cannot be copied to SoftHSM, which takes none in: said as that, not as a bad copy', async () => {
+  const kind = 'ECC_NIST_EDWARDS25519 SIGN_VERIFY'
+  const original = await generate(first, kind)
+  expect(await outcome(copy(first, second, kind, original))).toBe('unsupported')
+})
+
 describe('nothing leaves', () => {
   test.each(['wrapping', 'HMAC_256 GENERATE_VERIFY_MAC', 'ECC_NIST_P256 SIGN_VERIFY'] as const)(
     'of a %s key that was made for one token',
