@@ -31,6 +31,7 @@ import {
   type KmsKind,
 } from './algorithms.ts'
 import { CKM, CKR, nameOf } from './constants.ts'
+import { verifyEd25519ph } from './ed25519ph.ts'
 import { findDeviceError } from './errors.ts'
 import { proveImports } from './import-proof.ts'
 import type { ImportWays } from './import.ts'
@@ -224,7 +225,9 @@ function proveSigning(session: DeviceSession, keys: KeyObjects, algorithm: Signi
   const signature = sign(session, held(keys.privateKey), algorithm, algorithm === 'ED25519_PH_SHA_512' ? 'digest' : 'message', message)
   if (algorithm === 'ED25519_PH_SHA_512') {
     if (verify(null, message, publicKey, signature)) fail('the token ignores that the message is a digest')
-    fail('the signature cannot be checked here')
+    const point = publicKey.export({ format: 'der', type: 'spki' }).subarray(-32)
+    if (!verifyEd25519ph(point, message, signature)) fail(`made a wrong ${algorithm} signature`)
+    return
   }
   const { hash, whole = false, digestBytes } = signingRows[algorithm]
   const padding = algorithm.startsWith('RSASSA_PSS') ? { padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: digestBytes } : {}
