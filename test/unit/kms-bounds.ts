@@ -147,7 +147,7 @@ export const bounds: Readonly<Record<string, Readonly<Record<string, Bound>>>> =
     ...grants,
   },
   Encapsulate: { KeyId: keyId, ...grants },
-  Decapsulate: { KeyId: keyId, ...grants },
+  Decapsulate: { KeyId: keyId, SharedSecretCiphertextBlob: ciphertext, ...grants },
   GenerateRandom: {
     NumberOfBytes: numberOfBytes,
     CustomKeyStoreId: { of: 'string', min: 1, max: 64 },

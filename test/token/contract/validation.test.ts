@@ -40,6 +40,15 @@ const least: Readonly<Record<string, Body>> = {
   Encrypt: { Plaintext: Buffer.from('x') },
   Decrypt: { CiphertextBlob: Buffer.from('x') },
   ReEncrypt: { CiphertextBlob: Buffer.from('x') },
+  GenerateDataKeyPair: { KeyPairSpec: 'ECC_NIST_P256' },
+  GenerateDataKeyPairWithoutPlaintext: { KeyPairSpec: 'ECC_NIST_P256' },
+  Sign: { Message: Buffer.from('x'), SigningAlgorithm: 'ECDSA_SHA_256' },
+  Verify: { Message: Buffer.from('x'), Signature: Buffer.from('x'), SigningAlgorithm: 'ECDSA_SHA_256' },
+  GenerateMac: { Message: Buffer.from('x'), MacAlgorithm: 'HMAC_SHA_256' },
+  VerifyMac: { Message: Buffer.from('x'), MacAlgorithm: 'HMAC_SHA_256', Mac: Buffer.from('x') },
+  DeriveSharedSecret: { KeyAgreementAlgorithm: 'ECDH', PublicKey: Buffer.from('x') },
+  Encapsulate: { EncapsulationAlgorithm: 'ML_KEM' },
+  Decapsulate: { EncapsulationAlgorithm: 'ML_KEM', SharedSecretCiphertextBlob: Buffer.from('x') },
 }
 
 function leastInput(operation: string): Body {
