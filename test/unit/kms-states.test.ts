@@ -7,7 +7,7 @@ import { allowedStates, refusal, type KeyOperationName } from '../../src/kms/sta
 import type { KeyState } from '../../src/store/store.ts'
 
 /** What a caller can meet; `Creating` looks like no key, `Destroying` like `PendingDeletion`. */
-const shown = ['Enabled', 'Disabled', 'PendingDeletion', 'PendingImport', 'Unavailable'] as const satisfies readonly KeyState[]
+const shown = ['Enabled', 'Disabled', 'PendingDeletion', 'PendingReplicaDeletion', 'PendingImport', 'Unavailable'] as const satisfies readonly KeyState[]
 const states = [...shown, 'Destroying', 'Creating'] as const
 const names = Object.keys(allowedStates).sort() as KeyOperationName[]
 
@@ -55,6 +55,10 @@ function tableOfStates(): string {
     '- `DisableKey`: Enabled → Disabled. `EnableKey`: Disabled → Enabled. Both may be repeated.',
     '- `ScheduleKeyDeletion`: → PendingDeletion, for 7 to 30 days. `CancelKeyDeletion`: PendingDeletion → Disabled, or PendingImport',
     '  for a key that lacks imported material.',
+    '- `ScheduleKeyDeletion` of a multi-Region primary that has replicas, whatever their state: → PendingReplicaDeletion. When the last of them is',
+    '  gone, at the next round of the lifecycle job: → PendingDeletion; the waiting period begins then. `CancelKeyDeletion` as above.',
+    '- `ReplicateKey`: the replica is Enabled, or PendingImport with `Origin` EXTERNAL, when the call returns. What the call answers says Creating,',
+    '  as AWS does. `UpdatePrimaryRegion` is one write, so that no key is ever Updating.',
     '- The waiting period ends: the objects in the token are destroyed, then the key is gone.',
     '- The token, healthy and logged in, does not show the object of an Enabled key when it is used: → Unavailable. Nothing is deleted.',
     '  When the object is back: → Enabled, at the next round of the lifecycle job.',

@@ -1,7 +1,6 @@
 /** Every operation of every API that the endpoint answers for. An operation's name is its export's name, written once. */
 
-import { kmsError } from '../errors.ts'
-import { operation, type Operation, type Unnamed } from '../operation.ts'
+import type { Operation, Unnamed } from '../operation.ts'
 import * as administration from './administration.ts'
 import * as aliases from './aliases.ts'
 import * as dataKeyPairs from './data-key-pairs.ts'
@@ -36,23 +35,6 @@ export interface Api {
   readonly operations: ReadonlyMap<string, Operation>
 }
 
-/** Operations of AWS KMS that are known and not built: a list that shrinks. */
-export const unsupportedOperations = [
-] as const
-
-/** As CloudTrail says of the built ones: what changes no key and no setting is read-only, cryptography too. */
-const changesNothing = /^(?:Describe|Get|List|Verify|Generate|Derive|Encapsulate|Decapsulate|Sign)/
-
-const unsupported: Unnamed = (name, api) =>
-  operation({
-    input: {},
-    output: [],
-    readOnly: changesNothing.test(name),
-    run() {
-      throw kmsError('UnsupportedOperationException', `${name} is not supported.`)
-    },
-  })(name, api)
-
 function open(api: Omit<Api, 'operations'>, rows: Readonly<Record<string, unknown>>): Api {
   const operations = new Map<string, Operation>()
   for (const [name, row] of Object.entries(rows)) {
@@ -82,7 +64,6 @@ export const apis: readonly Api[] = [
       ...rotation,
       ...lastUsage,
       ...multiRegion,
-      ...Object.fromEntries(unsupportedOperations.map((name) => [name, unsupported])),
     },
   ),
   open({ name: 'sts', target: undefined, signingName: 'sts', eventSource: 'sts.amazonaws.com', actionPrefix: 'sts' }, sts),
