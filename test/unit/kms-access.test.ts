@@ -1,5 +1,6 @@
 /** What a policy can ask about a request: each `kms:` and `aws:` condition key, and whose encryption context it is about. */
 
+import { randomBytes } from 'node:crypto'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { compilePolicy } from '../../src/auth/policy.ts'
 import type { Principal } from '../../src/auth/principal.ts'
@@ -10,7 +11,7 @@ import type { Call, FoundKey, Operation } from '../../src/kms/operation.ts'
 import { apis } from '../../src/kms/operations/index.ts'
 import { openThrottle } from '../../src/kms/quotas.ts'
 import type { Service } from '../../src/kms/service.ts'
-import type { KeyRecord, Store } from '../../src/store/store.ts'
+import type { GrantRecord, KeyRecord, Store } from '../../src/store/store.ts'
 import { accountId, backEnds, region, sampleAlias, sampleKey, type TestDatabase, samplePrincipal } from './store-suite.ts'
 
 const alice: Principal = {
@@ -278,6 +279,52 @@ describe('a permission by grant', () => {
       { crossAccount: true },
     )
 
+  const grantTo = (grantee: Principal, record: KeyRecord, more: Partial<GrantRecord> = {}): GrantRecord => ({
+    grantId: randomBytes(32).toString('hex'),
+    keyArn: record.arn,
+    grantee: grantee.arn,
+    granteeId: grantee.principalId,
+    retiring: null,
+    retiringId: null,
+    issuingAccountId: accountId,
+    name: null,
+    operations: ['Encrypt'],
+    constraints: {},
+    createdAt: nowMs,
+    ...more,
+  })
+
+  test('counts by its token before this process has seen it, and only as the grant that it is', async () => {
+    const [record, other] = [delegating(), delegating()]
+    for (const each of [record, other]) await store.insertKey(each, undefined)
+    const made = {
+      mine: grantTo(powerless, record),
+      others: grantTo(alice, record),
+      elsewhere: grantTo(powerless, other),
+      decrypt: grantTo(powerless, record, { operations: ['Decrypt'] }),
+    }
+    for (const each of Object.values(made)) await store.grants.insert(each, 10)
+    // As in a process that another one's changes have not reached.
+    const behind = serviceWith({ store: { ...store, grants: { ...store.grants, find: () => undefined } } })
+    const permitted = async (...named: readonly { readonly grantId: string; readonly keyArn: string }[]): Promise<boolean> => {
+      const call = callOf('Encrypt', { KeyId: record.keyId, Plaintext: plaintext }, { principal: powerless, service: behind })
+      try {
+        await permitKey(call, 'kms:Encrypt', found(record), { crossAccount: true }, named)
+        return true
+      } catch (error) {
+        if (!(error instanceof KmsError) || error.code !== 'AccessDeniedException') throw error
+        return false
+      }
+    }
+    expect(await permitted()).toBe(false)
+    expect(await permitted(made.mine)).toBe(true)
+    expect(await permitted(made.others, made.decrypt, made.elsewhere)).toBe(false)
+    expect(await permitted({ ...made.elsewhere, keyArn: record.arn })).toBe(false)
+    expect(await permitted({ grantId: '0'.repeat(64), keyArn: record.arn })).toBe(false)
+    await store.grants.delete(made.mine)
+    expect(await permitted(made.mine)).toBe(false)
+  })
+
   test('is looked for only where no policy decides, and then answered at once when it was looked for lately', async () => {
     const record = delegating()
     await store.insertKey(record, undefined)
@@ -299,19 +346,7 @@ describe('a permission by grant', () => {
     const root = `arn:aws:iam::${accountId}:root`
     expect(lookups).toEqual([powerless.arn, root, powerless.arn, root])
 
-    const grant = {
-      grantId: 'a'.repeat(64),
-      keyArn: record.arn,
-      grantee: powerless.arn,
-      granteeId: powerless.principalId,
-      retiring: null,
-      retiringId: null,
-      issuingAccountId: accountId,
-      name: null,
-      operations: ['Encrypt'],
-      constraints: {},
-      createdAt: nowMs,
-    }
+    const grant = grantTo(powerless, record)
     await store.grants.insert(grant, 10)
     await permit(record, powerless)
     expect(permit(record, powerless)).toBeUndefined()

@@ -129,7 +129,9 @@ async function insertOnce(call: Call, key: KeyRecord, grant: GrantRecord): Promi
       if (!view.key(key.arn)) throw keyMissing(key.arn)
       // The same one may have been ended between the two looks: then there is room now.
       if (attempt === 2) {
-        throw kmsError('LimitExceededException', `The KMS key ${key.arn} has ${grantsPerKey} grants, which is the limit.`, { cause: error })
+        throw kmsError('LimitExceededException', `${key.arn} has ${grantsPerKey} grants, which is the quota of a KMS key.`, {
+          cause: error,
+        })
       }
     }
   }

@@ -441,12 +441,12 @@ describeOurs('CreateGrant', () => {
     await expectRefusal(
       grant(request(grantsPerKey)),
       'LimitExceededException',
-      `The KMS key ${Arn} has ${grantsPerKey} grants, which is the limit.`,
+      `${Arn} has ${grantsPerKey} grants, which is the quota of a KMS key.`,
     )
     const { GrantId } = await grant(request(0))
     await contract.kms.send(new RevokeGrantCommand({ KeyId, GrantId }))
     await grant(request(grantsPerKey))
-    await expectRefusal(grant(request(0)), 'LimitExceededException', /which is the limit/)
+    await expectRefusal(grant(request(0)), 'LimitExceededException', /which is the quota of a KMS key\.$/)
   })
 
   test('answers a dry run without making a grant', async () => {
