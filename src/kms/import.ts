@@ -120,14 +120,14 @@ const released = (service: Service, key: KeyRecord, { ckaId, label }: BackingKey
 })
 
 /**
- * Destroys an object that is no key's material, then forgets it. May be run again after a stop at any point. Leaves alone what turns out to have
- * become material.
+ * Destroys an object that is no key's material, then forgets it. May be run again after a stop at any point. Leaves alone what turns out to be
+ * finished.
  */
 async function removeObject(service: Service, object: ImportObject): Promise<void> {
   const { store, instance, clock, trail } = service
   const { ckaId, label, keyArn: arn } = object
   const ours = await store.claimImportObject(ckaId, object.creator, instance.id)
-  if (!ours && store.view.backingKeys(arn).some((backing) => backing.ckaId === ckaId && backing.state === 'ready')) return
+  if (!ours && (await isFinished(service, object))) return
   // Where another has taken it over, that one may have looked before the object was there.
   await service.tokenOf(object).destroyKey(ckaId, label)
   if (!ours) return
@@ -136,6 +136,12 @@ async function removeObject(service: Service, object: ImportObject): Promise<voi
     await trail.append(serviceEvent(clock.now(), { arn, accountId, region, keyId: name }, 'DeleteExpiredKeyMaterial', {}))
   }
   await store.deleteImportObject(ckaId)
+}
+
+/** Whether what looked half made has become a key's material, or a wrapping key for its day. */
+async function isFinished({ store }: Service, { ckaId, keyArn: arn }: ImportObject): Promise<boolean> {
+  const isMaterial = store.view.backingKeys(arn).some((backing) => backing.ckaId === ckaId && backing.state === 'ready')
+  return isMaterial || (await store.importObject(ckaId))?.creator === null
 }
 
 /** While `work` runs, what it makes or removes is no leftover. */

@@ -7,7 +7,7 @@
  * gets visited, without a list of steps that could be forgotten.
  */
 
-import { randomBytes, randomUUID } from 'node:crypto'
+import { randomUUID } from 'node:crypto'
 import { setImmediate } from 'node:timers/promises'
 import { join } from 'node:path'
 import { openTrail } from '../../src/audit/open.ts'
@@ -32,7 +32,6 @@ import { standardUsage } from '../../src/kms/usage.ts'
 import { openStore } from '../../src/store/open.ts'
 import { StoreFailure, type Store } from '../../src/store/store.ts'
 import { cleanEnvironment } from './holdfast.ts'
-import { wrapMaterial } from './import-kit.ts'
 import type { LabToken } from './lab.ts'
 
 export const accountId = '111122223333'
@@ -306,28 +305,6 @@ export interface Scenario {
 
 const makeKey = async (rooms: Rooms, journal: Journal): Promise<string> => keyIdOf(await callRoad(rooms, 'CreateKey', {}, journal))
 
-const makeExternalKey = async (rooms: Rooms, journal: Journal): Promise<string> =>
-  keyIdOf(await callRoad(rooms, 'CreateKey', { Origin: 'EXTERNAL' }, journal))
-
-const askParameters = (rooms: Rooms, journal: Journal, keyId: string): Promise<Output> =>
-  callRoad(rooms, 'GetParametersForImport', { KeyId: keyId, WrappingAlgorithm: 'RSAES_OAEP_SHA_1', WrappingKeySpec: 'RSA_2048' }, journal)
-
-/** What ImportKeyMaterial is to be given. */
-async function prepareImport(rooms: Rooms, journal: Journal, keyId: string, material: Buffer, more: Output = {}): Promise<Output> {
-  const { ImportToken, PublicKey } = await askParameters(rooms, journal, keyId)
-  const wrapped = wrapMaterial(Buffer.from(PublicKey as string, 'base64'), 'RSAES_OAEP_SHA_1', material)
-  return {
-    KeyId: keyId,
-    ImportToken,
-    EncryptedKeyMaterial: wrapped.toString('base64'),
-    ExpirationModel: 'KEY_MATERIAL_DOES_NOT_EXPIRE',
-    ...more,
-  }
-}
-
-const encryptText = (rooms: Rooms, journal: Journal, keyId: unknown): Promise<Output> =>
-  callRoad(rooms, 'Encrypt', { KeyId: keyId, Plaintext: 'dGV4dA==' }, journal)
-
 const aliasName = 'alias/crash'
 const findAlias = (rooms: Rooms) => rooms.store.view.alias(aliasArn(region, accountId, aliasName))
 
@@ -358,39 +335,6 @@ export const scenarios: Readonly<Record<string, Scenario>> = {
         await callRoad(rooms, 'Encrypt', { KeyId: keyId, Plaintext: Buffer.from(`text ${i}`).toString('base64') }, journal)
       }
     },
-  },
-  GetParametersForImport: {
-    prepare: makeExternalKey,
-    attempt: (rooms, journal, keyId) => askParameters(rooms, journal, keyId as string),
-  },
-  ImportKeyMaterial: {
-    prepare: async (rooms, journal) => prepareImport(rooms, journal, await makeExternalKey(rooms, journal), randomBytes(32)),
-    async attempt(rooms, journal, input) {
-      const { KeyId } = await callRoad(rooms, 'ImportKeyMaterial', input as Output, journal)
-      await encryptText(rooms, journal, KeyId)
-    },
-  },
-  'deletion and return of imported material': {
-    async prepare(rooms, journal) {
-      const keyId = await makeExternalKey(rooms, journal)
-      const input = await prepareImport(rooms, journal, keyId, randomBytes(32))
-      await callRoad(rooms, 'ImportKeyMaterial', input, journal)
-      await encryptText(rooms, journal, keyId)
-      return input
-    },
-    async attempt(rooms, journal, input) {
-      await callRoad(rooms, 'DeleteImportedKeyMaterial', { KeyId: (input as Output)['KeyId'] }, journal)
-      await callRoad(rooms, 'ImportKeyMaterial', input as Output, journal)
-    },
-  },
-  'expiry of imported material': {
-    async prepare(rooms, journal) {
-      const keyId = await makeExternalKey(rooms, journal)
-      const expires = { ExpirationModel: 'KEY_MATERIAL_EXPIRES', ValidTo: rooms.clock.now() / 1000 + 3600 }
-      await callRoad(rooms, 'ImportKeyMaterial', await prepareImport(rooms, journal, keyId, randomBytes(32), expires), journal)
-      rooms.clock.advance(3_600_000)
-    },
-    attempt: (rooms) => rooms.service.runLifecycle(),
   },
   CreateAlias: {
     async prepare(rooms, journal) {
