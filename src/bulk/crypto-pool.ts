@@ -1,5 +1,6 @@
 /**
- * Threads for what software computes too long for the event loop: key pairs that are made for callers, and ECDSA over digests. They start when they
+ * Threads for what software computes too long for the event loop: key pairs that are made for callers, and the signatures that
+ * OpenSSL, as Node has it, cannot be asked about. They start when they
  * are needed and end when they have not been for a while.
  */
 
@@ -18,11 +19,21 @@ export type PairSpec =
   | 'ECC_SECG_P256K1'
   | 'ECC_NIST_EDWARDS25519'
 
+export interface Ed25519phQuestion {
+  /** Its 32 bytes. */
+  readonly publicKey: Uint8Array
+  /** SHA-512 of the message. */
+  readonly digest: Uint8Array
+  readonly signature: Uint8Array
+}
+
 export interface CryptoPool {
   /** A new pair: PKCS#8 and SubjectPublicKeyInfo, DER. The caller wipes the private one. @throws Busy */
   keyPair(spec: PairSpec): Promise<{ readonly privateKey: Buffer; readonly publicKey: Buffer }>
   /** @throws Busy */
   isEcdsaSignature(question: EcdsaQuestion): Promise<boolean>
+  /** @throws Busy */
+  isEd25519phSignature(question: Ed25519phQuestion): Promise<boolean>
   /** Ends the threads, whatever they are at. */
   close(): Promise<void>
 }
@@ -52,6 +63,7 @@ export function openCryptoPool(): CryptoPool {
       return { privateKey: view(privateKey), publicKey: view(publicKey) }
     },
     isEcdsaSignature: async (question) => (await run('isEcdsaSignature', question)) === true,
+    isEd25519phSignature: async (question) => (await run('isEd25519phSignature', question)) === true,
     close: () => pool.destroy(),
   }
 }

@@ -2,9 +2,13 @@
 
 import { generateKeyPairSync, type KeyPairKeyObjectResult } from 'node:crypto'
 import { move, transferableSymbol, valueSymbol } from 'piscina'
-import type { PairSpec } from './crypto-pool.ts'
+import { verifyEd25519ph } from '../base/ed25519ph.ts'
+import type { Ed25519phQuestion, PairSpec } from './crypto-pool.ts'
 
 export { isEcdsaSignature } from './ecdsa.ts'
+
+export const isEd25519phSignature = ({ publicKey, digest, signature }: Ed25519phQuestion): boolean =>
+  verifyEd25519ph(Buffer.from(publicKey), Buffer.from(digest), Buffer.from(signature))
 
 const rsa = (modulusLength: number) => () => generateKeyPairSync('rsa', { modulusLength })
 const ec = (namedCurve: string) => () => generateKeyPairSync('ec', { namedCurve })

@@ -35,12 +35,14 @@ export interface ServiceConfig {
   readonly usage: UsageSettings
 }
 
-/** Software's slow work, done by threads that are not ours. Both throw Busy when too much waits for them. */
+/** Software's slow work, done by threads that are not ours. All throw Busy when too much waits for them. */
 export interface Offload {
   /** A new key pair, PKCS#8 and SubjectPublicKeyInfo, DER; The caller wipes the private key. */
   keyPair(spec: DataKeyPairSpec): Promise<{ readonly privateKey: Buffer; readonly publicKey: Buffer }>
   /** Whether r and s sign the digest for the public point; all as long as the curve's coordinates, the digest at most. */
   isEcdsaSignature(question: Readonly<Record<'x' | 'y' | 'digest' | 'r' | 's', Buffer> & { readonly curve: string }>): Promise<boolean>
+  /** The public key's 32 bytes, SHA-512 of the message. */
+  isEd25519phSignature(question: Readonly<Record<'publicKey' | 'digest' | 'signature', Buffer>>): Promise<boolean>
 }
 
 export interface Service {

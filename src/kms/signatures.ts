@@ -3,11 +3,10 @@
  * the shortest, bytes behind the end, RSA signatures of another length than the modulus), and PSS salts of another length than the digest.
  *
  * A message that comes as its digest cannot be handed to OpenSSL through Node, which always hashes. RSA is therefore opened here and what must
- * be in it compared (RFC 8017 8.1.2, 8.2.2); ECDSA is put together from multiples of points, in a thread.
+ * be in it compared (RFC 8017 8.1.2, 8.2.2); ECDSA is put together from multiples of points, in a thread. Ed25519ph OpenSSL 3.0 does not know.
  */
 
 import { constants, createHash, publicDecrypt, verify, type KeyObject } from 'node:crypto'
-import { kmsError } from './errors.ts'
 import { curveOf, modulusBytes } from './public-keys.ts'
 import type { Offload, Service } from './service.ts'
 import type { SigningRow } from './specs.ts'
@@ -53,8 +52,9 @@ const judges: Readonly<Record<SigningRow['scheme'], (asked: SignatureQuestion, o
     })
   },
   eddsa: ({ key, message, signature }) => verified(undefined, message, { key }, signature),
-  'eddsa-prehashed'() {
-    throw kmsError('UnsupportedOperationException', 'Verifying ED25519_PH_SHA_512 is not supported.')
+  'eddsa-prehashed'(asked, offload) {
+    const { x = '' } = asked.key.export({ format: 'jwk' })
+    return offload.isEd25519phSignature({ publicKey: Buffer.from(x, 'base64url'), digest: digestOf(asked), signature: asked.signature })
   },
 }
 

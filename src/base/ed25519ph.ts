@@ -1,7 +1,7 @@
 /**
  * Checks signatures by Ed25519ph (RFC 8032 section 5.1, the digest in place of the message, no context), which OpenSSL 3.0 does not know. Only for what
- * is public: nothing here takes the same time for different numbers. For the self-test, that must tell a device that signs so from one that ignores
- * being asked to.
+ * is public: nothing here takes the same time for different numbers. For Verify, in a thread, since it takes milliseconds; and for the self-test of
+ * a device, that must tell one that signs so from one that ignores being asked to.
  */
 import { createHash } from 'node:crypto'
 

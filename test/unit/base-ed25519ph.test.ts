@@ -1,6 +1,6 @@
 import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, sign } from 'node:crypto'
 import { expect, test } from 'vitest'
-import { verifyEd25519ph } from '../../src/hsm/ed25519ph.ts'
+import { verifyEd25519ph } from '../../src/base/ed25519ph.ts'
 
 // RFC 8032 section 7.3
 const seed = Buffer.from('833fe62409237b9d62ec77587520911e9a759cec1d19755b7da901b96dca3d42', 'hex')
