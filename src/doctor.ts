@@ -12,6 +12,7 @@ import { openToken } from './hsm/client.ts'
 import { diagnose, DoctorError, inspectModule, renderDoctor, type DoctorReport } from './hsm/doctor.ts'
 import { readProfile } from './hsm/profile.ts'
 import { canaryLabel, TokenError, type Token, type TokenObject, type WrapScheme } from './hsm/token.ts'
+import { isSymmetric } from './kms/specs.ts'
 import { findSystemKey, systemKeyNames } from './kms/system-keys.ts'
 import { openStore } from './store/open.ts'
 import { StoreFailure, type ImportObject, type Store } from './store/store.ts'
@@ -112,6 +113,8 @@ async function tokensNotConfigured(tokens: readonly TokenPlan[], database: strin
       const counts = new Map<string, number>()
       for (const { token } of store.view.allKeys()) counts.set(token, (counts.get(token) ?? 0) + 1)
       for (const { name } of tokens) counts.delete(name)
+      // What is in a custom key store only the service can look at: it alone can open the PIN.
+      for (const { id } of store.view.allKeyStores()) counts.delete(id)
       return [...counts].map(
         ([name, count]) => `${count} of the keys are in the token ${name}, which is not configured: name it in HOLDFAST_TOKENS.`,
       )
@@ -157,25 +160,26 @@ export function compare(
   const known = new Set(imports.map(nameOf))
   const keysWithoutObjects: KeyName[] = []
   const keysWithHalfTheirObjects: KeyName[] = []
-  const look = (key: string, { ckaId, label }: { readonly ckaId: string; readonly label: string }): void => {
+  const look = (key: string, { ckaId, label }: { readonly ckaId: string; readonly label: string }, mayHaveTwo: boolean): void => {
     const own = shown.get(nameOf({ ckaId, label })) ?? []
     if (own.length === 0) keysWithoutObjects.push({ key, ckaId, label })
-    else if (isHalf(own, wrapSchemes)) keysWithHalfTheirObjects.push({ key, ckaId, label })
+    else if (mayHaveTwo && isHalf(own, wrapSchemes)) keysWithHalfTheirObjects.push({ key, ckaId, label })
   }
   let keys = 0
-  for (const { arn, token } of store.view.allKeys()) {
-    if (token !== tokenName) continue
+  for (const key of store.view.allKeys()) {
+    if (key.token !== tokenName) continue
     keys++
-    for (const backing of store.view.backingKeys(arn)) {
+    for (const backing of store.view.backingKeys(key.arn)) {
       known.add(nameOf(backing))
-      if (backing.state === 'ready') look(arn, backing)
+      // Of other specs a key is one secret or private object: an HMAC key's is for MACs alone.
+      if (backing.state === 'ready') look(key.arn, backing, isSymmetric(key))
     }
   }
   for (const name of tokenName === homeToken ? systemKeyNames : []) {
     const key = findSystemKey(store, name)
     if (!key) continue
     known.add(nameOf(key))
-    look(`the service’s own key ${name}`, key)
+    look(`the service’s own key ${name}`, key, true)
   }
   const unknown = objects
     .filter((object) => !known.has(nameOf(object)) && object.label !== canaryLabel && !transportLabel.test(object.label))
@@ -189,7 +193,7 @@ export function compare(
   }
 }
 
-/** A key for MACs alone is half a cbc-hmac key. An AES key alone may be a whole one for GCM, but not on a token that has no GCM. */
+/** Of a key that encrypts: an object for MACs alone is half a cbc-hmac key. An AES key alone may be a whole one for GCM, but not on a token that has no GCM. */
 function isHalf(objects: readonly TokenObject[], wrapSchemes: readonly WrapScheme[]): boolean {
   const secret = objects.filter(({ objectClass }) => objectClass === 'CKO_SECRET_KEY')
   const aes = secret.filter(({ keyType }) => keyType === 'CKK_AES').length

@@ -34,6 +34,8 @@ export interface KeyStores extends KeyStoreRooms {
   isOpen(keyStoreId: string): boolean
   /** Logs in to the key store of a key, if it is connected and this process has not yet. At once for other keys. */
   ready(key: KeyRecord): Promise<void> | undefined
+  /** The same for a key store that is connected and a token. */
+  openTokenOf(keyStore: KeyStoreRecord): Promise<void> | undefined
   /** Begins to connect; resolves when that is durable. @throws KmsError in a state from which it cannot be. */
   connect(keyStoreId: string, requestId: string): Promise<void>
   /** Resolves when nothing of it is in use any more. */
@@ -280,9 +282,13 @@ export function openKeyStores(service: () => Service, rooms: KeyStoreRooms): Key
     }
   }
 
+  const openTokenOf = (keyStore: KeyStoreRecord): Promise<void> | undefined =>
+    findToken(keyStore.id) ? undefined : openConnected(keyStore)
+
   return {
     ...rooms,
     proxyOf,
+    openTokenOf,
     isOpen: (keyStoreId) => findToken(keyStoreId) !== undefined,
     tokenOf(keyStoreId) {
       const token = findToken(keyStoreId)
@@ -292,7 +298,7 @@ export function openKeyStores(service: () => Service, rooms: KeyStoreRooms): Key
     ready(key) {
       if (key.origin !== 'AWS_CLOUDHSM' || key.customKeyStoreId === null) return undefined
       const keyStore = find(key.customKeyStoreId)
-      return keyStore?.state !== 'CONNECTED' || findToken(keyStore.id) ? undefined : openConnected(keyStore)
+      return keyStore?.state === 'CONNECTED' ? openTokenOf(keyStore) : undefined
     },
     async connect(keyStoreId, requestId) {
       const { store, instance } = service()

@@ -116,6 +116,34 @@ test('a module needs a token and a PIN file that others cannot open', () => {
   expect(problemsOf(set)).toEqual([expect.stringMatching(/everybody on this machine may open: chmod 600/)])
 })
 
+test('a token that may be a key store is named as AWS names clusters, and has no PIN here', () => {
+  const files = scratch()
+  onTestFinished(() => files.remove())
+  const library = files.write('module.so', '')
+  const token = { library, tokenLabel: 'payroll', sessions: 2 }
+  const tokens = (table: unknown) => ({ HOLDFAST_KEY_STORE_TOKENS: JSON.stringify(table) })
+  expect(read(tokens({ 'cluster-payrollhsms': token })).config.keyStoreTokens).toEqual({ 'cluster-payrollhsms': token })
+  const refused: readonly [unknown, RegExp][] = [
+    [{ payroll: token }, /the name must be `cluster-`/],
+    [{ 'cluster-payrollhsms': { ...token, pinFile: '/etc/pin' } }, /pinFile has no place: the PIN is the KeyStorePassword/],
+    [{ 'cluster-payrollhsms': { library } }, /tokenLabel is missing/],
+    [{ 'cluster-payrollhsms': { ...token, library: '/nowhere.so' } }, /not a file this process can read/],
+    [[], /a JSON object/],
+  ]
+  for (const [table, message] of refused) expect(problemsOf(tokens(table)).join()).toMatch(message)
+})
+
+test('where to connect for a proxy is a host and a port for each name', () => {
+  const connectTo = (value: string) => read({ HOLDFAST_XKS_CONNECT_TO: value }).config.xks.connectTo
+  expect(connectTo('Proxy.example.com=10.1.2.3:8443, two.example.com=[::1]:443')).toEqual({
+    'proxy.example.com': { host: '10.1.2.3', port: 8443 },
+    'two.example.com': { host: '::1', port: 443 },
+  })
+  for (const wrong of ['proxy', 'proxy=host', 'proxy=host:0', 'proxy=host:65536', 'pro xy=host:1', '=host:1', 'a=b:1,a=c:2', 'a=b:1=c']) {
+    expect(problemsOf({ HOLDFAST_XKS_CONNECT_TO: wrong }).join(), wrong).toMatch(/must be a list of name=host:port/)
+  }
+})
+
 test('the environment goes before the file, the file before the default; paths in the file are relative to it', () => {
   const files = scratch()
   onTestFinished(() => files.remove())

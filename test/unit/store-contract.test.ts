@@ -12,6 +12,7 @@ import {
   sampleBackingKey,
   sampleImportObject,
   sampleKey,
+  sampleKeyStore,
   samplePrincipal,
 } from './store-suite.ts'
 
@@ -573,6 +574,64 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     ])
     await store.removeInstance('i-0')
     expect(await store.instances()).toHaveLength(1)
+  })
+
+  test('a custom key store is kept, changed under its newest record, and found again', async () => {
+    const keyStore = sampleKeyStore()
+    await store.insertKeyStore(keyStore, 10)
+    const other = await database.open()
+    await Promise.all([
+      store.updateKeyStore(keyStore.id, () => ({ state: 'CONNECTING', holder: 'me', connection: 'c' })),
+      other.updateKeyStore(keyStore.id, () => ({ name: 'renamed', sealedSecret: new Uint8Array([9]) })),
+    ])
+    const changed = { ...keyStore, state: 'CONNECTING', holder: 'me', connection: 'c', name: 'renamed', version: 3 }
+    await vi.waitFor(() => expect(store.view.keyStore(keyStore.id)).toMatchObject({ ...changed, sealedSecret: expect.anything() }))
+    const again = await reopened()
+    expect(again.allKeyStores()).toEqual([expect.objectContaining({ ...changed, sealedSecret: expect.anything() })])
+    expect([...(again.keyStore(keyStore.id)?.sealedSecret ?? [])]).toEqual([9])
+    await expect(store.updateKeyStore('cks-none', () => ({}))).rejects.toThrow(StoreConflict)
+  })
+
+  test('of custom key stores there are so many, and no two with one name or one place', async () => {
+    const first = sampleKeyStore()
+    await store.insertKeyStore(first, 2)
+    await expect(store.insertKeyStore(sampleKeyStore({ name: first.name }), 2)).rejects.toThrow(StoreConflict)
+    await expect(store.insertKeyStore(sampleKeyStore({ backing: first.backing }), 2)).rejects.toThrow(StoreConflict)
+    const second = sampleKeyStore()
+    await store.insertKeyStore(second, 2)
+    await expect(store.insertKeyStore(sampleKeyStore(), 2)).rejects.toThrow(StoreConflict)
+    await store.insertKeyStore(sampleKeyStore({ region: 'eu-west-3' }), 2)
+    await expect(store.updateKeyStore(second.id, () => ({ name: first.name }))).rejects.toThrow(StoreConflict)
+    expect(store.view.keyStore(second.id)).toEqual(second)
+  })
+
+  test('a custom key store stays while it is connected or has keys, and an external key is of one key', async () => {
+    const keyStore = sampleKeyStore({ state: 'CONNECTED' })
+    await store.insertKeyStore(keyStore, 10)
+    await expect(store.deleteKeyStore(keyStore.id)).rejects.toThrow(StoreConflict)
+    const inside = (xksKeyId: string | null) => sampleKey({ customKeyStoreId: keyStore.id, xksKeyId })
+    const key = inside('external')
+    await store.insertKey(key, undefined)
+    await expect(store.insertKey(inside('external'), undefined)).rejects.toThrow(StoreConflict)
+    const without = inside(null)
+    await store.insertKey(without, undefined)
+    await store.insertKey(inside(null), undefined)
+    await expect(store.insertKey(sampleKey({ customKeyStoreId: 'cks-none' }), undefined)).rejects.toThrow(StoreConflict)
+    await store.updateKeyStore(keyStore.id, () => ({ state: 'DISCONNECTED' }))
+    for (const view of [store.view, await reopened()]) {
+      expect(view.keyByExternalKey(keyStore.id, 'external')).toEqual(key)
+      expect(view.keysIn(keyStore.id, 2)).toHaveLength(2)
+    }
+    await expect(store.deleteKeyStore(keyStore.id)).rejects.toThrow(StoreConflict)
+    for (const each of store.view.keysIn(keyStore.id, 10)) await store.deleteKey(each.arn)
+    await store.deleteKeyStore(keyStore.id)
+    for (const view of [store.view, await reopened()]) {
+      expect([view.allKeyStores(), view.keysIn(keyStore.id, 1), view.keyByExternalKey(keyStore.id, 'external')]).toEqual([
+        [],
+        [],
+        undefined,
+      ])
+    }
   })
 
   test('a change by another process comes into the view by itself', async () => {

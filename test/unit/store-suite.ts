@@ -12,6 +12,7 @@ import type {
   BackingKeyRecord,
   ImportObject,
   KeyRecord,
+  KeyStoreRecord,
   PrincipalRecord,
   Store,
 } from '../../src/store/store.ts'
@@ -45,6 +46,25 @@ function makeSqlite(): TestDatabase {
 
 export const accountId = '111122223333'
 export const region = 'us-east-1'
+
+export function sampleKeyStore(values: Partial<KeyStoreRecord> = {}): KeyStoreRecord {
+  const id = `cks-${randomUUID().replaceAll('-', '').slice(0, 17)}`
+  return {
+    id,
+    accountId,
+    region,
+    name: id,
+    createdAt: clock.now(),
+    state: 'DISCONNECTED',
+    errorCode: null,
+    connection: null,
+    holder: null,
+    backing: { type: 'AWS_CLOUDHSM', clusterId: `cluster-${id}`, trustAnchor: 'pem', passwordRefused: false },
+    sealedSecret: new Uint8Array([1, 2, 3]),
+    version: 1,
+    ...values,
+  }
+}
 
 export function sampleKey(values: Partial<KeyRecord> = {}): KeyRecord {
   const keyId = values.keyId ?? randomUUID()

@@ -1,16 +1,13 @@
 /** Origin AWS_CLOUDHSM: the material is made in a custom key store of type AWS_CLOUDHSM, another token. */
 
-import { kmsError } from '../errors.ts'
 import { createKey } from '../material.ts'
 import { checkKind } from '../specs.ts'
-import { connectedKeyStore } from './custom-key-store.ts'
+import { connectedKeyStore, refuseExternalKey } from './custom-key-store.ts'
 import type { Origin } from './origin.ts'
 
 export const cloudHsm: Origin = {
   check(call, wanted) {
-    if (wanted.xksKeyId !== undefined) {
-      throw kmsError('ValidationException', 'XksKeyId is valid only with Origin EXTERNAL_KEY_STORE and a CustomKeyStoreId.')
-    }
+    refuseExternalKey(wanted)
     connectedKeyStore(call, wanted, 'AWS_CLOUDHSM')
   },
   async create(call, draft, wanted) {

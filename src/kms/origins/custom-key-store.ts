@@ -6,6 +6,22 @@ import { findKeyStore, proxyNotConnected, wrongState } from '../key-stores.ts'
 import type { Call } from '../operation.ts'
 import type { WantedKey } from './origin.ts'
 
+/** For the origins whose keys live in no key store. */
+export function refuseKeyStore(call: Call, wanted: WantedKey, origin: string): void {
+  const { customKeyStoreId } = wanted
+  if (customKeyStoreId !== undefined) {
+    const { backing } = findKeyStore(call.service, { accountId: call.principal.accountId, region: call.region }, customKeyStoreId)
+    throw kmsError('ValidationException', `Origin ${origin} is not valid for a custom key store of type ${backing.type}.`)
+  }
+  refuseExternalKey(wanted)
+}
+
+export function refuseExternalKey({ xksKeyId }: WantedKey): void {
+  if (xksKeyId !== undefined) {
+    throw kmsError('ValidationException', 'XksKeyId is valid only with Origin EXTERNAL_KEY_STORE and a CustomKeyStoreId.')
+  }
+}
+
 /** @throws KmsError unless it is there, of this type, and connected. */
 export function connectedKeyStore(call: Call, wanted: WantedKey, type: KeyStoreRecord['backing']['type']): KeyStoreRecord {
   if (wanted.customKeyStoreId === undefined) {

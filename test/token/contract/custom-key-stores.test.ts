@@ -18,6 +18,7 @@ import {
   EnableKeyRotationCommand,
   EncryptCommand,
   GenerateDataKeyCommand,
+  GenerateRandomCommand,
   GetParametersForImportCommand,
   ReEncryptCommand,
   RotateKeyOnDemandCommand,
@@ -327,6 +328,8 @@ describeOurs('a key store that is another token', () => {
     const { Plaintext, CiphertextBlob } = await contract.kms.send(new GenerateDataKeyCommand({ KeyId: key.KeyId, KeySpec: 'AES_256' }))
     const opened = await contract.kms.send(new DecryptCommand({ CiphertextBlob }))
     expect(opened.Plaintext).toEqual(Plaintext)
+    const random = await contract.kms.send(new GenerateRandomCommand({ NumberOfBytes: 24, CustomKeyStoreId: id }))
+    expect(random.Plaintext).toHaveLength(24)
   })
 
   test('has symmetric encryption keys of one region only, and none of them rotates or is imported', async () => {
@@ -336,6 +339,8 @@ describeOurs('a key store that is another token', () => {
       [contract.key({ ...inside(), MultiRegion: true }), 'UnsupportedOperationException'],
       [contract.key({ ...inside(), XksKeyId: 'x' }), 'ValidationException'],
       [contract.key({ Origin: 'AWS_CLOUDHSM' }), 'ValidationException'],
+      [contract.key({ CustomKeyStoreId: id }), 'ValidationException'],
+      [contract.key({ CustomKeyStoreId: id, Origin: 'EXTERNAL' }), 'ValidationException'],
       [contract.key({ CustomKeyStoreId: id, Origin: 'EXTERNAL_KEY_STORE', XksKeyId: 'x' }), 'ValidationException'],
       [contract.kms.send(new EnableKeyRotationCommand({ KeyId: key.KeyId })), 'UnsupportedOperationException'],
       [contract.kms.send(new RotateKeyOnDemandCommand({ KeyId: key.KeyId })), 'UnsupportedOperationException'],
@@ -368,6 +373,8 @@ describeOurs('a key store that is another token', () => {
     expect([await stateOf(key), await stateOf(doomed)]).toEqual(['Unavailable', 'PendingDeletion'])
     await expectRefusal(encrypt(key, 'now'), 'KMSInvalidStateException', `${key.Arn} is unavailable.`)
     await expectRefusal(contract.key(inside()), 'CustomKeyStoreInvalidStateException', /connection state is DISCONNECTED/)
+    const random = new GenerateRandomCommand({ NumberOfBytes: 1, CustomKeyStoreId: id })
+    await expectRefusal(contract.kms.send(random), 'CustomKeyStoreInvalidStateException', /connection state is DISCONNECTED/)
     await contract.kms.send(new DisableKeyCommand({ KeyId: key.KeyId }))
     await contract.kms.send(new CancelKeyDeletionCommand({ KeyId: doomed.KeyId }))
     expect([await stateOf(key), await stateOf(doomed)]).toEqual(['Unavailable', 'Unavailable'])
@@ -703,6 +710,8 @@ describeOurs('a key store behind an XKS proxy', () => {
     for (const command of [new EnableKeyRotationCommand({ KeyId: key.KeyId }), new RotateKeyOnDemandCommand({ KeyId: key.KeyId })]) {
       expect((await refusalOf(contract.kms.send(command))).name).toBe('UnsupportedOperationException')
     }
+    const random = contract.kms.send(new GenerateRandomCommand({ NumberOfBytes: 1, CustomKeyStoreId: id }))
+    expect((await refusalOf(random)).name).toBe('UnsupportedOperationException')
     proxy.seen.length = 0
     await contract.kms.send(new ScheduleKeyDeletionCommand({ KeyId: key.KeyId, PendingWindowInDays: 7 }))
     expect(await stateOf(key)).toBe('PendingDeletion')
