@@ -297,6 +297,11 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
     ),
     changed('backing', backingId(backing)),
   ]
+  const putSteps = (backing: BackingKeyRecord): Step[] => {
+    const { encryptions_reserved: _counted, ...row } = backingKeyRow(backing)
+    const id = backingId(backing)
+    return [one(sql.updateTable('backing_keys').set(row).where('id', '=', id).compile()), changed('backing', id)]
+  }
   /** @throws StoreConflict when it cannot become ready by this creator any more. */
   const checkHeld = (backing: BackingName, creator: string | null): void => {
     const found = view.backingKey(backing.keyArn, backing.materialId)
@@ -328,7 +333,7 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
   }
 
   const grants = openGrants(backend, write)
-  const { endLife, ...usage } = openUsageTables(backend)
+  const usage = openUsageTables(backend)
 
   // First the watch, then the load: nothing can be committed between them unseen.
   await backend.watch(() => {
@@ -369,10 +374,11 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
       }),
     updateKeys: (name, plan) =>
       untilSwapped(`keys ${name}`, async () => {
-        const { changes, ready = [], creator = null } = plan()
+        const { changes, ready = [], put = [], creator = null } = plan()
         for (const backing of ready) checkHeld(backing, creator)
         const updates = changes.map(({ arn, change }) => keyUpdate(getKey(arn), change))
-        const steps = [...updates.flatMap((update) => update.steps), ...ready.flatMap((backing) => readySteps(backing, creator))]
+        const rows = [...ready.flatMap((backing) => readySteps(backing, creator)), ...put.flatMap(putSteps)]
+        const steps = [...updates.flatMap((update) => update.steps), ...rows]
         return (await swapped(write(`update keys ${name}`, steps))) ? updates.map(({ after }) => keyInView(after)) : undefined
       }),
     async deleteKey(arn) {
@@ -388,7 +394,7 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
       const key = view.key(arn)
       await write(`delete key ${arn}`, [
         ...grants.deleteRest(arn),
-        ...(key && key.state !== 'Creating' ? endLife(key, view.backingKeys(arn), clock.now()) : []),
+        ...(key && key.state !== 'Creating' ? usage.endLife(key, view.backingKeys(arn), clock.now()) : []),
         { query: sql.insertInto('changes').columns(['kind', 'id']).expression(aliases).compile() },
         { query: sql.insertInto('changes').columns(['kind', 'id']).expression(backing).compile() },
         { query: sql.deleteFrom('aliases').where('target_key_arn', '=', arn).compile() },
@@ -473,16 +479,8 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
         const current = getKey(keyArn)
         const { key, put, drop, adopt, release } = change(current, view.backingKeys(keyArn))
         const { after, steps } = keyUpdate(current, key)
-        if (put) {
-          const { encryptions_reserved: _counted, ...row } = backingKeyRow(put)
-          const known = view.backingKey(keyArn, put.materialId)
-          if (known) {
-            const update = sql.updateTable('backing_keys').set(row).where('id', '=', backingId(put))
-            steps.push(one(update.compile()), changed('backing', backingId(put)))
-          } else {
-            steps.push(...backingSteps(backingKeyRow(put)), ...(current.multiRegion ? [shareCounts(keyArn)] : []))
-          }
-        }
+        if (put && view.backingKey(keyArn, put.materialId)) steps.push(...putSteps(put))
+        else if (put) steps.push(...backingSteps(backingKeyRow(put)), ...(current.multiRegion ? [shareCounts(keyArn)] : []))
         if (drop !== undefined) {
           const id = backingId({ keyArn, materialId: drop })
           steps.push(one(sql.deleteFrom('backing_keys').where('id', '=', id).compile()), changed('backing', id))
