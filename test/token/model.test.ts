@@ -55,6 +55,10 @@ async function call(operation: string, input: object, expected: string | undefin
   return json
 }
 
+function expectValue(value: unknown, expected: unknown): void {
+  expect(value).toBe(expected)
+}
+
 const stateErrors = {
   Enabled: undefined,
   Disabled: 'DisabledException',
@@ -129,7 +133,7 @@ class SetEnabled extends OnKey {
     await call(this.#enabled ? 'EnableKey' : 'DisableKey', { KeyId: key.id }, expected)
     if (expected === undefined) key.state = this.#enabled ? 'Enabled' : 'Disabled'
   }
-  override toString = (): string => `${this.#enabled ? 'EnableKey' : 'DisableKey'}`
+  override toString = (): string => (this.#enabled ? 'EnableKey' : 'DisableKey')
 }
 
 class ScheduleKeyDeletion extends OnKey {
@@ -176,7 +180,7 @@ class Decrypt implements fc.AsyncCommand<Model, InProcess> {
     // Of a key that is gone nobody is told more than that.
     const expected = key.state === 'gone' ? 'AccessDeniedException' : outcome(key, ['Enabled'])
     const { Plaintext } = await call('Decrypt', { CiphertextBlob: ciphertext }, expected)
-    expect(Plaintext).toBe(expected === undefined ? plaintext : undefined)
+    expectValue(Plaintext, expected === undefined ? plaintext : undefined)
   }
   toString = (): string => `Decrypt(${this.#pick})`
 }
@@ -250,7 +254,7 @@ class DescribeByAlias implements fc.AsyncCommand<Model, InProcess> {
   async run(model: Model): Promise<void> {
     const key = model.aliases.get(this.#name)
     const { KeyMetadata } = await call('DescribeKey', { KeyId: this.#name }, key ? undefined : 'NotFoundException')
-    expect((KeyMetadata as Answer | undefined)?.['KeyId']).toBe(key?.id)
+    expectValue((KeyMetadata as Answer | undefined)?.['KeyId'], key?.id)
   }
   toString = (): string => `DescribeByAlias(${this.#name})`
 }
@@ -301,21 +305,25 @@ const commands = [
   fc.constantFrom(1, 8, 31, 91).map((days) => new Wait(days)),
 ]
 
+async function expectTheRules(sequence: Iterable<fc.AsyncCommand<Model, InProcess>>): Promise<void> {
+  const model: Model = { nowMs: holdfast.clock.now(), keys: [], blobs: [], aliases: new Map() }
+  const setup = () => ({ model, real: holdfast })
+  try {
+    await new CreateKey().run(model)
+    await fc.asyncModelRun(setup, sequence)
+  } finally {
+    // The next sequence begins without these names, and no round has to rotate what nobody looks at any more.
+    for (const name of model.aliases.keys()) await call('DeleteAlias', { AliasName: name }, undefined)
+    for (const key of model.keys) {
+      if (key.state === 'Enabled') await call('DisableKeyRotation', { KeyId: key.id }, undefined)
+    }
+  }
+}
+
 test('whatever is done to keys in whatever order, they answer as the rules say', async () => {
   await fc.assert(
     fc.asyncProperty(fc.commands([...commands], { maxCommands: 40, size: '+1' }), async (sequence) => {
-      const model: Model = { nowMs: holdfast.clock.now(), keys: [], blobs: [], aliases: new Map() }
-      const setup = () => ({ model, real: holdfast })
-      try {
-        await new CreateKey().run(model)
-        await fc.asyncModelRun(setup, sequence)
-      } finally {
-        // The next sequence begins without these names, and no round has to rotate what nobody looks at any more.
-        for (const name of model.aliases.keys()) await call('DeleteAlias', { AliasName: name }, undefined)
-        for (const key of model.keys) {
-          if (key.state === 'Enabled') await call('DisableKeyRotation', { KeyId: key.id }, undefined)
-        }
-      }
+      await expectTheRules(sequence)
     }),
     { seed, numRuns, endOnFailure: true },
   )

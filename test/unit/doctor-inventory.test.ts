@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest'
 import { compare } from '../../src/doctor.ts'
 import { canaryLabel, type TokenObject } from '../../src/hsm/token.ts'
+import type { KeyRecord } from '../../src/store/store.ts'
 import { openView } from '../../src/store/view.ts'
 import { sampleBackingKey, sampleKey } from './store-suite.ts'
 
@@ -12,10 +13,11 @@ const object = (ckaId: string, label: string, keyType = 'CKK_AES', objectClass =
   attributes: {},
 })
 
-/** A database of one key for each name, its material labelled `kms/NAME/1`, and of the service's own keys. */
-function databaseOf(...names: readonly string[]) {
+/** A database of one symmetric key for each name, its material labelled `kms/NAME/1`, and of the service's own keys. */
+const databaseOf = (...names: readonly string[]) => databaseWith(...names.map((name) => sampleKey({ keyId: name })))
+
+function databaseWith(...keys: readonly KeyRecord[]) {
   const view = openView()
-  const keys = names.map((name) => sampleKey({ keyId: name }))
   const candidates = [{ ckaId: 'ff', label: 'holdfast/service' }]
   view.apply({
     accounts: [],
@@ -68,6 +70,18 @@ test('a key of two objects that lost one is a problem; an AES key alone is whole
     compare(databaseOf('whole', 'no-mac', 'no-aes'), objects, schemes).keysWithHalfTheirObjects.map(({ label }) => label)
   expect(half(['cbc-hmac'])).toEqual(['kms/no-mac/1', 'kms/no-aes/1'])
   expect(half(['gcm-iv-in', 'cbc-hmac'])).toEqual(['kms/no-aes/1'])
+})
+
+test.each([
+  { spec: 'HMAC_256', usage: 'GENERATE_VERIFY_MAC', keyType: 'CKK_GENERIC_SECRET', objectClass: 'CKO_SECRET_KEY' },
+  { spec: 'RSA_2048', usage: 'SIGN_VERIFY', keyType: 'CKK_RSA', objectClass: 'CKO_PRIVATE_KEY' },
+] as const)('a $spec key is whole with its one object, whatever the token encrypts with', ({ spec, usage, keyType, objectClass }) => {
+  const database = databaseWith(sampleKey({ keyId: 'one', spec, usage }))
+  const service = object('51', 'holdfast/service', 'CKK_GENERIC_SECRET')
+  const objects = [...ownObjects, service, object('id-one', 'kms/one/1', keyType, objectClass)]
+  for (const schemes of [['cbc-hmac'], ['gcm-iv-in']] as const) {
+    expect(compare(database, objects, schemes)).toMatchObject({ keys: 1, keysWithoutObjects: [], keysWithHalfTheirObjects: [] })
+  }
 })
 
 test('what an import is made of is no leftover', () => {
