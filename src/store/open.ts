@@ -479,12 +479,13 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
         const current = getKey(keyArn)
         const { key, put, drop, adopt, release } = change(current, view.backingKeys(keyArn))
         const { after, steps } = keyUpdate(current, key)
-        if (put && view.backingKey(keyArn, put.materialId)) steps.push(...putSteps(put))
-        else if (put) steps.push(...backingSteps(backingKeyRow(put)), ...(current.multiRegion ? [shareCounts(keyArn)] : []))
+        // First: what is put may take its ordinal.
         if (drop !== undefined) {
           const id = backingId({ keyArn, materialId: drop })
           steps.push(one(sql.deleteFrom('backing_keys').where('id', '=', id).compile()), changed('backing', id))
         }
+        if (put && view.backingKey(keyArn, put.materialId)) steps.push(...putSteps(put))
+        else if (put) steps.push(...backingSteps(backingKeyRow(put)), ...(current.multiRegion ? [shareCounts(keyArn)] : []))
         if (release) steps.push({ query: sql.insertInto('import_objects').values(importObjectRow(release)).compile() })
         if (adopt) {
           // Taken over by another it is lost for good; anything else that came between is seen at the next try.

@@ -134,6 +134,8 @@ export interface KeysPlan {
   readonly changes: readonly { readonly arn: string; readonly change: KeyChange }[]
   /** Unfinished backing keys of `creator` that become ready. */
   readonly ready?: readonly BackingName[]
+  /** Rows of backing keys as they shall be; what has been encrypted with them stays counted. */
+  readonly put?: readonly BackingKeyRecord[]
   readonly creator?: string | null
 }
 

@@ -1,6 +1,7 @@
 /**
  * Multi-Region keys end to end: one service with two regions, each on its own SoftHSM2 token, as `npm start` brings it up; by the real SDK.
  */
+import { randomBytes } from 'node:crypto'
 import {
   CancelKeyDeletionCommand,
   CreateAliasCommand,
@@ -13,9 +14,12 @@ import {
   GenerateMacCommand,
   GetKeyPolicyCommand,
   GetKeyRotationStatusCommand,
+  GetParametersForImportCommand,
   GetPublicKeyCommand,
+  ImportKeyMaterialCommand,
   KMSClient,
   ListAliasesCommand,
+  ListKeyRotationsCommand,
   ListResourceTagsCommand,
   ReplicateKeyCommand,
   RotateKeyOnDemandCommand,
@@ -30,6 +34,7 @@ import {
 } from '@aws-sdk/client-kms'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { expectRefusal, given } from './contract/kit.ts'
+import { wrapMaterial } from './import-kit.ts'
 import { makeUser, startHoldfast, type Holdfast } from './holdfast.ts'
 
 const [home, other] = ['us-east-1', 'eu-west-1'] as const
@@ -250,6 +255,44 @@ test('an HMAC key makes in one region what the other verifies', async () => {
   const { Mac } = await here.send(new GenerateMacCommand({ KeyId: keyId, MacAlgorithm: 'HMAC_SHA_256', Message: plaintext }))
   const verified = await there.send(new VerifyMacCommand({ KeyId: keyId, MacAlgorithm: 'HMAC_SHA_256', Message: plaintext, Mac }))
   expect(verified).toMatchObject({ MacValid: true, KeyId: arnIn(other, keyId) })
+})
+
+test('imported material is imported in every region before it is used in one', async () => {
+  const keyId = await pair({ Origin: 'EXTERNAL' })
+  const importInto = async (client: KMSClient, material: Uint8Array, ImportType?: 'NEW_KEY_MATERIAL') => {
+    const { PublicKey, ImportToken } = await client.send(
+      new GetParametersForImportCommand({ KeyId: keyId, WrappingAlgorithm: 'RSAES_OAEP_SHA_1', WrappingKeySpec: 'RSA_2048' }),
+    )
+    const EncryptedKeyMaterial = wrapMaterial(given(PublicKey), 'RSAES_OAEP_SHA_1', material)
+    const ExpirationModel = 'KEY_MATERIAL_DOES_NOT_EXPIRE'
+    await client.send(new ImportKeyMaterialCommand({ KeyId: keyId, ImportToken, EncryptedKeyMaterial, ExpirationModel, ImportType }))
+  }
+  const pendingState = async () => {
+    const command = new ListKeyRotationsCommand({ KeyId: keyId, IncludeKeyMaterial: 'ALL_KEY_MATERIAL' })
+    return (await here.send(command)).Rotations?.at(-1)?.KeyMaterialState
+  }
+  const rotate = () => here.send(new RotateKeyOnDemandCommand({ KeyId: keyId }))
+  const [first, second] = [randomBytes(32), randomBytes(32)]
+
+  expect((await describeIn(there, keyId)).KeyState).toBe('PendingImport')
+  await importInto(here, first)
+  await expectRefusal(importInto(there, second), 'IncorrectKeyMaterialException', '')
+  await importInto(there, first)
+  const old = await encrypt(here, keyId)
+  expect(Buffer.from(given((await decrypt(there, old)).Plaintext))).toEqual(plaintext)
+
+  await importInto(here, second, 'NEW_KEY_MATERIAL')
+  expect(await pendingState()).toBe('PENDING_MULTI_REGION_IMPORT_AND_ROTATION')
+  await expectRefusal(rotate(), 'KMSInvalidStateException', /is not imported into every replica of the key: /)
+  await importInto(there, second)
+  expect(await pendingState()).toBe('PENDING_ROTATION')
+  await rotate()
+  expect(await pendingState()).toBe('CURRENT')
+  const [mine, yours] = [await describeIn(here, keyId), await describeIn(there, keyId)]
+  expect(yours).toMatchObject({ KeyState: 'Enabled', CurrentKeyMaterialId: mine.CurrentKeyMaterialId })
+  for (const blob of [old, await encrypt(here, keyId)]) {
+    expect(Buffer.from(given((await decrypt(there, blob)).Plaintext))).toEqual(plaintext)
+  }
 })
 
 test('replicating takes permission on the primary and, in the other region, to make a key', async () => {

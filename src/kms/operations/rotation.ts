@@ -6,7 +6,7 @@ import { changeKey, keyFrom, keyMissing } from '../keys.ts'
 import { seconds } from '../metadata.ts'
 import { operation, type Call } from '../operation.ts'
 import { page, pageOf } from '../page.ts'
-import { isReplica, primaryOf } from '../multi-region.ts'
+import { isReplica, primaryOf, relatedKeys } from '../multi-region.ts'
 import { pendingRotation, recordRotation, rotate, scheduled, wireType, wrongOrigin } from '../rotation.ts'
 import { integer, keyId, oneOf, optional } from '../shape.ts'
 import { isSymmetric } from '../specs.ts'
@@ -124,17 +124,43 @@ function checkOnDemand(call: Call, current: KeyRecord, materials: readonly Backi
   }
 }
 
-/** Imported material that waits for it becomes the current one. */
-function rotateToImported(call: Call, key: KeyRecord): Promise<KeyRecord> {
+/** Imported material that waits for it becomes the current one, of a multi-Region key everywhere at once. */
+async function rotateToImported(call: Call, key: KeyRecord): Promise<KeyRecord> {
   const { store, clock } = call.service
-  return store.changeMaterial(key.arn, (current, materials) => {
+  const [rotated] = await store.updateKeys(key.keyId, () => {
+    const current = store.view.key(key.arn)
+    if (!current) throw keyMissing(key.arn)
+    requireRotatable(current)
+    const materials = store.view.backingKeys(key.arn)
     checkOnDemand(call, current, materials)
     const pending = pendingRotation(current, materials)
     if (!pending) {
       throw kmsError('KMSInvalidStateException', `No available key material pending rotation for the key: ${key.arn}.`)
     }
-    return { key: { materialId: pending.materialId }, put: { ...pending, rotationType: 'ON_DEMAND', rotatedAt: clock.now() } }
+    const { materialId } = pending
+    const held = holdersOf(call, current, materialId)
+    if (!held) {
+      throw kmsError(
+        'KMSInvalidStateException',
+        `The key material (id: ${materialId}) is not imported into every replica of the key: ${key.arn}.`,
+      )
+    }
+    const others = held.filter(({ keyArn }) => keyArn !== key.arn)
+    const facts = { rotationType: 'ON_DEMAND', rotatedAt: clock.now() } as const
+    return {
+      changes: [{ arn: key.arn, change: { materialId } }, ...others.map(({ keyArn }) => ({ arn: keyArn, change: { materialId } }))],
+      // It is the primary that records it.
+      put: [{ ...pending, ...facts }, ...others.map((backing) => ({ ...backing, ...facts, rotationRecorded: true }))],
+    }
   })
+  return rotated ?? key
+}
+
+/** The material as the key and all keys related to it have it; undefined where one of them lacks it. */
+function holdersOf({ service }: Call, key: KeyRecord, materialId: string): readonly BackingKeyRecord[] | undefined {
+  const related = key.multiRegion ? relatedKeys(service, key).filter(({ state }) => state !== 'Destroying') : [key]
+  const held = related.flatMap(({ arn }) => service.store.view.backingKey(arn, materialId) ?? [])
+  return held.length === related.length && held.every(({ state }) => state === 'ready') ? held : undefined
 }
 
 /** What only keys with imported material have. */
@@ -160,6 +186,7 @@ export const ListKeyRotations = operation({
     if (key.origin !== 'AWS_KMS' && key.origin !== 'EXTERNAL') throw wrongOrigin(key)
     const all = call.service.store.view.backingKeys(key.arn).filter(({ state }) => state !== 'creating')
     const pending = pendingRotation(key, all)
+    const waiting = pending && !holdersOf(call, key, pending.materialId) ? 'PENDING_MULTI_REGION_IMPORT_AND_ROTATION' : 'PENDING_ROTATION'
     const listed = input.IncludeKeyMaterial === 'ALL_KEY_MATERIAL' ? all : all.filter(({ rotatedAt }) => rotatedAt !== null)
     const { items, rest } = page(
       call,
@@ -168,7 +195,7 @@ export const ListKeyRotations = operation({
       (backing) => ({
         KeyId: key.keyId,
         KeyMaterialId: backing.materialId,
-        KeyMaterialState: backing.materialId === key.materialId ? 'CURRENT' : backing === pending ? 'PENDING_ROTATION' : 'NON_CURRENT',
+        KeyMaterialState: backing.materialId === key.materialId ? 'CURRENT' : backing === pending ? waiting : 'NON_CURRENT',
         ...(key.origin === 'EXTERNAL' && importFacts(backing)),
         ...(backing.rotatedAt !== null && { RotationDate: seconds(backing.rotatedAt) }),
         ...(backing.rotationType !== null && { RotationType: wireType(backing.rotationType) }),
