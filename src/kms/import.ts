@@ -22,7 +22,7 @@ import {
 import { parseKmsArn } from './arn.ts'
 import { kmsError } from './errors.ts'
 import { serviceEvent } from './record.ts'
-import { primaryOf } from './multi-region.ts'
+import { primaryOf, relatedKeys } from './multi-region.ts'
 import { pendingRotation } from './rotation.ts'
 import { seal, unseal } from './seal.ts'
 import type { Service } from './service.ts'
@@ -426,9 +426,17 @@ function planImport(
     rotatedAt: template?.rotatedAt ?? null,
     rotationRecorded: template !== undefined,
   }
+  // What was imported for a rotation that its primary gave up.
+  const stale = materials.find(({ ordinal }) => ordinal === put.ordinal)
   const isCurrent = template ? primary.materialId === materialId : materials.length === 0
   const current = isCurrent ? { ...key, materialId } : key
-  return { key: { ...(isCurrent && { materialId }), ...afterImport(service, current, replace(materials, put)) }, put, adopt }
+  return {
+    key: { ...(isCurrent && { materialId }), ...afterImport(service, current, replace(materials, put)) },
+    put,
+    adopt,
+    ...(stale && { drop: stale.materialId }),
+    ...(stale?.state === 'ready' && { release: released(service, key, stale, 'material') }),
+  }
 }
 
 const replace = (materials: readonly BackingKeyRecord[], put: BackingKeyRecord): readonly BackingKeyRecord[] => [
@@ -452,13 +460,23 @@ export async function deleteMaterial(
   admit: Admit,
 ): Promise<string | undefined> {
   let ended: BackingKeyRecord | undefined
+  let wasPending = false
   await endMaterial(service, key, 'material', (current, materials) => {
     admit(current)
     const materialId = named ?? current.materialId
     ended = materials.find((material) => material.materialId === materialId)
     if (named !== undefined && !ended) throw kmsError('NotFoundException', `Key material '${named}' of key '${key.arn}' does not exist`)
+    wasPending = ended !== undefined && ended === pendingRotation(current, materials)
     return ended
   })
+  // What a primary gives up before its rotation, its replicas need not have either (AWS).
+  const replicas = wasPending && primaryOf(service, key) === key ? relatedKeys(service, key).filter(({ arn }) => arn !== key.arn) : []
+  for (const replica of replicas) {
+    await endMaterial(service, replica, 'material', (current, materials) => {
+      const pending = pendingRotation(current, materials)
+      return pending?.materialId === ended?.materialId ? pending : undefined
+    })
+  }
   return ended?.materialId
 }
 

@@ -114,12 +114,15 @@ describe.each(Object.entries(scenarios))('%s', (_name, scenario) => {
         wire.arm(step, mishap)
         // Which error, if any, is the caller's affair: the journal knows what was answered.
         await scenario.attempt(rooms, journal, prepared).catch(() => undefined)
+        const { fired } = wire.disarm()
+        expect(fired, step).toBe(true)
         if (mishap === 'cut') {
           await rooms.close()
           rooms = await openRooms(options)
-        } else expect(wire.disarm().fired, step).toBe(true)
+        }
         await rooms.service.runLifecycle()
-        if (mishap !== 'cut') expect(await inspect(rooms, journal), step).toEqual([])
+        const found = mishap === 'cut' ? [] : await inspect(rooms, journal)
+        expect(found, step).toEqual([])
       }
       // What a step lost or left stays so.
       expect(await inspect(rooms, journal)).toEqual([])

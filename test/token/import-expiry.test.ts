@@ -221,3 +221,48 @@ test('imported material never gives way to material made here, however much it h
   await kms.send(new RotateKeyOnDemandCommand({ KeyId: keyId }))
   expect(await decrypt(await encrypt(keyId))).toBe('a secret')
 })
+
+test('material that the token lost comes back by an import', async () => {
+  const { keyId } = await makeKey()
+  const material = randomBytes(32)
+  await bring(keyId, material)
+  const blob = await encrypt(keyId)
+  const [backing] = holdfast.store.view.backingKeys(given(holdfast.store.view.keyById(holdfast.region, keyId)).arn)
+  await holdfast.token.destroyKey(given(backing).ckaId, given(backing).label)
+  await decrypt(blob).catch(() => undefined)
+  expect(await stateOf(keyId)).toBe('Unavailable')
+  await bring(keyId, material)
+  expect(await stateOf(keyId)).toBe('Enabled')
+  expect(await decrypt(blob)).toBe('a secret')
+  expect(await objectsOf(keyId)).toHaveLength(1)
+})
+
+test('callers wait for a wrapping key in a short queue, and an account has so many and no more', { timeout: 60_000 }, async () => {
+  const { keyId, arn } = await makeKey()
+  const outcomes = await Promise.all(
+    Array.from({ length: 12 }, () =>
+      ask(keyId).then(
+        () => 'answered',
+        (error: unknown) => (error as Error).name,
+      ),
+    ),
+  )
+  expect(new Set(outcomes)).toEqual(new Set(['answered', 'ThrottlingException']))
+  expect(outcomes.filter((outcome) => outcome === 'answered').length).toBeGreaterThanOrEqual(8)
+  expect((await holdfast.store.importObjects()).filter((object) => object.keyArn === arn)).toHaveLength(4)
+  for (let i = 0; i < 100; i++) {
+    await holdfast.store.insertImportObject({
+      ckaId: randomBytes(16).toString('hex'),
+      label: 'holdfast/import',
+      keyArn: `${arn}/of another key`,
+      accountId: holdfast.accountId,
+      token: 'default',
+      kind: 'wrapping',
+      createdAt: holdfast.clock.now(),
+      dueAt: holdfast.clock.now() + dayMs,
+      creator: null,
+    })
+  }
+  const { keyId: other } = await makeKey()
+  await expectRefusal(ask(other), 'LimitExceededException', /wrapping keys/)
+})

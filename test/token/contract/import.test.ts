@@ -508,6 +508,18 @@ describe('imported material of a multi-Region key', () => {
     expect(replica).toMatchObject({ KeyState: 'Enabled', Origin: 'EXTERNAL' })
     const { Plaintext } = await there.send(new DecryptCommand({ CiphertextBlob: await encrypt(primary.KeyId) }))
     expect(Buffer.from(given(Plaintext))).toEqual(text)
+
+    // What the primary gives up before its rotation, the replica gives up too; then something else may come in its place.
+    const input = { ImportType: 'NEW_KEY_MATERIAL' } as const
+    const abandoned = randomBytes(32)
+    const pending = await importInto(primary.KeyId, abandoned, { input })
+    await importInto(primary.KeyId, abandoned, { kms: there })
+    await contract.kms.send(new DeleteImportedKeyMaterialCommand({ KeyId: primary.KeyId, KeyMaterialId: pending.materialId }))
+    const listed = await there.send(new ListKeyRotationsCommand({ KeyId: primary.KeyId, IncludeKeyMaterial: 'ALL_KEY_MATERIAL' }))
+    expect(given(listed.Rotations).map(({ KeyMaterialId }) => KeyMaterialId)).toEqual([materialId])
+    const second = randomBytes(32)
+    await importInto(primary.KeyId, second, { input })
+    await importInto(primary.KeyId, second, { kms: there })
   })
 })
 
