@@ -18,6 +18,7 @@ import {
   openRooms,
   otherRegion,
   region,
+  smallBudget,
   Tripwire,
   type Mishap,
   type Rooms,
@@ -126,25 +127,26 @@ async function inspectAll(rooms: Rooms, journal: Journal): Promise<readonly stri
   return problems
 }
 
+/** An empty store, on tokens without keys of ours. */
+async function fresh() {
+  const [token, otherToken] = tokens
+  if (!token || !otherToken) throw new Error('two tokens')
+  for (const each of tokens) {
+    const ours = (await each.allObjects()).filter(({ label }) => !/^holdfast\/(?:canary|transport)/.test(label))
+    for (const { ckaId, label } of ours) await each.destroyKey(ckaId, label)
+  }
+  const wire = new Tripwire()
+  const dir = join(labs[0]?.dir ?? '', `run-${++runs}`)
+  return { wire, options: { dir, token, otherToken, clock: new ManualClock(Date.UTC(2026, 0, 1)), wire } }
+}
+
 const endOf = (rooms: Rooms, keyId: string): readonly (string | undefined)[] =>
   [region, otherRegion].map((at) => rooms.store.view.keyById(at, keyId)?.state)
 
 describe.each(Object.entries(scenarios))('%s', (_name, scenario) => {
   test.each(scenario.mishaps)('holds when any one step goes wrong: %s', { timeout: 120_000 }, async (mishap) => {
-    const [token, otherToken] = tokens
-    if (!token || !otherToken) throw new Error('two tokens')
-    for (const each of tokens)
-      for (const { ckaId, label } of await each.allObjects())
-        if (!/^holdfast\/(?:canary|transport)/.test(label)) await each.destroyKey(ckaId, label)
+    const { options, wire } = await fresh()
     const journal = new Journal()
-    const wire = new Tripwire()
-    const options = {
-      dir: join(labs[0]?.dir ?? '', `run-${++runs}`),
-      token,
-      otherToken,
-      clock: new ManualClock(Date.UTC(2026, 0, 1)),
-      wire,
-    }
     let rooms = await openRooms(options)
     try {
       const planned = await scenario.prepare(rooms, journal)
@@ -169,4 +171,32 @@ describe.each(Object.entries(scenarios))('%s', (_name, scenario) => {
       await rooms.close()
     }
   })
+})
+
+test('keys that are related draw on one budget, and rotate as one when it is used', async () => {
+  const { options } = await fresh()
+  const rooms = await openRooms({ ...options, budget: smallBudget })
+  try {
+    const journal = new Journal()
+    const keyId = await pair(rooms, journal)
+    const counts = new Map<string, number>()
+    for (let i = 0; i < 20; i++) {
+      const [at, elsewhere] = i % 2 === 0 ? [region, otherRegion] : [otherRegion, region]
+      const { CiphertextBlob } = await callRoad(rooms, 'Encrypt', { KeyId: keyId, Plaintext: text }, undefined, at)
+      const opened = await callRoad(rooms, 'Decrypt', { CiphertextBlob }, undefined, elsewhere)
+      const material = String(opened['KeyMaterialId'])
+      counts.set(material, (counts.get(material) ?? 0) + 1)
+    }
+    await rooms.service.budget.close()
+    expect(counts.size).toBeGreaterThan(2)
+    for (const [material, count] of counts) {
+      const rows = [region, otherRegion].map((at) => rooms.store.view.backingKey(rooms.store.view.keyById(at, keyId)?.arn ?? '', material))
+      expect(rows[0]?.encryptionsReserved).toBe(rows[1]?.encryptionsReserved)
+      expect(rows[0]?.encryptionsReserved).toBeLessThanOrEqual(smallBudget.ceiling)
+      expect(count).toBeLessThanOrEqual(rows[0]?.encryptionsReserved ?? 0)
+    }
+    expect(await inspectAll(rooms, journal)).toEqual([])
+  } finally {
+    await rooms.close()
+  }
 })
