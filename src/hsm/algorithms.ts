@@ -258,7 +258,7 @@ export const kindRows: Readonly<Record<KmsKind, KindRow>> = {
   'HMAC_256 GENERATE_VERIFY_MAC': { keys: ['hmac-256', 'hmac-256-typed'], algorithms: ['HMAC_SHA_256'] },
   'HMAC_384 GENERATE_VERIFY_MAC': { keys: ['hmac-384', 'hmac-384-typed'], algorithms: ['HMAC_SHA_384'] },
   'HMAC_512 GENERATE_VERIFY_MAC': { keys: ['hmac-512', 'hmac-512-typed'], algorithms: ['HMAC_SHA_512'] },
-  // Made like keys that decrypt, but for one bit: a third RSA key at every start would prove little more.
+  // The self-test decrypts with a key of this sort, where the token makes such; what it unwraps is a proof of its own.
   'import RSA_2048': { keys: ['rsa-2048-import'], algorithms: oaepAlgorithms, provedBy: 'RSA_2048 ENCRYPT_DECRYPT' },
   'import RSA_3072': { keys: ['rsa-3072-import'], algorithms: oaepAlgorithms, provedBy: 'RSA_2048 ENCRYPT_DECRYPT' },
   'import RSA_4096': { keys: ['rsa-4096-import'], algorithms: oaepAlgorithms, provedBy: 'RSA_2048 ENCRYPT_DECRYPT' },

@@ -32,7 +32,7 @@ import {
 } from './algorithms.ts'
 import { verifyEd25519ph } from '../base/ed25519ph.ts'
 import { CKM, CKR, nameOf } from './constants.ts'
-import { findDeviceError } from './errors.ts'
+import { classify, findDeviceError } from './errors.ts'
 import { proveImports } from './import-proof.ts'
 import type { ImportWays } from './import.ts'
 import { destroyAll, makeKey, sortObjects, Unprotected } from './keys.ts'
@@ -270,6 +270,14 @@ function proveAgreement({ session, profile }: Bench, keys: KeyObjects): void {
   if (!secret.equals(diffieHellman({ privateKey: peer.privateKey, publicKey }))) fail('agreed on another secret')
 }
 
+/** Whether the session is as good as before: the device said no to one call, or it is we who were not content. */
+function leavesSession(error: unknown): boolean {
+  const device = findDeviceError(error)
+  if (device === undefined) return true
+  const { class: errorClass } = classify(device.code, false, { authFailed: [], gone: [] })
+  return errorClass === 'unsupported' || errorClass === 'caller'
+}
+
 function describeFailure(error: unknown): string {
   const device = findDeviceError(error)
   if (device !== undefined) return device.message
@@ -310,9 +318,11 @@ export function proveToken(
       } catch (error) {
         const found = describeFailure(error)
         if (!token) detail = found
-        // Its keys end with the session.
-        keys.destroy()
-        session.reopen()
+        if (session.doubtful || !leavesSession(error)) {
+          // Its keys end with the session.
+          keys.destroy()
+          session.reopen()
+        }
         alive()
       }
     }
