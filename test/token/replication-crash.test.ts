@@ -200,3 +200,24 @@ test('keys that are related draw on one budget, and rotate as one when it is use
     await rooms.close()
   }
 })
+
+test('two regions on one token replicate to each other when it trusts its own transport key', async () => {
+  const { options } = await fresh()
+  const [lab] = labs
+  if (!lab) throw new Error('a token')
+  const provisioned = { ...lab, env: { SOFTHSM2_CONF: lab.env['SOFTHSM2_CONF'] ?? '' } }
+  const { otherToken: _other, ...onOne } = options
+  const rooms = await openRooms(onOne)
+  try {
+    const journal = new Journal()
+    const keyId = await primary(rooms, journal)
+    const replicate = () => callRoad(rooms, 'ReplicateKey', { KeyId: keyId, ReplicaRegion: otherRegion }, journal)
+    await expect(replicate()).rejects.toThrow(/The key material cannot be copied from token to token: .*CKA_TRUSTED/)
+    await trustTransportKeys([provisioned, provisioned])
+    await replicate()
+    await callRoad(rooms, 'RotateKeyOnDemand', { KeyId: keyId }, journal)
+    expect(await inspectAll(rooms, journal)).toEqual([])
+  } finally {
+    await rooms.close()
+  }
+})
