@@ -348,8 +348,8 @@ function changedBacking(backing: KeyStoreRecord['backing'], input: Settings): Ke
     return {
       ...backing,
       clusterId: input.CloudHsmClusterId ?? backing.clusterId,
-      // A new password may be tried, and the old one on another token.
-      passwordRefused: false,
+      // Nothing but a password makes a refused one another.
+      passwordRefused: backing.passwordRefused && input.KeyStorePassword === undefined,
     }
   }
   if (!externalMembers.some((member) => input[member] !== undefined)) return backing

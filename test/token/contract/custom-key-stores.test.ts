@@ -395,6 +395,7 @@ describeOurs('a key store that is another token', () => {
     )
     for (let again = 0; again < 2; again++) {
       await disconnect(id)
+      await update({ CloudHsmClusterId: clusterId })
       expect(await connect(id)).toMatchObject({ ConnectionState: 'FAILED', ConnectionErrorCode: 'INVALID_CREDENTIALS' })
     }
     expect(tries()).toBe(once)

@@ -132,10 +132,8 @@ describe('CreateKey', () => {
     expect(await count()).toBe(before)
   })
 
-  describeOurs('of what is not built yet', () => {
-    test('is refused as unsupported, never made as something else', async () => {
-      await expectRefusal(contract.key({ MultiRegion: true }), 'UnsupportedOperationException', /./)
-      await expectRefusal(contract.key({ Origin: 'EXTERNAL' }), 'UnsupportedOperationException', /./)
+  describeOurs('of a key store that is not there', () => {
+    test('is refused, never made as something else', async () => {
       await expectRefusal(contract.key({ CustomKeyStoreId: 'cks-1234567890abcdef0' }), 'CustomKeyStoreNotFoundException', /./)
       await expectRefusal(contract.key({ XksKeyId: 'external-1' }), 'ValidationException', /./)
     })
