@@ -320,14 +320,16 @@ export interface WantedImport {
 
 /**
  * Unwraps the material into the token and makes it the key's, or finds that it is the key's already.
- * @returns the id of the material, and whether it had to be unpadded in this process's memory on its way.
+ * @param tell hears, once it was unwrapped, whether it had to be unpadded in our memory on its way: that is so whatever becomes of the import
+ * @returns the id of the material.
  */
 export async function importMaterial(
   service: Service,
   key: KeyRecord,
   wanted: WantedImport,
   admit: Admit,
-): Promise<{ readonly materialId: string; readonly exposed: boolean }> {
+  tell: (exposed: boolean) => void,
+): Promise<string> {
   const { store } = service
   const claims = await openImportToken(service, key, wanted.importToken)
   const object = newObject(service, key, 'material', null)
@@ -335,6 +337,7 @@ export async function importMaterial(
     await store.insertImportObject(object)
     try {
       const { fingerprint, exposed } = await unwrapInto(service, key, object, claims, wanted.wrapped)
+      tell(exposed)
       const materialId = materialIdOf(key, fingerprint)
       let change: MaterialChange | undefined
       await store.changeMaterial(key.arn, (current, materials) => {
@@ -345,7 +348,7 @@ export async function importMaterial(
       // The token had it already: what counts is the object that the key's blobs were made with.
       if (!change?.adopt) await removeLoudly(service, object)
       if (change?.release) await removeLoudly(service, change.release)
-      return { materialId, exposed }
+      return materialId
     } catch (error) {
       await removeLoudly(service, object, error)
       throw error
@@ -469,6 +472,9 @@ export async function deleteMaterial(
     wasPending = ended !== undefined && ended === pendingRotation(current, materials)
     return ended
   })
+  // It was gone, and its object perhaps could not be destroyed then: whoever asks again is answered when it is.
+  const left = ended?.state === 'absent' ? await service.store.importObject(ended.ckaId) : undefined
+  if (left && !service.making.has(left.ckaId)) await making(service, left, () => removeObject(service, left))
   // What a primary gives up before its rotation, its replicas need not have either (AWS).
   const replicas = wasPending && primaryOf(service, key) === key ? relatedKeys(service, key).filter(({ arn }) => arn !== key.arn) : []
   for (const replica of replicas) {

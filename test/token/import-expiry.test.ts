@@ -15,6 +15,7 @@ import {
   type ImportKeyMaterialCommandInput,
 } from '@aws-sdk/client-kms'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { TokenError } from '../../src/hsm/token.ts'
 import { standardBudget } from '../../src/kms/budget.ts'
 import { expectRefusal, given } from './contract/kit.ts'
 import { openInProcess, type InProcess } from './holdfast.ts'
@@ -235,6 +236,19 @@ test('material that the token lost comes back by an import', async () => {
   expect(await stateOf(keyId)).toBe('Enabled')
   expect(await decrypt(blob)).toBe('a secret')
   expect(await objectsOf(keyId)).toHaveLength(1)
+})
+
+test('a deletion that the token did not answer is finished when it is asked for again', async () => {
+  const { keyId } = await makeKey()
+  await bring(keyId, randomBytes(32))
+  const remove = () => kms.send(new DeleteImportedKeyMaterialCommand({ KeyId: keyId }))
+  const down = vi.spyOn(holdfast.token, 'destroyKey').mockRejectedValueOnce(new TokenError('unavailable', 'down'))
+  await expect(remove()).rejects.toMatchObject({ name: 'DependencyTimeoutException' })
+  down.mockRestore()
+  expect(await stateOf(keyId)).toBe('PendingImport')
+  expect(await objectsOf(keyId)).toHaveLength(1)
+  await remove()
+  expect(await objectsOf(keyId)).toEqual([])
 })
 
 test('callers wait for a wrapping key in a short queue, and an account has so many and no more', { timeout: 60_000 }, async () => {

@@ -117,9 +117,11 @@ export const ImportKeyMaterial = operation({
       description: input.KeyMaterialDescription,
       materialId: input.KeyMaterialId,
     }
-    const imported = await unlessGone(call, key, () => importMaterial(call.service, key, wanted, (current) => admit(call, current)))
-    call.note['keyMaterialExposedInMemory'] = imported.exposed
-    return { KeyId: key.arn, ...(isSymmetric(key) && { KeyMaterialId: imported.materialId }) }
+    const tell = (exposed: boolean): void => {
+      call.note['keyMaterialExposedInMemory'] = exposed
+    }
+    const imported = await unlessGone(call, key, () => importMaterial(call.service, key, wanted, (current) => admit(call, current), tell))
+    return { KeyId: key.arn, ...(isSymmetric(key) && { KeyMaterialId: imported }) }
   },
 })
 
