@@ -52,7 +52,7 @@ export interface Service {
   /** The token that holds a key's material. @throws TokenError `unavailable` when the configuration has no token of that name. */
   tokenOf(key: Pick<KeyRecord, 'token'>): Token
   /** The name of the token that a region's new keys are made in. */
-  tokenName(region: string): string
+  readonly tokenName: (region: string) => string
   readonly store: Store
   readonly trail: Trail
   readonly clock: Clock

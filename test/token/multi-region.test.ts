@@ -301,7 +301,7 @@ test('replicating takes permission on the primary and, in the other region, to m
   const allow = (Action: string, Condition?: object) => ({ Effect: 'Allow', Action, Resource: '*', ...(Condition && { Condition }) })
   const policy = (...Statement: readonly object[]) => ({ only: { Version: '2012-10-17', Statement } })
   const as = async (name: string, policies: Readonly<Record<string, unknown>>, use: (client: KMSClient) => Promise<unknown>) => {
-    const { arn, ...credentials } = await makeUser(holdfast, name, policies)
+    const credentials = await makeUser(holdfast, name, policies)
     const client = new KMSClient({ endpoint: holdfast.endpoint, region: home, credentials, maxAttempts: 1 })
     try {
       return await use(client)

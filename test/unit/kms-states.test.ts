@@ -7,7 +7,14 @@ import { allowedStates, refusal, type KeyOperationName } from '../../src/kms/sta
 import type { KeyState } from '../../src/store/store.ts'
 
 /** What a caller can meet; `Creating` looks like no key, `Destroying` like `PendingDeletion`. */
-const shown = ['Enabled', 'Disabled', 'PendingDeletion', 'PendingReplicaDeletion', 'PendingImport', 'Unavailable'] as const satisfies readonly KeyState[]
+const shown = [
+  'Enabled',
+  'Disabled',
+  'PendingDeletion',
+  'PendingReplicaDeletion',
+  'PendingImport',
+  'Unavailable',
+] as const satisfies readonly KeyState[]
 const states = [...shown, 'Destroying', 'Creating'] as const
 const names = Object.keys(allowedStates).sort() as KeyOperationName[]
 
