@@ -132,7 +132,22 @@ export function openKeyStores(service: () => Service, rooms: KeyStoreRooms): Key
   const { keyStoreTokens } = rooms
   const opened = new Map<string, Opened>()
   const underWay = new Set<Promise<void>>()
+  /** How many are connecting or disconnecting a key store right now, here. */
+  const changing = new Map<string, number>()
+  const whileChanging = async (id: string, work: () => Promise<void>): Promise<void> => {
+    changing.set(id, (changing.get(id) ?? 0) + 1)
+    try {
+      await work()
+    } finally {
+      changing.set(id, (changing.get(id) ?? 1) - 1)
+      if (changing.get(id) === 0) changing.delete(id)
+    }
+  }
   const secrets = new WeakMap<KeyStoreRecord, Promise<string>>()
+
+  /** Left by a process that is no more, or by this one when the store failed it. */
+  const isLeft = ({ id, holder }: KeyStoreRecord, isDead: (instance: string) => boolean): boolean =>
+    holder !== null && (isDead(holder) || (holder === service().instance.id && !changing.has(id)))
 
   const find = (id: string): KeyStoreRecord | undefined => service().store.view.keyStore(id)
 
@@ -300,33 +315,39 @@ export function openKeyStores(service: () => Service, rooms: KeyStoreRooms): Key
       const keyStore = find(key.customKeyStoreId)
       return keyStore?.state === 'CONNECTED' ? openTokenOf(keyStore) : undefined
     },
-    async connect(keyStoreId, requestId) {
+    connect(keyStoreId, requestId) {
       const { store, instance } = service()
-      let begun = false
-      const keyStore = await store.updateKeyStore(keyStoreId, ({ state }) => {
-        begun = state === 'DISCONNECTED'
-        if (state === 'FAILED' || state === 'DISCONNECTING') throw wrongState(state, 'be connected')
-        return begun ? { state: 'CONNECTING', errorCode: null, connection: randomUUID(), holder: instance.id } : {}
+      return whileChanging(keyStoreId, async () => {
+        let begun = false
+        const keyStore = await store.updateKeyStore(keyStoreId, ({ state }) => {
+          begun = state === 'DISCONNECTED'
+          if (state === 'FAILED' || state === 'DISCONNECTING') throw wrongState(state, 'be connected')
+          return begun ? { state: 'CONNECTING', errorCode: null, connection: randomUUID(), holder: instance.id } : {}
+        })
+        if (!begun) return
+        const finished = whileChanging(keyStoreId, () => finishConnecting(keyStore, requestId))
+        inBackground('connecting a custom key store', keyStoreId, finished)
       })
-      if (begun) inBackground('connecting a custom key store', keyStoreId, finishConnecting(keyStore, requestId))
     },
-    async disconnect(keyStoreId) {
+    disconnect(keyStoreId) {
       const { store, instance } = service()
-      const keyStore = await store.updateKeyStore(keyStoreId, ({ state, backing }) => {
-        if (state === 'DISCONNECTED' || state === 'DISCONNECTING') throw wrongState(state, 'be disconnected')
-        return backing.type === 'EXTERNAL_KEY_STORE'
-          ? { state: 'DISCONNECTED', errorCode: null, connection: null, holder: null }
-          : { state: 'DISCONNECTING', errorCode: null, holder: instance.id }
+      return whileChanging(keyStoreId, async () => {
+        const keyStore = await store.updateKeyStore(keyStoreId, ({ state, backing }) => {
+          if (state === 'DISCONNECTED' || state === 'DISCONNECTING') throw wrongState(state, 'be disconnected')
+          return backing.type === 'EXTERNAL_KEY_STORE'
+            ? { state: 'DISCONNECTED', errorCode: null, connection: null, holder: null }
+            : { state: 'DISCONNECTING', errorCode: null, holder: instance.id }
+        })
+        if (keyStore.state === 'DISCONNECTED') return
+        await forget(keyStoreId, opened.get(keyStoreId))
+        await end(keyStore, 'DISCONNECTING', () => ({ state: 'DISCONNECTED', connection: null })).catch(ignoreSuperseded)
       })
-      if (keyStore.state === 'DISCONNECTED') return
-      await forget(keyStoreId, opened.get(keyStoreId))
-      await end(keyStore, 'DISCONNECTING', () => ({ state: 'DISCONNECTED', connection: null })).catch(ignoreSuperseded)
     },
     async follow(isDead) {
       const { store, log } = service()
       for (const keyStore of store.view.allKeyStores()) {
-        const { id, state, holder, backing } = keyStore
-        if (holder !== null && isDead(holder)) {
+        const { id, state, backing } = keyStore
+        if (isLeft(keyStore, isDead)) {
           if (state === 'CONNECTING') await end(keyStore, state, fail('INTERNAL_ERROR', false)).catch(ignoreSuperseded)
           if (state === 'DISCONNECTING')
             await end(keyStore, state, () => ({ state: 'DISCONNECTED', connection: null })).catch(ignoreSuperseded)

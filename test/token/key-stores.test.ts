@@ -128,9 +128,11 @@ test('a key in a token goes from it when it is due; while the key store is not c
   expect(ours.store.view.key(kept)?.state).toBe('Enabled')
 })
 
-test('a process that died while it connected leaves a connection that failed, and one that died while it disconnected is done with', async () => {
-  const left = (state: KeyStoreRecord['state']) =>
-    ours.store.updateKeyStore(id, () => ({ state, holder: 'a process that is no more', connection: 'its own' }))
+test.each([
+  ['a process that died', () => 'a process that is no more'],
+  ['this one, whose store failed it,', () => ours.service.instance.id],
+])('what %s left connecting has failed, and what it left disconnecting is disconnected', async (_who, holder) => {
+  const left = (state: KeyStoreRecord['state']) => ours.store.updateKeyStore(id, () => ({ state, holder: holder(), connection: 'its own' }))
   await left('CONNECTING')
   const before = tokens.length
   await ours.service.runLifecycle()

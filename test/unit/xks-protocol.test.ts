@@ -88,13 +88,11 @@ test('no context is sent as no data to authenticate', () => {
 })
 
 test('whatever a proxy answers is read or is an InvalidAnswer', () => {
-  const names = [
-    ...['ciphertext', 'initializationVector', 'authenticationTag', 'plaintext', 'keySpec', 'keyUsage', 'keyStatus', 'errorName'],
-    ...['xksProxyFleetSize', 'xksProxyVendor', 'xksProxyModel', 'ekmVendor', 'ekmFleetDetails', '__proto__'],
-  ]
+  const names =
+    'ciphertext initializationVector authenticationTag plaintext keySpec keyUsage keyStatus errorName xksProxyFleetSize xksProxyVendor xksProxyModel ekmVendor ekmFleetDetails __proto__'
   const anything = fc.oneof(
     fc.jsonValue(),
-    fc.dictionary(fc.constantFrom(...names), fc.oneof(fc.jsonValue(), fc.constant('AAAA')), { noNullPrototype: false }),
+    fc.dictionary(fc.constantFrom(...names.split(' ')), fc.oneof(fc.jsonValue(), fc.constant('AAAA')), { noNullPrototype: false }),
   )
   const readers = [
     (answer: unknown) => readEncrypted(answer, 3, Buffer.alloc(0)),
