@@ -161,18 +161,23 @@ export function openThrottle(rates: RequestRates): Throttle {
     return bucket
   }
 
+  const take = (accountId: string, className: string, scope: string, nowMs: number): void => {
+    const rate = known.get(className)
+    if (rate === undefined || bucketOf(accountId, `${scope} ${className}`, rate, nowMs).take(nowMs)) return
+    const who = `${accountId} ${className}`
+    const counted = refused.get(who)
+    if (counted) counted.count += 1
+    else refused.set(who, { accountId, className, count: 1 })
+    throw kmsError('ThrottlingException', 'You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.')
+  }
+
   return {
     charge({ operation, principal, region, nowMs, input }, key) {
-      const className = classOf(operation.name, key, input['KeyPairSpec'])
-      const rate = known.get(className)
-      if (rate === undefined) return
-      const { accountId } = principal
-      if (bucketOf(accountId, `${region} ${className}`, rate, nowMs).take(nowMs)) return
-      const who = `${accountId} ${className}`
-      const counted = refused.get(who)
-      if (counted) counted.count += 1
-      else refused.set(who, { accountId, className, count: 1 })
-      throw kmsError('ThrottlingException', 'You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.')
+      take(principal.accountId, classOf(operation.name, key, input['KeyPairSpec']), region, nowMs)
+      // What stands behind a key store has a limit of its own, whoever its callers are.
+      if (key && key.customKeyStoreId !== null && cryptographic.has(operation.name)) {
+        take(key.accountId, 'customKeyStore', key.customKeyStoreId, nowMs)
+      }
     },
     throttled: () => [...refused.values()],
   }
