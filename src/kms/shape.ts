@@ -18,6 +18,8 @@ export interface Member<T, Optional extends boolean = false> {
   readonly sensitive: boolean
   /** Members of a structure, or of a list's items. */
   readonly fields?: Shape
+  /** Of a scalar: everything that it must be, in the words of messages; a list of such values tells all of it when one of them is not so. */
+  readonly rules?: readonly string[]
   /** What a request that leaves the member out has said: policies see it and the audit records it. */
   readonly fallback?: unknown
   read(value: unknown, path: string, problems: string[]): T
@@ -42,8 +44,12 @@ function wrongType(value: unknown, wanted: string): KmsError {
   return kmsError('SerializationException', `${met} cannot be converted to ${wanted}`)
 }
 
-function member<T>(kind: MemberKind, read: Member<T>['read'], more: { sensitive?: boolean; fields?: Shape } = {}): Member<T> {
-  return { optional: false, kind, sensitive: more.sensitive ?? false, ...(more.fields && { fields: more.fields }), read }
+function member<T>(
+  kind: MemberKind,
+  read: Member<T>['read'],
+  { sensitive = false, ...more }: { sensitive?: boolean; fields?: Shape; rules?: readonly string[] } = {},
+): Member<T> {
+  return { optional: false, kind, sensitive, ...more, read }
 }
 
 export function optional<T>(of: Member<T, boolean>, fallback?: NoInfer<T>): Member<T, true> {
@@ -63,34 +69,38 @@ export function string(limits: Constraint = {}): Member<string> {
   // A pattern constrains the whole value even where the model leaves the anchors out.
   const { source, flags } =
     typeof limits.pattern === 'string' ? { source: limits.pattern, flags: '' } : (limits.pattern ?? { source: '', flags: '' })
-  const whole = limits.pattern !== undefined && new RegExp(`^(?:${source})$`, flags)
+  const whole = new RegExp(`^(?:${source})$`, flags)
+  const { min, max, pattern } = limits
+  const rules: (readonly [rule: string, isMet: (value: string) => boolean])[] = []
+  if (max !== undefined) rules.push([`Member must have length less than or equal to ${max}`, ({ length }) => length <= max])
+  if (min !== undefined) rules.push([`Member must have length greater than or equal to ${min}`, ({ length }) => length >= min])
+  if (pattern !== undefined) rules.push([`Member must satisfy regular expression pattern: ${source}`, (value) => whole.test(value)])
   return member(
     'string',
     (value, path, problems) => {
       if (typeof value !== 'string') throw wrongType(value, 'String')
-      const shown = limits.secret ? '' : ` '${value}'`
-      const fail = (rule: string) => problems.push(`Value${shown} at '${path}' failed to satisfy constraint: Member must ${rule}`)
-      if (limits.max !== undefined && value.length > limits.max) fail(`have length less than or equal to ${limits.max}`)
-      if (limits.min !== undefined && value.length < limits.min) fail(`have length greater than or equal to ${limits.min}`)
-      if (whole && !whole.test(value)) fail(`satisfy regular expression pattern: ${source}`)
+      for (const [rule, isMet] of rules) {
+        if (!isMet(value)) problems.push(`Value${limits.secret ? '' : ` '${value}'`} at '${path}' failed to satisfy constraint: ${rule}`)
+      }
       return value
     },
-    { sensitive: limits.secret ?? false },
+    { sensitive: limits.secret ?? false, rules: rules.map(([rule]) => rule) },
   )
 }
 
 /** The message lists the values in the order given. */
 export function oneOf<const T extends string>(...values: readonly T[]): Member<T> {
   const set: ReadonlySet<string> = new Set(values)
-  return member('string', (value, path, problems) => {
-    if (typeof value !== 'string') throw wrongType(value, 'String')
-    if (!set.has(value)) {
-      problems.push(
-        `Value '${value}' at '${path}' failed to satisfy constraint: Member must satisfy enum value set: [${values.join(', ')}]`,
-      )
-    }
-    return value as T
-  })
+  const rule = `Member must satisfy enum value set: [${values.join(', ')}]`
+  return member(
+    'string',
+    (value, path, problems) => {
+      if (typeof value !== 'string') throw wrongType(value, 'String')
+      if (!set.has(value)) problems.push(`Value '${value}' at '${path}' failed to satisfy constraint: ${rule}`)
+      return value as T
+    },
+    { rules: [rule] },
+  )
 }
 
 export const boolean: Member<boolean> = member('boolean', (value) => {
@@ -137,6 +147,9 @@ export function blob(limits: { readonly min: number; readonly max: number }): Me
   )
 }
 
+/** A list may have thousands of bad items: all are counted, and as many told as somebody would read. */
+const problemsTold = 50
+
 export function list<T>(of: Member<T, boolean>, limits: { readonly min?: number; readonly max?: number } = {}): Member<readonly T[]> {
   return member(
     'list',
@@ -148,14 +161,21 @@ export function list<T>(of: Member<T, boolean>, limits: { readonly min?: number;
       if (limits.min !== undefined && value.length < limits.min) {
         problems.push(`Value at '${path}' failed to satisfy constraint: Member must have length greater than or equal to ${limits.min}`)
       }
-      return value.map((item: unknown, index) => {
+      const broken: string[] = []
+      const items = value.map((item: unknown, index) => {
         const itemPath = `${path}.${index + 1}.member`
         if (item === null || item === undefined) {
           problems.push(`Value null at '${itemPath}' failed to satisfy constraint: Member must not be null`)
           return undefined as T
         }
-        return of.read(item, itemPath, problems)
+        return of.read(item, itemPath, of.rules ? broken : problems)
       })
+      // AWS tells it of the list as a whole, with all that the model asks of an item.
+      if (of.rules && broken.length > 0) {
+        const shown = of.sensitive ? '' : ` '[${value.slice(0, problemsTold).join(', ')}${value.length > problemsTold ? ', …' : ''}]'`
+        problems.push(`Value${shown} at '${path}' failed to satisfy constraint: Member must satisfy constraint: [${of.rules.join(', ')}]`)
+      }
+      return items
     },
     { sensitive: of.sensitive, ...(of.fields && { fields: of.fields }) },
   )
@@ -221,9 +241,6 @@ export function readInput<S extends Shape>(shape: S, body: Readonly<Record<strin
   if (problems.length > 0) throw validationError(problems)
   return input
 }
-
-/** A list may have thousands of bad items: all are counted, and as many told as somebody would read. */
-const problemsTold = 50
 
 export function validationError(problems: readonly string[]): KmsError {
   const count = `${problems.length} validation error${problems.length > 1 ? 's' : ''} detected: `

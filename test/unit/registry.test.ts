@@ -12,7 +12,7 @@ import { KmsError } from '../../src/kms/errors.ts'
 import type { Operation } from '../../src/kms/operation.ts'
 import { apis } from '../../src/kms/operations/index.ts'
 import type { Member, Shape } from '../../src/kms/shape.ts'
-import { bodyWith, bounds, edgesOf, wirePath } from './kms-bounds.ts'
+import { bodyWith, edgesOf, operationNames, problemsOfText, wirePath, withoutListedValues } from './kms-model.ts'
 
 type Exports = Readonly<Record<string, unknown>>
 
@@ -191,7 +191,7 @@ describe('the registry', () => {
       ({ input, worksOnKeys }) => Object.keys(input).length === 0 && !worksOnKeys,
     )
     expect(stubs).toEqual([])
-    expect(built.filter(({ api }) => api === 'kms').map(({ name }) => name)).toEqual(expect.arrayContaining(Object.keys(bounds)))
+    expect([...apiNamed('kms').operations.keys()].sort()).toEqual(operationNames)
   })
 
   test('has the two STS operations and the one of CloudTrail that clients of KMS use', () => {
@@ -232,22 +232,22 @@ describe.each(built)('$api $name', ({ api, name, operation }) => {
     for (const { name: member, values, isList } of declaredEnums(sdk, `${name}Request`)) {
       for (const value of values) expect(refusedWith(operation, { [member]: isList ? [value] : value })).not.toContain('enum value set')
       const message = refusedWith(operation, { [member]: isList ? ['NO_SUCH'] : 'NO_SUCH' })
-      const listed = /'NO_SUCH' at '[\w.]+' failed to satisfy constraint: Member must satisfy enum value set: \[([^\]]*)\]/.exec(
-        message,
-      )?.[1]
+      const [, listed] =
+        /'\[?NO_SUCH\]?' at '[\w.]+' failed to satisfy constraint: .*Member must satisfy enum value set: \[([^\]]*)\]/.exec(message) ?? []
       expect({ member, values: listed?.split(', ').sort() }).toEqual({ member, values: [...values].sort() })
     }
   })
 })
 
-describe.each(Object.keys(bounds))('the bounds of %s', (name) => {
+describe.each(operationNames)('the bounds of %s', (name) => {
   const operation = apiNamed('kms').operations.get(name)
 
-  test.each(edgesOf(name))('$member with $what', ({ member, value, problem }) => {
-    const body = bodyWith(member, Buffer.isBuffer(value) ? value.toString('base64') : value)
+  test.each(edgesOf(name))('$member with $what', ({ member, value, problems }) => {
+    const body = bodyWith(name, member, Buffer.isBuffer(value) ? value.toString('base64') : value)
     const message = operation ? refusedWith(operation, body) : 'no such operation'
-    // Other members are missing here, so the message may name them too.
-    const aboutThis = message.split(/; | detected: /).filter((part) => part.includes(` at '${wirePath(member)}' `))
-    expect(aboutThis).toEqual(problem === undefined ? [] : [problem])
+    // Other members are missing here, so the message may name them too. An item of a list of plain values is told of by the list.
+    const places = [member, member.replace(/\[\]$/, '')].map((path) => ` at '${wirePath(path)}' `)
+    const aboutThis = problemsOfText(message).filter((part) => places.some((place) => part.includes(place)))
+    expect(aboutThis).toEqual(problems.map(withoutListedValues).toSorted())
   })
 })

@@ -7,8 +7,8 @@ import { boolean, list, oneOf, optional, string, structure } from '../shape.ts'
 export const customerMasterKeySpecs = keySpecs.slice(0, keySpecs.indexOf('SM2') + 1)
 
 export const encryptionAlgorithm = oneOf('SYMMETRIC_DEFAULT', 'RSAES_OAEP_SHA_1', 'RSAES_OAEP_SHA_256', 'SM2PKE')
-/** It is no secret, and not for the trail either: whoever reads that is not to name grants by it. */
-export const grantToken = { ...string({ min: 1, max: 8192 }), sensitive: true }
+/** Whoever reads the trail is not to name grants by it, so messages, which are recorded, do not show it either. */
+export const grantToken = string({ min: 1, max: 8192, secret: true })
 export const grantTokens = optional(list(grantToken, { max: 10 }))
 export const dryRun = optional(boolean)
 export const marker = optional(string({ min: 1, max: 1024, pattern: /[\u0020-\u00FF]*/ }))

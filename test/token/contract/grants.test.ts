@@ -598,7 +598,7 @@ describeOurs('CreateGrant', () => {
       [
         "Value '' at 'keyId' failed to satisfy constraint: Member must have length greater than or equal to 1",
         "Value 'a b' at 'granteePrincipal' failed to satisfy constraint: Member must satisfy regular expression pattern: ^[\\w+=,.@:/-]+$",
-        `Value 'ScheduleKeyDeletion' at 'operations.1.member' failed to satisfy constraint: Member must satisfy enum value set: [${grantOperations.join(', ')}]`,
+        `Value '[ScheduleKeyDeletion]' at 'operations' failed to satisfy constraint: Member must satisfy constraint: [Member must satisfy enum value set: [${grantOperations.join(', ')}]]`,
         "Value 'no space' at 'name' failed to satisfy constraint: Member must satisfy regular expression pattern: ^[a-zA-Z0-9:/_-]+$",
         "Value 'short' at 'constraints.sourceArn' failed to satisfy constraint: Member must have length greater than or equal to 20",
         "Value 'short' at 'constraints.sourceArn' failed to satisfy constraint: Member must satisfy regular expression pattern: ^arn:aws[a-z0-9-]*:[a-z0-9-]+:[a-z0-9-]*:[0-9]{12}:.+$",
