@@ -80,7 +80,7 @@ const scenarios: Readonly<Record<string, Scenario>> = {
     ends: ([here, there]) => here === 'PendingImport' && (there === undefined || there === 'PendingImport'),
   },
   rotation: {
-    mishaps: ['before', 'cut'],
+    mishaps: ['cut'],
     prepare: pair,
     attempt: (rooms, journal, keyId) => callRoad(rooms, 'RotateKeyOnDemand', { KeyId: keyId }, journal),
     ends: ([here, there]) => here === 'Enabled' && there === 'Enabled',
@@ -104,6 +104,10 @@ const scenarios: Readonly<Record<string, Scenario>> = {
     ends: ([here, there]) => here === 'PendingDeletion' && there === undefined,
   },
 }
+
+/** To end before one of these is to end before the next write. */
+const withoutEffect =
+  /^(?:token\.(?:objects|allObjects|transportKey|exportKey)|store\.(?:instances|acquireLease|releaseLease|importObjects?)) /
 
 /** All that a multi-Region key must be at any time. */
 async function inspectAll(rooms: Rooms, journal: Journal): Promise<readonly string[]> {
@@ -152,7 +156,9 @@ describe.each(Object.entries(scenarios))('%s', (_name, scenario) => {
       const planned = await scenario.prepare(rooms, journal)
       wire.arm()
       await scenario.attempt(rooms, journal, planned)
-      const { steps } = wire.disarm()
+      const taken = wire.disarm().steps
+      const steps = mishap === 'cut' ? taken.filter((step) => !withoutEffect.test(step)) : taken
+      expect(steps.length).toBeGreaterThan(1)
       for (const step of steps) {
         const keyId = await scenario.prepare(rooms, journal)
         wire.arm(step, mishap)
