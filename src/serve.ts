@@ -23,6 +23,7 @@ import { listen, type Listener } from './http/server.ts'
 import { standardBudget } from './kms/budget.ts'
 import { bootstrapAccount } from './kms/identity.ts'
 import { standardRates } from './kms/quotas.ts'
+import { isKeyStoreId } from './kms/key-stores.ts'
 import { apis } from './kms/operations/index.ts'
 import { openService, type Service } from './kms/service.ts'
 import { ensureSystemKey } from './kms/system-keys.ts'
@@ -237,6 +238,9 @@ async function openRooms(config: Config, log: Log, opened: Opened): Promise<Hous
       metrics,
     }),
   )
+  const unknown = new Set([...store.view.allKeys()].map(({ token: name }) => name).filter((name) => !isKeyStoreId(name)))
+  for (const { name } of plans.tokens) unknown.delete(name)
+  for (const name of unknown) log.error({ token: name }, 'keys are in a token that is not configured: they are unavailable until it is')
   // The file comes before the row: a key that only the database knew could never be used.
   const isNew = await bootstrapAccount(service, (credential) => saveProfile(places.credentials, 'default', credential))
   if (isNew)

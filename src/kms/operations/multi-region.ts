@@ -103,8 +103,8 @@ export const UpdatePrimaryRegion = operation({
     next: {
       find(call, input: { readonly KeyId: string; readonly PrimaryRegion: string }) {
         const { record } = keyOf(call, input)
-        // What is no primary is told so, whatever region is named.
-        if (!isPrimary(record)) return undefined
+        // What is no primary is told so, whatever region is named; what is another account's is denied before anything is said of it.
+        if (!isPrimary(record) || record.accountId !== call.principal.accountId) return undefined
         const arn = keyArn(input.PrimaryRegion, record.accountId, record.keyId)
         const found = relatedKeys(call.service, record).find((each) => each.arn === arn)
         if (!found) throw keyMissing(arn)
