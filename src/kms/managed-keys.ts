@@ -66,7 +66,7 @@ export function openManagedKeys(service: () => Service, services: AwsServices): 
   const serviceOf = (principal: Principal): string | undefined => byPrincipal.get(principal.session?.roleArn ?? principal.arn)
 
   const make = async (call: Call, name: string, alias: string): Promise<void> => {
-    const { store, instance, clock, tokenName } = service()
+    const { store, instance, clock } = service()
     const lease = `managed key ${alias}`
     // Who gets the lease sees what its earlier holders did: one key, however many instances are asked at once.
     if (!(await store.acquireLease(lease, instance.id, clock.now() + leaseMs, clock.now())))
@@ -90,7 +90,7 @@ export function openManagedKeys(service: () => Service, services: AwsServices): 
         description: `Default key that protects my ${name} data when no other key is defined`,
         multiRegion: false,
         primaryRegion: null,
-        token: tokenName(region),
+        token: service().tokenName(region),
         createdAt: nowMs,
         deletionAt: null,
         deletionWindowDays: null,

@@ -145,26 +145,36 @@ export function operation<const S extends Shape, K extends string = never, const
       read: (body) => readInput(definition.input, body),
       async perform(call) {
         const input = call.input as Input<S>
-        for (const resource of definition.resources?.(call, input) ?? []) permitResource(call, action, resource)
         const keys = {} as Record<K, KeyRecord>
         const admitted: [KeyUse<Input<S>>, FoundKey][] = []
-        const preparing = uses.length > 0 ? call.service.managedKeys.prepare(call) : undefined
-        if (preparing) await preparing
-        for (const [keyName, use] of uses) {
-          const found = use.find(call, input)
-          if (!found) continue
-          keys[keyName] = found.record
-          admitted.push([use, found])
-          call.touched.push({ arn: found.record.arn, accountId: found.record.accountId, type: 'AWS::KMS::Key' })
+        const charge = (key: KeyRecord | undefined): void => {
+          if (api.name === 'kms') call.service.throttle.charge(call, key)
         }
-        if (api.name === 'kms') call.service.throttle.charge(call, admitted[0]?.[1].record)
-        // Before anything is decided, and whether it is needed or not: a token that is not ours is an error by itself.
-        const named = (call.input['GrantTokens'] as readonly string[] | undefined)?.map((token) => call.service.grantTokens.read(token))
-        for (const [use, found] of admitted) {
-          const waiting = use.permit ? use.permit(call, found, input) : permitKey(call, use.action ?? action, found, use, named)
-          // Only where grants have to be read: what policies allow waits for nothing.
-          if (waiting) await waiting
+        try {
+          for (const resource of definition.resources?.(call, input) ?? []) permitResource(call, action, resource)
+          // Whether it is needed or not, a token that is not ours is an error by itself; told only of keys that are there, it would tell of them.
+          const named = (call.input['GrantTokens'] as readonly string[] | undefined)?.map((token) => call.service.grantTokens.read(token))
+          const preparing = uses.length > 0 ? call.service.managedKeys.prepare(call) : undefined
+          if (preparing) await preparing
+          for (const [keyName, use] of uses) {
+            const found = use.find(call, input)
+            if (!found) continue
+            keys[keyName] = found.record
+            admitted.push([use, found])
+            call.touched.push({ arn: found.record.arn, accountId: found.record.accountId, type: 'AWS::KMS::Key' })
+          }
+          for (const [use, found] of admitted) {
+            const waiting = use.permit ? use.permit(call, found, input) : permitKey(call, use.action ?? action, found, use, named)
+            // Only where grants have to be read: what policies allow waits for nothing.
+            if (waiting) await waiting
+          }
+        } catch (error) {
+          // Neither the record, which its caller's account can read, nor the quota tells of a key that the answer does not tell of.
+          forgetForeign(call)
+          charge(undefined)
+          throw error
         }
+        charge(admitted[0]?.[1].record)
         for (const [use, { record: key }] of admitted) {
           use.verify?.(key, input)
           if (use.usage !== undefined) noteKeyStore(call, key)
@@ -186,6 +196,10 @@ export function operation<const S extends Shape, K extends string = never, const
       },
     }
   }
+}
+
+function forgetForeign({ touched, principal }: Call): void {
+  touched.splice(0, touched.length, ...touched.filter(({ accountId }) => accountId === principal.accountId))
 }
 
 export const dryRunSucceeded = (): KmsError =>

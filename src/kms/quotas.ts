@@ -140,6 +140,7 @@ class Bucket {
 export interface Throttle {
   /**
    * Charges a call to its caller's account, whosever the key is (developer guide, "Cross-account requests").
+   * @param key that the caller may use; of a call that was refused undefined
    * @throws KmsError ThrottlingException
    */
   charge(call: Call, key: KeyRecord | undefined): void
@@ -172,7 +173,9 @@ export function openThrottle(rates: RequestRates): Throttle {
   }
 
   return {
-    charge({ operation, principal, region, nowMs, input }, key) {
+    charge({ operation, principal, region, input, service }, key) {
+      // Not when the call came: one whose body was slow to arrive would set the bucket back, and the next call would fill it again.
+      const nowMs = service.clock.now()
       take(principal.accountId, classOf(operation.name, key, input['KeyPairSpec']), region, nowMs)
       // What stands behind a key store has a limit of its own, whoever its callers are.
       if (key && key.customKeyStoreId !== null && cryptographic.has(operation.name)) {

@@ -12,7 +12,7 @@ import { apis } from '../../src/kms/operations/index.ts'
 import { openThrottle } from '../../src/kms/quotas.ts'
 import type { Service } from '../../src/kms/service.ts'
 import type { GrantRecord, KeyRecord, Store } from '../../src/store/store.ts'
-import { accountId, backEnds, region, sampleAlias, sampleKey, type TestDatabase, samplePrincipal } from './store-suite.ts'
+import { accountId, backEnds, clock, region, sampleAlias, sampleKey, type TestDatabase, samplePrincipal } from './store-suite.ts'
 
 const alice: Principal = {
   type: 'IAMUser',
@@ -48,6 +48,7 @@ const nowMs = Date.UTC(2026, 0, 2, 3, 4, 5)
 const serviceWith = (more: object = {}): Service =>
   ({
     store,
+    clock,
     log: silentLog,
     config: { accountId, regions: [region] },
     managedKeys: { serviceOf: () => undefined, prepare: () => undefined },

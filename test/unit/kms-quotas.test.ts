@@ -1,7 +1,9 @@
 import * as sdk from '@aws-sdk/client-kms'
 import { expect, test } from 'vitest'
+import { ManualClock } from '../../src/base/clock.ts'
 import { readConfig } from '../../src/config.ts'
-import { standardRates } from '../../src/kms/quotas.ts'
+import type { Call } from '../../src/kms/operation.ts'
+import { openThrottle, standardRates } from '../../src/kms/quotas.ts'
 import { keySpecs } from '../../src/kms/specs.ts'
 
 test('every operation of AWS KMS has a request quota, and no other name has one', () => {
@@ -25,4 +27,20 @@ test('request quotas are given by class, or switched off; a class that is not th
   for (const wrong of ['CreateKeys=5', 'CreateKey=0', 'CreateKey=fast', 'CreateKey', '5']) {
     expect(() => read(wrong)).toThrow(/HOLDFAST_REQUEST_RATES must be off, or requests a second by class/)
   }
+})
+
+test('a call that was long under way does not fill the bucket for the next one', () => {
+  const clock = new ManualClock()
+  const throttle = openThrottle({ CreateKey: 1 })
+  const charge = (nowMs: number) => {
+    const call = { operation: { name: 'CreateKey' }, principal: { accountId: '1' }, region: 'r', input: {}, nowMs, service: { clock } }
+    throttle.charge(call as unknown as Call, undefined)
+  }
+  charge(clock.now())
+  for (let call = 0; call < 3; call++) {
+    expect(() => charge(clock.now() - 30_000)).toThrow('You have exceeded the rate')
+    expect(() => charge(clock.now())).toThrow('You have exceeded the rate')
+  }
+  clock.advance(1000)
+  charge(clock.now())
 })

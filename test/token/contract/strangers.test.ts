@@ -9,6 +9,7 @@ import {
   TagResourceCommand,
   type KMSClient,
 } from '@aws-sdk/client-kms'
+import { CloudTrailClient, LookupEventsCommand } from '@aws-sdk/client-cloudtrail'
 import { AssumeRoleCommand, STSClient, type Tag } from '@aws-sdk/client-sts'
 import { beforeAll, expect, test } from 'vitest'
 import { administer, makeAccount, makeUser, rawCall, type Credentials } from '../holdfast.ts'
@@ -60,11 +61,26 @@ describeOurs('another account', () => {
         (KeyId: string) => guestKms.send(new DecryptCommand({ KeyId, CiphertextBlob: malformed })),
         (SourceKeyId: string) => guestKms.send(new ReEncryptCommand({ SourceKeyId, CiphertextBlob, DestinationKeyId: own.KeyId })),
         (DestinationKeyId: string) => guestKms.send(new ReEncryptCommand({ CiphertextBlob, DestinationKeyId })),
+        (KeyId: string) => guestKms.send(new EncryptCommand({ KeyId, Plaintext, GrantTokens: ['nonsense'] })),
         (KeyId: string) => judgeKms.send(new EncryptCommand({ KeyId, Plaintext, EncryptionContext: { a: '1', A: '2' } })),
       ]) {
         expect(await refusalOf(ask(present))).toEqual(await refusalOf(ask(absent)))
       }
     }
+  })
+
+  test('is told by its own trail of no key that the answers do not tell of', async () => {
+    const { KeyId, Arn } = await contract.key()
+    const alias = freshAlias()
+    await contract.kms.send(new CreateAliasCommand({ AliasName: alias, TargetKeyId: KeyId }))
+    const { CiphertextBlob } = await contract.kms.send(new EncryptCommand({ KeyId, Plaintext }))
+    await refusalOf(guestKms.send(new EncryptCommand({ KeyId: Arn.slice(0, Arn.indexOf('key/')) + alias, Plaintext })))
+    await refusalOf(guestKms.send(new DecryptCommand({ CiphertextBlob })))
+    const trail = new CloudTrailClient({ endpoint: contract.ours.endpoint, region: contract.region, credentials: guest, maxAttempts: 1 })
+    const { Events = [] } = await trail.send(new LookupEventsCommand({ MaxResults: 2 }))
+    trail.destroy()
+    expect(Events.map(({ EventName }) => EventName)).toEqual(['Decrypt', 'Encrypt'])
+    expect(Events.map(({ CloudTrailEvent }) => CloudTrailEvent).join('\n')).not.toContain(KeyId)
   })
 
   test('cannot tell a role of ours from one that is not there, by no policy of its own', async () => {
