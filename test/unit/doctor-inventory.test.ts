@@ -97,3 +97,17 @@ test('what a self-test or a stopped start left is listed', () => {
   const found = compare(databaseOf(), [...ownObjects, ...left], ['gcm-iv-in'])
   expect(found.leftovers).toEqual(left.map(({ ckaId, label, objectClass }) => ({ ckaId, label, objectClass })))
 })
+
+test('each token is held against its own keys; the service’s own are in the home token, and what replication needs belongs to nobody', () => {
+  const [a, b] = [sampleKey({ keyId: 'a' }), sampleKey({ keyId: 'b', token: 'other' })]
+  const store = databaseWith(a, b)
+  const transport = object('33', 'holdfast/transport', 'CKK_RSA', 'CKO_PRIVATE_KEY')
+  const kek = object('44', 'holdfast/transport-kek')
+  expect(compare(store, [...ownObjects, transport, kek, object('id-a', 'kms/a/1')], ['gcm-iv-in'])).toMatchObject({
+    keys: 1,
+    keysWithoutObjects: [],
+    leftovers: [],
+  })
+  const elsewhere = compare(store, [transport, kek], ['gcm-iv-in'], 'other')
+  expect(elsewhere).toMatchObject({ keys: 1, keysWithoutObjects: [{ key: b.arn, ckaId: 'id-b', label: 'kms/b/1' }], leftovers: [] })
+})
