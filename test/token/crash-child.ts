@@ -6,11 +6,23 @@
 import { existsSync, readFileSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { ManualClock } from '../../src/base/clock.ts'
-import { inspect, Journal, openLabToken, openRooms, scenarios, Tripwire, type Entry, type Mishap } from './crash-rooms.ts'
+import {
+  inspect,
+  Journal,
+  openLabToken,
+  openRooms,
+  replicationScenarios,
+  scenarios,
+  Tripwire,
+  type Entry,
+  type Mishap,
+} from './crash-rooms.ts'
 import type { LabToken } from './lab.ts'
 
 export interface Task {
   readonly lab: Pick<LabToken, 'library' | 'label' | 'pinFile' | 'env' | 'dir'>
+  /** The token of the other region, where it has its own. */
+  readonly otherLab?: Task['lab']
   readonly scenario: string
   readonly mishap: Mishap
   /** Where it dies; absent to record the steps. */
@@ -37,7 +49,9 @@ function tell(line: Line): void {
 
 const task = JSON.parse(readFileSync(process.argv[2] ?? '', 'utf8')) as Task
 const { lab, scenario: name, step, mishap } = task
-const token = await openLabToken({ ...lab, soPinFile: '', remove: async () => undefined })
+const open = (one: Task['lab']) => openLabToken({ ...one, soPinFile: '', remove: async () => undefined })
+const token = await open(lab)
+const otherToken = task.otherLab && (await open(task.otherLab))
 const clock = new ManualClock(task.nowMs)
 const wire = new Tripwire()
 const credentials = join(lab.dir, 'credentials.json')
@@ -69,11 +83,12 @@ if (name === 'first start') {
     await again.close()
   }
 } else {
-  const scenario = scenarios[name]
+  const scenario = scenarios[name] ?? replicationScenarios[name]
   if (!scenario) throw new Error(`no scenario is called ${name}`)
   const journal = new Journal((entry) => tell({ entry }))
   journal.entries.push(...task.entries)
-  const rooms = await openRooms({ dir: lab.dir, token, clock, wire, ...(scenario.budget && { budget: scenario.budget }) })
+  const budget = scenario.budget && { budget: scenario.budget }
+  const rooms = await openRooms({ dir: lab.dir, token, clock, wire, ...(otherToken && { otherToken }), ...budget })
   tell({ problems: await inspect(rooms, journal), nowMs: clock.now() })
   if (!task.last) {
     const prepared = await scenario.prepare(rooms, journal)
@@ -84,4 +99,5 @@ if (name === 'first start') {
   }
   await rooms.close()
 }
+await otherToken?.close()
 await token.close()

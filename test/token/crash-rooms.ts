@@ -360,6 +360,18 @@ export const scenarios: Readonly<Record<string, Scenario>> = {
   },
 }
 
+/** Those that need two tokens. */
+export const replicationScenarios: Readonly<Record<string, Scenario>> = {
+  ReplicateKey: {
+    async prepare(rooms, journal) {
+      const keyId = keyIdOf(await callRoad(rooms, 'CreateKey', { MultiRegion: true }, journal))
+      await callRoad(rooms, 'RotateKeyOnDemand', { KeyId: keyId }, journal)
+      return keyId
+    },
+    attempt: (rooms, journal, keyId) => callRoad(rooms, 'ReplicateKey', { KeyId: keyId, ReplicaRegion: otherRegion }, journal),
+  },
+}
+
 // ---- what must be so afterwards ----
 
 async function allRecords(trail: Trail): Promise<readonly AuditRecord[]> {

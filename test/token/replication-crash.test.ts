@@ -3,7 +3,11 @@
  * lost in either token, nothing is orphaned, and what one region encrypts the other decrypts.
  */
 
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { trustTransportKeys } from '../../softhsm/provision.mjs'
 import { ManualClock } from '../../src/base/clock.ts'
@@ -20,10 +24,15 @@ import {
   region,
   smallBudget,
   Tripwire,
+  type Entry,
   type Mishap,
   type Rooms,
 } from './crash-rooms.ts'
+import type { Line, Task } from './crash-child.ts'
+import { cleanEnvironment } from './holdfast.ts'
 import { makeSoftHsmToken, type LabToken } from './lab.ts'
+
+const program = fileURLToPath(new URL('./crash-child.ts', import.meta.url))
 
 let labs: readonly LabToken[] = []
 let tokens: readonly Token[] = []
@@ -228,3 +237,53 @@ test('two regions on one token replicate to each other when it trusts its own tr
     await rooms.close()
   }
 })
+
+test(
+  'a process that is killed while the material goes over leaves nothing that the next one does not remove',
+  { timeout: 120_000 },
+  async () => {
+    const [lab, otherLab] = await Promise.all(['mine', 'yours'].map((label) => makeSoftHsmToken({ label })))
+    if (!lab || !otherLab) throw new Error('two tokens')
+    try {
+      await trustTransportKeys([lab, otherLab].map((each) => ({ ...each, env: { SOFTHSM2_CONF: each.env['SOFTHSM2_CONF'] ?? '' } })))
+      const entries: Entry[] = []
+      const run = async (step: string | undefined): Promise<readonly Line[]> => {
+        const task: Task = {
+          lab,
+          otherLab,
+          scenario: 'ReplicateKey',
+          mishap: 'kill-during',
+          nowMs: Date.UTC(2026, 0, 1),
+          entries,
+          last: step === undefined,
+          ...(step !== undefined && { step }),
+        }
+        const file = join(lab.dir, 'task.json')
+        writeFileSync(file, JSON.stringify(task))
+        const child = spawn(process.execPath, ['--import', import.meta.resolve('tsx'), program, file], {
+          stdio: ['ignore', 'pipe', 'inherit'],
+          env: cleanEnvironment(),
+        })
+        let said = ''
+        child.stdout.setEncoding('utf8').on('data', (text: string) => (said += text))
+        const [code, signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null]
+        expect({ step, code, signal }).toEqual(
+          step === undefined ? { step, code: 0, signal: null } : { step, code: null, signal: 'SIGKILL' },
+        )
+        return said
+          .trim()
+          .split('\n')
+          .map((line) => JSON.parse(line) as Line)
+      }
+      for (const step of ['token.adoptKey 2', 'store.updateKeys 1', undefined]) {
+        for (const line of await run(step)) {
+          if ('problems' in line) expect(line.problems, `before ${step ?? 'the end'}`).toEqual([])
+          if ('entry' in line) entries.push(line.entry)
+        }
+      }
+    } finally {
+      await lab.remove()
+      await otherLab.remove()
+    }
+  },
+)
