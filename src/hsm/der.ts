@@ -38,11 +38,11 @@ export function encodeRsaPublicKey(modulus: Buffer, exponent: Buffer): Buffer {
 
 /**
  * @param parameters CKA_EC_PARAMS: the curve's OBJECT IDENTIFIER
- * @param ecPoint CKA_EC_POINT: an OCTET STRING around the point (PKCS#11 v2.40 section 2.3.3), or, on some tokens, the bare point
+ * @param point uncompressed
  */
-export function encodeEcPublicKey(parameters: Buffer, ecPoint: Buffer): Buffer {
+export function encodeEcPublicKey(parameters: Buffer, point: Buffer): Buffer {
   const algorithm = encode(SEQUENCE, ecPublicKey, parameters)
-  return encode(SEQUENCE, algorithm, encode(BIT_STRING, Buffer.of(0), readPoint(ecPoint)))
+  return encode(SEQUENCE, algorithm, encode(BIT_STRING, Buffer.of(0), point))
 }
 
 /** CKA_EC_POINT of an uncompressed point. */
@@ -61,12 +61,17 @@ export function encodeEdwardsPublicKey(ecPoint: Buffer): Buffer {
 /** Uncompressed points of P-256 and secp256k1, P-384, P-521. */
 const pointLengths: readonly number[] = [65, 97, 133]
 
-function readPoint(value: Buffer): Buffer {
-  // A bare uncompressed point begins with 04 as well, and its next byte may be any length: only what is inside tells.
-  if (value[0] !== OCTET_STRING) return value
-  if (value[1] === value.length - 2 && pointLengths.includes(value.length - 2)) return value.subarray(2)
-  if (value[1] === 0x81 && value[2] === value.length - 3 && pointLengths.includes(value.length - 3)) return value.subarray(3)
-  return value
+const uncompressed = 4
+
+/**
+ * The uncompressed point in CKA_EC_POINT: an OCTET STRING around it (PKCS#11 v2.40 section 2.3.3), or, on some tokens, the bare point. Undefined for a
+ * point in any other form: with one at infinity node:crypto ends the process.
+ */
+export function readEcPoint(value: Buffer): Buffer | undefined {
+  // A bare point begins with 04 as well, and its next byte may be any length: the length of all tells.
+  const bare = pointLengths.includes(value.length) ? value : undefined
+  const point = bare ?? pointLengths.map((length) => value.subarray(-length)).find((inside) => encodeEcPoint(inside).equals(value))
+  return point?.[0] === uncompressed ? point : undefined
 }
 
 /** @param raw r and s, each half of the bytes */

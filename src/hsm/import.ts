@@ -10,7 +10,7 @@
 import { createHash, createPublicKey, randomBytes, verify } from 'node:crypto'
 import { keyRows, kindRows, oaepHashes, type KeyPairRow, type KeyRow, type KeyRowName, type SecretKeyRow } from './algorithms.ts'
 import { CKA, CKK, CKM, CKO, nameOf } from './constants.ts'
-import { encodeEcPoint, encodeEcPublicKey, encodeEdwardsPublicKey, encodeRsaPublicKey, readEcPrivateKey } from './der.ts'
+import { encodeEcPoint, encodeEcPublicKey, encodeEdwardsPublicKey, encodeRsaPublicKey, readEcPoint, readEcPrivateKey } from './der.ts'
 import { curves, recoverPublicKeys } from './ecdsa-recovery.ts'
 import { classify, findDeviceError } from './errors.ts'
 import { destroyAll, privateAttributes, publicAttributes, readBack, secretAttributes, type Attributes, type KeyNaming } from './keys.ts'
@@ -327,12 +327,33 @@ interface PublicHalf {
 /** Finds the public half and has the key sign for it. */
 function examinePair(importer: Importer, material: Material, kind: TokenKeyKind, row: KeyPairRow): PublicHalf {
   const { session } = importer
+  if (row.keyType === CKK.CKK_RSA && material.bytes !== undefined) refuseLongRsa(material.bytes, row)
   // A trial signs whatever the key will be for: a signature is what shows the public key.
   return withTrial(importer, material, trialAttributes({ ...row, privateUsage: ['CKA_SIGN'] }), (trial) => {
     if (row.keyType === CKK.CKK_RSA) return examineRsa(session, trial, row)
     if (row.keyType === CKK.CKK_EC) return examineEc(session, trial, row, kind)
     return examineEdwards(session, trial)
   })
+}
+
+/**
+ * PKCS#8 of an RSA key holds nine halves of the modulus's length, and little else. One that holds more has primes that are none, and with these
+ * the device computes for seconds whenever the key is used: nothing in the answer would show it.
+ */
+function refuseLongRsa(length: NonNullable<Material['bytes']>, { bits }: KeyPairRow): void {
+  const bytes = 'exactly' in length ? length.exactly : length.roundedUp
+  if (bytes > (5 * bits) / 8 + 128) throw new Rejected(`${bytes} bytes are no RSA key of ${bits} bits`)
+}
+
+/** As long as OpenSSL takes it for every modulus. With longer ones whoever encrypts or verifies computes as long as the key's owner. */
+const maxExponentBytes = 8
+
+/** RFC 8017 section 3.1: odd, three at least. With 1 every encoded message is its own signature. */
+function refuseExponent(exponent: Buffer): void {
+  const last = exponent.at(-1) ?? 0
+  if (exponent.length > maxExponentBytes || last % 2 === 0 || (exponent.length === 1 && last === 1)) {
+    throw new Rejected('not a public exponent of RSA')
+  }
 }
 
 const wrongSignature = (): Rejected => new Rejected('the private key does not sign for its public key')
@@ -347,14 +368,16 @@ function readSpki(spki: Buffer): ReturnType<typeof createPublicKey> {
 
 function examineRsa(session: DeviceSession, trial: Handle, row: KeyPairRow): PublicHalf {
   const modulus = modulusOf(session, trial)
-  const exponent = session.findAttribute(trial, 'CKA_PUBLIC_EXPONENT')
-  if (exponent === undefined || exponent.length === 0) throw new Unsupported('the token does not tell the public exponent of a private key')
+  const told = session.findAttribute(trial, 'CKA_PUBLIC_EXPONENT')
+  if (told === undefined || told.length === 0) throw new Unsupported('the token does not tell the public exponent of a private key')
+  const exponent = stripZeros(told)
+  refuseExponent(exponent)
   if (8 * modulus.length !== row.bits || (modulus[0] ?? 0) < 0x80) throw new Rejected(`not an RSA key of ${row.bits} bits`)
   const spki = encodeRsaPublicKey(modulus, exponent)
   const message = randomBytes(32)
   const signature = works(() => sign(session, trial, 'RSASSA_PKCS1_V1_5_SHA_256', 'message', message))
   if (!verify('sha256', message, readSpki(spki), signature)) throw wrongSignature()
-  return { spki, attributes: { CKA_MODULUS: modulus, CKA_PUBLIC_EXPONENT: stripZeros(exponent) } }
+  return { spki, attributes: { CKA_MODULUS: modulus, CKA_PUBLIC_EXPONENT: exponent } }
 }
 
 function examineEc(session: DeviceSession, trial: Handle, row: KeyPairRow, kind: TokenKeyKind): PublicHalf {
@@ -370,17 +393,12 @@ function examineEc(session: DeviceSession, trial: Handle, row: KeyPairRow, kind:
   }
   const [first, second] = [signed(), signed()]
   const told = session.findAttribute(trial, 'CKA_EC_POINT')
-  const candidates =
-    told === undefined || told.length === 0
-      ? recoverPublicKeys(curve, first.digest, first.signature).map((point) => encodeEcPublicKey(parameters, point))
-      : [encodeEcPublicKey(parameters, told)]
-  const proved = (spki: Buffer, { message, signature }: { message: Buffer; signature: Buffer }): boolean =>
-    verify(curve.hash, message, { key: readSpki(spki), dsaEncoding: 'ieee-p1363' }, signature)
-  const spki = candidates.find((candidate) => proved(candidate, first) && proved(candidate, second))
-  if (spki === undefined) throw wrongSignature()
-  // In the SPKI of an EC key the point is what comes last.
-  const point = spki.subarray(-(1 + 2 * curve.bytes))
-  return { spki, attributes: { CKA_EC_PARAMS: parameters, CKA_EC_POINT: encodeEcPoint(point) } }
+  const candidates = told === undefined || told.length === 0 ? recoverPublicKeys(curve, first.digest, first.signature) : [readEcPoint(told)]
+  const proved = (point: Buffer, { message, signature }: { message: Buffer; signature: Buffer }): boolean =>
+    verify(curve.hash, message, { key: readSpki(encodeEcPublicKey(parameters, point)), dsaEncoding: 'ieee-p1363' }, signature)
+  const point = candidates.find((candidate) => candidate !== undefined && proved(candidate, first) && proved(candidate, second))
+  if (point === undefined) throw wrongSignature()
+  return { spki: encodeEcPublicKey(parameters, point), attributes: { CKA_EC_PARAMS: parameters, CKA_EC_POINT: encodeEcPoint(point) } }
 }
 
 function examineEdwards(session: DeviceSession, trial: Handle): PublicHalf {

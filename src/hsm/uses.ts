@@ -7,7 +7,7 @@
 import { createHash, createPublicKey } from 'node:crypto'
 import { keyRows, macRows, oaepHashes, signingRows } from './algorithms.ts'
 import { CKD_NULL, CKK, CKM, CKO, nameOf, parameterKind } from './constants.ts'
-import { encodeEcdsaSignature, encodeEcPublicKey, encodeEdwardsPublicKey, encodeRsaPublicKey } from './der.ts'
+import { encodeEcdsaSignature, encodeEcPublicKey, encodeEdwardsPublicKey, encodeRsaPublicKey, readEcPoint } from './der.ts'
 import { unpadOaep } from './oaep.ts'
 import type { ProviderProfile } from './profile.ts'
 import { oaepMechanism, readNumber, type DeviceSession, type Handle, type KeyObjects } from './session.ts'
@@ -142,11 +142,14 @@ export function deriveSecret(session: DeviceSession, key: Handle, publicKey: Buf
   const secret = session.derive(mechanism, key, template(attributes, profile.template.omit))
   try {
     const [value = empty] = session.attributes(secret, ['CKA_VALUE'])
-    if (value.length === 0 || value.length > curve.bytes) throw new Untrustworthy(`the device answered a secret of ${value.length} bytes`)
-    if (value.length === curve.bytes) return value
     const whole = Buffer.alloc(curve.bytes)
-    value.copy(whole, curve.bytes - value.length)
+    // Some products leave leading zeros out.
+    value.copy(whole, Math.max(0, curve.bytes - value.length))
     value.fill(0)
+    if (value.length === 0 || value.length > curve.bytes) {
+      whole.fill(0)
+      throw new Untrustworthy(`the device answered a secret of ${value.length} bytes`)
+    }
     return whole
   } finally {
     session.destroy(secret)
@@ -183,7 +186,9 @@ export function publicKeyOf(session: DeviceSession, keys: KeyObjects): Buffer | 
     return encodeRsaPublicKey(modulus, exponent)
   }
   if (keyType === CKK.CKK_EC) {
-    const [parameters = empty, point = empty] = session.attributes(publicKey, ['CKA_EC_PARAMS', 'CKA_EC_POINT'])
+    const [parameters = empty, told = empty] = session.attributes(publicKey, ['CKA_EC_PARAMS', 'CKA_EC_POINT'])
+    const point = readEcPoint(told)
+    if (point === undefined) throw new Untrustworthy(`the device told a public key of ${told.length} bytes, which is no uncompressed point`)
     return encodeEcPublicKey(parameters, point)
   }
   if (keyType === CKK.CKK_EC_EDWARDS) return encodeEdwardsPublicKey(session.attributes(publicKey, ['CKA_EC_POINT'])[0] ?? empty)

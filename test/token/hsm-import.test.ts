@@ -196,6 +196,18 @@ function sparsePkcs8(key: ReturnType<typeof createPrivateKey>, bytes: number): B
   return der(0x30, Buffer.from('020100', 'hex'), algorithm, der(0x04, inner))
 }
 
+/** PKCS#8 of the numbers of an RSA key (RFC 8017 A.1.2), whatever they are. */
+function rsaPkcs8(numbers: readonly Buffer[]): Buffer {
+  const der = (tag: number, ...parts: readonly Buffer[]): Buffer => {
+    const content = Buffer.concat(parts)
+    const { length } = content
+    return Buffer.concat([Buffer.from(length < 128 ? [tag, length] : [tag, 0x82, length >> 8, length & 0xff]), content])
+  }
+  const zero = Buffer.from('020100', 'hex')
+  const key = der(0x30, zero, ...numbers.map((number) => der(0x02, Buffer.of(0), number)))
+  return der(0x30, zero, Buffer.from('300d06092a864886f70d0101010500', 'hex'), der(0x04, key))
+}
+
 describe('private keys', () => {
   test.each(behindAes.flatMap((algorithm) => curveSpecs.map((spec) => [spec, algorithm] as const)))(
     'of %s come in by %s and sign; the public key is found from what they sign',
@@ -314,6 +326,42 @@ describe('private keys', () => {
       changed[at] = (changed[at] ?? 0) ^ 0x10
       expect(await outcome(bringMaterial('RSA_2048 SIGN_VERIFY', 'RSA_AES_KEY_WRAP_SHA_256', changed).imported)).toBe('rejected')
     }
+  })
+
+  test('of RSA whose public exponent makes every signature good or slow, or whose primes are too long, are refused', async () => {
+    const {
+      n = '',
+      e = '',
+      d = '',
+      p = '',
+      q = '',
+      dp = '',
+      dq = '',
+      qi = '',
+    } = generateKeyPairSync('rsa', {
+      modulusLength: 2048,
+    }).privateKey.export({ format: 'jwk' })
+    const good = [n, e, d, p, q, dp, dq, qi].map((number) => Buffer.from(number, 'base64url'))
+    const changed = (changes: Readonly<Record<number, Buffer>>): Buffer => rsaPkcs8(good.map((number, index) => changes[index] ?? number))
+    const one = Buffer.of(1)
+    const read = (bytes: Buffer): bigint => BigInt(`0x${bytes.toString('hex')}`)
+    const write = (number: bigint): Buffer => Buffer.from(number.toString(16).padStart(512, '0'), 'hex')
+    const [modulus, prime] = [read(good[0] as Buffer), read(good[3] as Buffer)]
+    // As good an exponent as the usual one, but as long as the modulus: 65537 + (p - 1)(q - 1).
+    const order = (prime - 1n) * (modulus / prime - 1n)
+    const long = Buffer.alloc(2000, 0xff)
+    const bring = (material: Buffer) => outcome(bringMaterial('RSA_2048 SIGN_VERIFY', 'RSA_AES_KEY_WRAP_SHA_1', material).imported)
+    expect({
+      'as it was': await bring(changed({})),
+      'exponent 1': await bring(changed({ 1: one, 2: one, 5: one, 6: one })),
+      'exponent as long as the modulus': await bring(changed({ 1: write(65537n + order) })),
+      'a prime of 16,000 bits': await bring(changed({ 3: long, 5: long })),
+    }).toEqual({
+      'as it was': 'done',
+      'exponent 1': 'rejected',
+      'exponent as long as the modulus': 'rejected',
+      'a prime of 16,000 bits': 'rejected',
+    })
   })
 
   test('of RSA that RSA alone would wrap, and of Ed25519, which SoftHSM does not take in, are told so', async () => {

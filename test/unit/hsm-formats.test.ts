@@ -1,8 +1,8 @@
-import { createPublicKey, createSign, generateKeyPairSync, verify } from 'node:crypto'
+import { createSign, generateKeyPairSync, verify } from 'node:crypto'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { CKA, nameOf } from '../../src/hsm/constants.ts'
-import { encodeEcdsaSignature, encodeEcPublicKey, encodeRsaPublicKey, readEcPrivateKey } from '../../src/hsm/der.ts'
+import { encodeEcdsaSignature, encodeEcPublicKey, encodeRsaPublicKey, readEcPoint, readEcPrivateKey } from '../../src/hsm/der.ts'
 import { template, TemplateError } from '../../src/hsm/template.ts'
 import {
   encodeAnswer,
@@ -77,16 +77,29 @@ describe('DER', () => {
     const { x = '', y = '' } = publicKey.export({ format: 'jwk' })
     const point = Buffer.concat([Buffer.of(4), Buffer.from(x, 'base64url'), Buffer.from(y, 'base64url')])
     const wrapped = Buffer.concat([Buffer.from(point.length < 0x80 ? [4, point.length] : [4, 0x81, point.length]), point])
-    const parameters = Buffer.from(oid, 'hex')
-    expect(encodeEcPublicKey(parameters, point).equals(der)).toBe(true)
-    expect(encodeEcPublicKey(parameters, wrapped).equals(der)).toBe(true)
-    expect(createPublicKey({ key: encodeEcPublicKey(parameters, wrapped), format: 'der', type: 'spki' }).equals(publicKey)).toBe(true)
+    expect(readEcPoint(point)?.equals(point)).toBe(true)
+    expect(readEcPoint(wrapped)?.equals(point)).toBe(true)
+    expect(encodeEcPublicKey(Buffer.from(oid, 'hex'), point).equals(der)).toBe(true)
   })
 
   test('a bare point whose coordinates begin like a length is not mistaken for a wrapped one', () => {
-    const parameters = Buffer.from('06082a8648ce3d030107', 'hex')
     const point = Buffer.concat([Buffer.from([4, 63]), Buffer.alloc(63, 1)])
-    expect(encodeEcPublicKey(parameters, point).subarray(-65).equals(point)).toBe(true)
+    expect(readEcPoint(point)?.equals(point)).toBe(true)
+  })
+
+  test.each([
+    ['nothing', ''],
+    ['infinity', '00'],
+    ['infinity in an OCTET STRING', '040100'],
+    ['infinity as long as a point', '00'.repeat(65)],
+    ['a compressed point', `02${'11'.repeat(32)}`],
+    ['a compressed point in an OCTET STRING', `042102${'11'.repeat(32)}`],
+    ['a hybrid point', `06${'11'.repeat(64)}`],
+    ['a point that is too short', `04${'11'.repeat(63)}`],
+    ['a point in an OCTET STRING of another length', `044204${'11'.repeat(64)}`],
+    ['a point in another element', `034104${'11'.repeat(64)}`],
+  ])('%s is no point that node:crypto is shown', (_name, told) => {
+    expect(readEcPoint(Buffer.from(told, 'hex'))).toBeUndefined()
   })
 
   test.each([
