@@ -145,10 +145,10 @@ function findGrant(
   const looks = partyNames(principal).map((name) => grants.find(key.arn, name, context, accept))
   const atOnce = best(looks.map((look) => (look instanceof Promise ? undefined : matchOf(look))))
   // What another process granted a moment ago may not be seen here yet; its token names it.
-  const ids = named.filter(({ keyArn }) => keyArn === key.arn).map(({ grantId }) => grantId)
-  const isSettled = ids.length === 0 && !looks.some((look) => look instanceof Promise)
+  const ids = new Set(named.filter(({ keyArn }) => keyArn === key.arn).map(({ grantId }) => grantId))
+  const isSettled = ids.size === 0 && !looks.some((look) => look instanceof Promise)
   if (atOnce === 'itself' || isSettled) return atOnce
-  const byToken = ids.map(async (id) => {
+  const byToken = [...ids].map(async (id) => {
     const grant = await grants.get(id)
     return grant && grant.keyArn === key.arn && accept(grant) ? grant : undefined
   })

@@ -17,8 +17,9 @@ type Pairs = Readonly<Record<string, string>>
 
 /** A grantee with more grants on one key than this is looked up by anchors. */
 const keptPerGrantee = 1000
-/** Kept in all: grants, and look-ups that found none. */
+/** Kept in all: grants, and look-ups that found none. A long constraint counts as several. */
 const keptInAll = 100_000
+const charactersOfOne = 256
 /** Rows of one read where there may be very many, so that no read holds up the others. */
 const rowsPerRead = 500
 /** Grants of a key that goes are removed so many at a time. */
@@ -50,7 +51,7 @@ export function openGrants(
   const reading = new Map<string, Promise<Kept>>()
   let weight = 0
 
-  const weightOf = (found: Kept): number => (found === 'many' ? 1 : 1 + found.length)
+  const weightOf = (found: Kept): number => (found === 'many' ? 1 : found.reduce((sum, grant) => sum + grantWeight(grant), 1))
   const drop = (place: string): void => {
     const old = kept.get(place)
     if (old === undefined) return
@@ -93,44 +94,54 @@ export function openGrants(
     return answer
   }
 
-  /** Page after page of each of these queries, in order of grant id, until one grant is accepted. */
-  const findAmong = async (
-    queries: readonly ((after: string) => ReturnType<typeof toGrantee>)[],
+  /** Those behind a grant id that have one of these anchors; without anchors all. Many anchors are one query: a context may have hundreds of pairs. */
+  interface Part {
+    readonly anchors: readonly string[] | undefined
+    readonly after: string
+  }
+  const readPart = (keyArn: string, grantee: string, { anchors, after }: Part) => {
+    const behind = toGrantee(keyArn, grantee).where('grant_id', '>', after).limit(rowsPerRead)
+    return (anchors ? behind.where('anchor', 'in', anchors).orderBy('anchor') : behind).orderBy('grant_id').compile()
+  }
+  /** What is left where a page of a part was full: of its last anchor, and of the anchors behind that. */
+  const leftOf = ({ anchors }: Part, last: { readonly anchor: string; readonly grant_id: string }): readonly Part[] => {
+    if (!anchors) return [{ anchors, after: last.grant_id }]
+    const behind = anchors.filter((anchor) => anchor > last.anchor)
+    return [{ anchors: [last.anchor], after: last.grant_id }, ...(behind.length > 0 ? [{ anchors: behind, after: '' }] : [])]
+  }
+
+  /** Page after page, until one grant is accepted. */
+  const findAmongMany = async (
+    keyArn: string,
+    grantee: string,
+    context: Pairs | undefined,
     accept: (grant: GrantRecord) => boolean,
   ): Promise<GrantRecord | undefined> => {
-    let open = queries.map((query) => ({ query, after: '' }))
+    let open: readonly Part[] = [{ anchors: context && anchorsMetBy(context), after: '' }]
     while (open.length > 0) {
-      const pages = (await read(
-        open.map(({ query, after }) => query(after).where('grant_id', '>', after).orderBy('grant_id').limit(rowsPerRead).compile()),
-      )) as readonly (readonly Selectable<GrantTable>[])[]
+      const pages = await read(open.map((part) => readPart(keyArn, grantee, part)))
       for (const rows of pages) {
         for (const row of rows) {
           const grant = readGrant(row)
           if (accept(grant)) return grant
         }
       }
-      open = open.flatMap(({ query }, index) => {
+      open = open.flatMap((part, index) => {
         const rows = pages[index] ?? []
         const last = rows.at(-1)
-        return last && rows.length === rowsPerRead ? [{ query, after: last.grant_id }] : []
+        return last && rows.length === rowsPerRead ? leftOf(part, last) : []
       })
     }
     return undefined
   }
 
-  const findAmongMany: (
-    keyArn: string,
-    grantee: string,
-    context: Pairs | undefined,
-    accept: (grant: GrantRecord) => boolean,
-  ) => Promise<GrantRecord | undefined> = (keyArn, grantee, context, accept) => {
-    const all = () => toGrantee(keyArn, grantee)
-    return findAmong(context ? anchorsMetBy(context).map((anchor) => () => all().where('anchor', '=', anchor)) : [all], accept)
-  }
-
   const filtered = (filter: GrantFilter) => {
     const all = sql.selectFrom('grants').selectAll()
-    if ('retiring' in filter) return all.where('retiring', '=', filter.retiring).where('region', '=', filter.region)
+    if ('retiring' in filter) {
+      const { retiring, retiringId, region } = filter
+      const named = all.where('retiring', '=', retiring).where('region', '=', region)
+      return retiringId === null ? named : named.where('retiring_id', '=', retiringId)
+    }
     const ofKey = all.where('key_arn', '=', filter.keyArn)
     return filter.grantee === undefined ? ofKey : ofKey.where('grantee', '=', filter.grantee)
   }
@@ -242,6 +253,11 @@ export function openGrants(
       { query: sql.deleteFrom('grant_counts').where('key_arn', '=', keyArn).compile() },
     ],
   }
+}
+
+function grantWeight({ constraints: { encryptionContextEquals: equals, encryptionContextSubset: subset } }: GrantRecord): number {
+  const characters = Object.entries(equals ?? subset ?? {}).reduce((sum, [name, value]) => sum + name.length + value.length, 0)
+  return 1 + Math.floor(characters / charactersOfOne)
 }
 
 const hash = (text: string): string => createHash('sha256').update(text).digest('base64url')

@@ -257,7 +257,10 @@ export interface GrantRecord {
   readonly createdAt: number
 }
 
-export type GrantFilter = { readonly keyArn: string; readonly grantee?: string } | { readonly retiring: string; readonly region: string }
+export type GrantFilter =
+  | { readonly keyArn: string; readonly grantee?: string }
+  /** Whoever had this name before is somebody else; null for what has no id. */
+  | { readonly retiring: string; readonly retiringId: string | null; readonly region: string }
 
 /** Grants on keys. They are not in the view, however hot: `find` remembers what it read until it changes. */
 export interface Grants {

@@ -154,10 +154,11 @@ describe.each(backEnds)('grants on $name', ({ make }) => {
     for (const each of [elsewhere, second]) await store.insertKey(each, undefined)
     const all = [
       ...Array.from({ length: 7 }, (_, index) =>
-        sampleGrant(key, { grantee: index < 4 ? alice : bob, ...(index % 2 && { retiring: carol }) }),
+        sampleGrant(key, { grantee: index < 4 ? alice : bob, ...(index % 2 && { retiring: carol, retiringId: 'AIDACAROL' }) }),
       ),
-      sampleGrant(second, { retiring: carol }),
-      sampleGrant(elsewhere, { retiring: carol }),
+      sampleGrant(second, { retiring: carol, retiringId: 'AIDACAROL' }),
+      sampleGrant(second, { retiring: carol, retiringId: 'AIDACAROLBEFORE' }),
+      sampleGrant(elsewhere, { retiring: carol, retiringId: 'AIDACAROL' }),
     ]
     for (const each of all) await store.grants.insert(each, most)
     const pages = async (filter: Parameters<Store['grants']['list']>[0], limit: number): Promise<readonly (readonly string[])[]> => {
@@ -177,8 +178,10 @@ describe.each(backEnds)('grants on $name', ({ make }) => {
     expect(listed.flat()).toEqual(ids(ofKey))
     expect((await pages({ keyArn: key.arn, grantee: bob }, 3)).flat()).toEqual(ids(ofKey.filter(({ grantee }) => grantee === bob)))
     expect((await pages({ keyArn: key.arn, grantee: alice }, 4)).map((page) => page.length)).toEqual([4])
-    expect((await pages({ retiring: carol, region }, 2)).flat()).toEqual(
-      ids(all.filter(({ retiring, keyArn }) => retiring === carol && keyArn !== elsewhere.arn)),
+    const ofCarol = all.filter(({ retiring, keyArn }) => retiring === carol && keyArn !== elsewhere.arn)
+    expect((await pages({ retiring: carol, retiringId: null, region }, 2)).flat()).toEqual(ids(ofCarol))
+    expect((await pages({ retiring: carol, retiringId: 'AIDACAROL', region }, 2)).flat()).toEqual(
+      ids(ofCarol.filter(({ retiringId }) => retiringId === 'AIDACAROL')),
     )
     expect(await pages({ keyArn: 'none' }, 3)).toEqual([[]])
   })
@@ -335,7 +338,7 @@ describe('a hundred thousand grants', () => {
   })
 
   test('cost a page to list', async () => {
-    for (const filter of [{ keyArn: key.arn }, { keyArn: key.arn, grantee: alice }, { retiring: bob, region }]) {
+    for (const filter of [{ keyArn: key.arn }, { keyArn: key.arn, grantee: alice }, { retiring: bob, retiringId: null, region }]) {
       const { answer, rows, plans } = await watch(() => store.grants.list(filter, numbered('0', 5000), 50))
       expect(answer.items).toHaveLength(50)
       expect(rows).toBe(51)
@@ -371,6 +374,33 @@ describe('a hundred thousand grants', () => {
     expect(any.rows).toBeLessThanOrEqual(500)
     const none = await watch(() => store.grants.find(key.arn, alice, undefined, () => false))
     expect([none.answer, none.rows]).toEqual([undefined, ofAlice])
+  })
+
+  test('cost a request with hundreds of pairs one query, and are all found, page after page', async () => {
+    const crowded = sampleKey()
+    await store.insertKey(crowded, undefined)
+    const constraintsOf = (index: number): GrantRecord['constraints'] =>
+      index < 1200 ? { encryptionContextSubset: { a: '1' } } : index < 1300 ? {} : { encryptionContextSubset: { b: String(index) } }
+    const insert = plain.prepare(
+      `INSERT INTO grants (grant_id, key_arn, region, grantee, issuing_account_id, operations, constraints, created_at, anchor)
+       VALUES (?, ?, ?, ?, ?, '["Encrypt"]', ?, 0, ?)`,
+    )
+    plain.transaction(() => {
+      for (let index = 0; index < 2000; index++) {
+        const constraints = constraintsOf(index)
+        insert.run(numbered('c', index), crowded.arn, region, alice, accountId, JSON.stringify(constraints), anchorOf(constraints))
+      }
+    })()
+    const few = { a: '1', b: '1700' }
+    const wide = { ...few, ...Object.fromEntries(Array.from({ length: 600 }, (_, index) => [`name-${index}`, ''])) }
+    await store.grants.find(crowded.arn, alice, {}, any)
+    for (const context of [few, wide]) {
+      const seen = new Set<string>()
+      const { plans } = await watch(() => store.grants.find(crowded.arn, alice, context, ({ grantId }) => !seen.add(grantId)))
+      expect(seen.size).toBe(1301)
+      expect(queries.filter(aboutGrants).length).toBeLessThan(8)
+      expectIndexed(plans)
+    }
   })
 
   test('are counted without looking at them', async () => {

@@ -102,6 +102,14 @@ function findParty(call: Call, arn: string): Party {
   return { name: arn, id: found.uniqueId }
 }
 
+/** Of the caller's account. @throws KmsError */
+function findOwnParty(call: Call, arn: string): Party {
+  const [, accountId] = /^arn:aws:(?:iam|sts)::(\d{12}):.+$/.exec(arn) ?? []
+  if (accountId === undefined) throw noPrincipal(arn)
+  if (accountId !== call.principal.accountId) throw foreignKeyUnseen(call)
+  return findParty(call, arn)
+}
+
 /** Of a principal and a service principal one may be given. */
 function readParty(call: Call, kind: 'Grantee' | 'Retiring'): Party | undefined {
   const principal = call.input[`${kind}Principal`] as string | undefined
@@ -228,7 +236,9 @@ function readFilter(call: Call, kind: 'Grantee' | 'Retiring'): string | undefine
   const service = call.input[`${kind}ServicePrincipal`] as string | undefined
   if (service !== undefined) {
     if (principal !== undefined) throw invalid(`You can specify either ${kind}Principal or ${kind}ServicePrincipal, but not both.`)
-    if (call.service.managedKeys.serviceOf(call.principal) !== undefined) return service
+    // A listing goes across accounts: no service sees what is another's.
+    const own = call.service.managedKeys.serviceOf(call.principal)
+    if (own !== undefined && service.startsWith(`${own}.`)) return service
     throw kmsError('AccessDeniedException', `${kind}ServicePrincipal can be used only by AWS services.`)
   }
   if (principal !== undefined && isService(principal)) throw noPrincipal(principal)
@@ -272,13 +282,9 @@ export const ListRetirableGrants = operation({
   async run(call) {
     const retiring = readFilter(call, 'Retiring')
     if (retiring === undefined) throw invalid('You must specify either RetiringPrincipal or RetiringServicePrincipal, but not both.')
-    if (!isService(retiring)) {
-      const [, accountId] = /^arn:aws:(?:iam|sts)::(\d{12}):.+$/.exec(retiring) ?? []
-      if (accountId === undefined) throw noPrincipal(retiring)
-      if (accountId !== call.principal.accountId) throw foreignKeyUnseen(call)
-    }
     const { after, limit: most } = pageAsked(call, pageSize)
-    const found = await call.service.store.grants.list({ retiring, region: call.region }, after, most)
+    const { name, id } = isService(retiring) ? { name: retiring, id: null } : findOwnParty(call, retiring)
+    const found = await call.service.store.grants.list({ retiring: name, retiringId: id, region: call.region }, after, most)
     const { items, rest } = pageShown(call, found, shownGrant)
     return { Grants: items, ...rest }
   },

@@ -138,12 +138,17 @@ describeOurs('a grant', () => {
     const { KeyId } = await contract.key()
     const UserName = freshName()
     const first = await makeUser(contract.ours, UserName)
-    await grant({ KeyId, GranteePrincipal: first.arn, Operations: ['Encrypt'] })
+    const { GrantId } = await grant({ KeyId, GranteePrincipal: first.arn, RetiringPrincipal: first.arn, Operations: ['Encrypt'] })
+    const retirable = () => contract.kms.send(new ListRetirableGrantsCommand({ RetiringPrincipal: first.arn }))
+    expect((await retirable()).Grants?.map((each) => each.GrantId)).toEqual([GrantId])
     expect(await isAllowed(encrypt(contract.client({ credentials: first }), KeyId))).toBe(true)
     await administer(contract.ours, 'DeleteUser', { UserName })
+    await expectRefusal(retirable(), 'InvalidArnException', `ARN does not refer to a valid principal: ${first.arn}`)
     const second = await makeUser(contract.ours, UserName)
     expect(second.arn).toBe(first.arn)
     expect(await isAllowed(encrypt(contract.client({ credentials: second }), KeyId))).toBe(false)
+    expect((await retirable()).Grants).toEqual([])
+    expect(await isAllowed(contract.client({ credentials: second }).send(new RetireGrantCommand({ KeyId, GrantId })))).toBe(false)
   })
 
   test('to a role is for its sessions, and one to a session for that session alone; a session policy limits both', async () => {
@@ -552,6 +557,7 @@ describeOurs('CreateGrant', () => {
     expect((await retirable(kms)).Grants?.map(({ GrantId }) => GrantId)).toEqual([one?.GrantId])
     expect((await refusalOf(list(stranger.kms))).name).toBe('AccessDeniedException')
     expect((await refusalOf(retirable(stranger.kms))).name).toBe('AccessDeniedException')
+    expect((await refusalOf(retirable(kms, 'ec2.us-east-1.amazonaws.com'))).name).toBe('AccessDeniedException')
     await expectRefusal(
       kms.send(new ListGrantsCommand({ KeyId, GranteeServicePrincipal: name, GranteePrincipal: root })),
       'ValidationException',
