@@ -276,10 +276,13 @@ test(
           .map((line) => JSON.parse(line) as Line)
       }
       for (const step of ['token.adoptKey 2', 'store.updateKeys 1', undefined]) {
-        for (const line of await run(step)) {
-          if ('problems' in line) expect(line.problems, `before ${step ?? 'the end'}`).toEqual([])
-          if ('entry' in line) entries.push(line.entry)
-        }
+        const lines = await run(step)
+        entries.push(...lines.flatMap((line) => ('entry' in line ? [line.entry] : [])))
+        // Of what the one before left.
+        expect(
+          lines.flatMap((line) => ('problems' in line ? [line.problems] : [])),
+          `before ${step ?? 'the end'}`,
+        ).toEqual([[]])
       }
     } finally {
       await lab.remove()
