@@ -74,7 +74,7 @@ export function restingState(service: Service, key: KeyRecord): KeyState {
 }
 
 /** What a key's metadata says of its imported material. Undefined for keys that have none now. */
-export function expirationOf({ store }: Service, key: KeyRecord): { readonly validTo: number | null } | undefined {
+export function expirationOf({ store }: Pick<Service, 'store'>, key: KeyRecord): { readonly validTo: number | null } | undefined {
   if (key.origin !== 'EXTERNAL' || key.materialId === null) return undefined
   const materials = store.view.backingKeys(key.arn)
   const current = materials.find(({ materialId }) => materialId === key.materialId)
@@ -82,6 +82,15 @@ export function expirationOf({ store }: Service, key: KeyRecord): { readonly val
   const ends = materials.filter(({ ordinal }) => ordinal <= current.ordinal).flatMap(({ validTo }) => validTo ?? [])
   return { validTo: ends.length > 0 ? Math.min(...ends) : null }
 }
+
+/** Whether a key lives on material whose time is over and which the lifecycle job has not ended yet. */
+export function isExpired(service: Pick<Service, 'store' | 'clock'>, key: KeyRecord): boolean {
+  const { validTo = null } = (livesOnMaterial.has(key.state) && expirationOf(service, key)) || {}
+  return validTo !== null && validTo <= service.clock.now()
+}
+
+/** In these states it comes to wait for its material when that ends. */
+const livesOnMaterial: ReadonlySet<KeyState> = new Set<KeyState>(['Enabled', 'Disabled', 'Unavailable'])
 
 const materialIdOf = (key: KeyRecord, fingerprint: string): string =>
   createHash('sha256').update(`holdfast imported material\n${key.keyId}\n${fingerprint}`).digest('hex')
@@ -519,9 +528,8 @@ async function endMaterial(
       service.making.add(object.ckaId)
       // What no ciphertext can depend on yet is forgotten; the rest waits to be imported again.
       if (ended === pendingRotation(current, materials)) return { key: {}, drop: ended.materialId, release: object }
-      const lives = current.state === 'Enabled' || current.state === 'Disabled' || current.state === 'Unavailable'
       const put: BackingKeyRecord = { ...ended, state: 'absent', validTo: null }
-      return { key: lives ? { state: 'PendingImport' } : {}, put, release: object }
+      return { key: livesOnMaterial.has(current.state) ? { state: 'PendingImport' } : {}, put, release: object }
     })
     if (object) await removeObject(service, object)
   }

@@ -15,6 +15,7 @@ import type { KeyRecord, KeyState, KeyStoreChange, KeyStoreRecord } from '../sto
 import { XksError, type ProxySettings, type XksClient } from '../xks/client.ts'
 import type { RequestMetadata } from '../xks/protocol.ts'
 import { kmsError, type KmsError } from './errors.ts'
+import { isExpired } from './import.ts'
 import { isShown, shownObjects } from './material.ts'
 import type { Call } from './operation.ts'
 import { seal, unseal } from './seal.ts'
@@ -72,10 +73,14 @@ export function findKeyStore(
 /** States that a disconnected key store hides: which of them it is shows again when it is connected. */
 const hidden: ReadonlySet<KeyState> = new Set<KeyState>(['Enabled', 'Disabled'])
 
-/** A key's state as it is to callers: Unavailable while its key store is not connected, whatever it is then, unless its deletion is scheduled. */
-export function stateOf({ store }: Pick<Service, 'store'>, key: KeyRecord): KeyState {
+/**
+ * A key's state as it is to callers: Unavailable while its key store is not connected, whatever it is then, unless its deletion is scheduled. What has
+ * expired is not used any more, though the lifecycle job, which ends it, may come later.
+ */
+export function stateOf(service: Pick<Service, 'store' | 'clock'>, key: KeyRecord): KeyState {
+  if (key.origin === 'EXTERNAL' && isExpired(service, key)) return 'PendingImport'
   if (key.customKeyStoreId === null || !hidden.has(key.state)) return key.state
-  return store.view.keyStore(key.customKeyStoreId)?.state === 'CONNECTED' ? key.state : 'Unavailable'
+  return service.store.view.keyStore(key.customKeyStoreId)?.state === 'CONNECTED' ? key.state : 'Unavailable'
 }
 
 /**

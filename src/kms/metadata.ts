@@ -1,7 +1,7 @@
 /** KeyMetadata as DescribeKey and CreateKey answer it. */
 
 import type { KeyRecord } from '../store/store.ts'
-import { expirationOf } from './import.ts'
+import { expirationOf, isExpired } from './import.ts'
 import { stateOf } from './key-stores.ts'
 import { multiRegionConfiguration } from './multi-region.ts'
 import type { Service } from './service.ts'
@@ -61,7 +61,7 @@ function keyStoreMetadata({ store }: Service, { customKeyStoreId, xksKeyId }: Ke
 /** Of keys with imported material, while they have it. */
 function importedMetadata(service: Service, key: KeyRecord): Readonly<Record<string, unknown>> {
   const expiration = expirationOf(service, key)
-  if (!expiration) return {}
+  if (!expiration || isExpired(service, key)) return {}
   const { validTo } = expiration
   return validTo === null
     ? { ExpirationModel: 'KEY_MATERIAL_DOES_NOT_EXPIRE' }

@@ -181,8 +181,9 @@ export function operation<const S extends Shape, K extends string = never, const
         }
         for (const [use, { record: key }] of admitted) {
           const state = stateOf(call.service, key)
-          const isAllowed = use.anyState || states.includes(state) || (state !== key.state && showsLater.has(name))
-          if (!isAllowed) throw state === key.state ? refusal(key.arn, state, name) : keyStoreNotConnected(key)
+          const isHidden = key.customKeyStoreId !== null && state !== key.state
+          const isAllowed = use.anyState || states.includes(state) || (isHidden && showsLater.has(name))
+          if (!isAllowed) throw isHidden ? keyStoreNotConnected(key) : refusal(key.arn, state, name)
           if (use.usage !== undefined && key.usage !== use.usage) {
             throw kmsError('InvalidKeyUsageException', `${key.arn} key usage is ${key.usage} which is not valid for ${name}.`)
           }

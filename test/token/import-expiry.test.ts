@@ -5,6 +5,7 @@ import {
   DecryptCommand,
   DeleteImportedKeyMaterialCommand,
   DescribeKeyCommand,
+  DisableKeyCommand,
   EncryptCommand,
   GetParametersForImportCommand,
   ImportKeyMaterialCommand,
@@ -99,6 +100,13 @@ test('material is destroyed in the token when its time is over, and its return r
   expect(await objectsOf(keyId)).toHaveLength(1)
 
   advance(2000)
+  // From that moment on, however long the job takes to come.
+  expect(await objectsOf(keyId)).toHaveLength(1)
+  await expectRefusal(decrypt(blob), 'KMSInvalidStateException', `${arn} is pending import.`)
+  await expectRefusal(kms.send(new DisableKeyCommand({ KeyId: keyId })), 'KMSInvalidStateException', `${arn} is pending import.`)
+  const { KeyMetadata } = await kms.send(new DescribeKeyCommand({ KeyId: keyId }))
+  expect(KeyMetadata).toMatchObject({ KeyState: 'PendingImport', Enabled: false })
+  expect(KeyMetadata).not.toHaveProperty('ValidTo')
   await holdfast.service.runLifecycle()
   expect(await stateOf(keyId)).toBe('PendingImport')
   expect(await objectsOf(keyId)).toEqual([])
