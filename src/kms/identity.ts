@@ -38,6 +38,7 @@ export interface SessionClaims {
   readonly accessKeyId: string
   readonly secretAccessKey: string
   readonly roleArn: string
+  readonly roleId: string
   readonly sessionName: string
   readonly issuedAt: number
   readonly expiresAt: number
@@ -166,9 +167,8 @@ export function openIdentities(service: () => Service): Identities {
     if (known && role === known.role) return { session: known, secret: undefined }
     const claims = await openToken(received.sessionToken, name)
     const current = claims && service().store.view.principal(claims.roleArn)
-    if (!claims || current?.kind !== 'role') throw invalidToken()
     // The same name for a role made anew is another role; AWS ends the sessions of a deleted one.
-    if (current.createdAt > claims.issuedAt) throw invalidToken()
+    if (current?.kind !== 'role' || current.uniqueId !== claims?.roleId) throw invalidToken()
     const { secretAccessKey, ...rest } = claims
     const session: Session = { ...rest, role: current, principal: sessionPrincipal(rest, current) }
     sessions.delete(name)

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { ManualClock } from '../../src/base/clock.ts'
 import type { Token } from '../../src/hsm/token.ts'
+import { samplePrincipal } from '../unit/store-suite.ts'
 import { openRooms, type Rooms } from './crash-rooms.ts'
 import { makeSoftHsmToken, type LabToken } from './lab.ts'
 import { openLab } from './open.ts'
@@ -32,13 +33,13 @@ afterAll(async () => {
   await lab.remove()
 })
 
-async function send(sessionToken: string): Promise<string> {
+async function send(sessionToken: string, accessKeyId = 'ASIAAAAAAAAAAAAAAAAA'): Promise<string> {
   const headers = {
     host: 'localhost',
     'x-amz-date': '20260101T000000Z',
     'x-amz-security-token': sessionToken,
     authorization:
-      'AWS4-HMAC-SHA256 Credential=ASIAAAAAAAAAAAAAAAAA/20260101/us-east-1/kms/aws4_request, ' +
+      `AWS4-HMAC-SHA256 Credential=${accessKeyId}/20260101/us-east-1/kms/aws4_request, ` +
       `SignedHeaders=host;x-amz-date;x-amz-security-token, Signature=${'0'.repeat(64)}`,
   }
   try {
@@ -72,4 +73,25 @@ test('of many at once only some get to the device', async () => {
   const codes = await Promise.all(Array.from({ length: 100 }, () => send(junk())))
   expect(asked).toBe(32)
   expect(codes.filter((code) => code === 'ThrottlingException')).toHaveLength(68)
+})
+
+test('one of a role that was made anew under the old name is nobody’s, even where no time has passed', async () => {
+  const { store, identities } = rooms.service
+  const role = samplePrincipal('session-role', { kind: 'role', createdAt: clock.now() })
+  await store.insertPrincipal(role)
+  const { arn: roleArn, uniqueId: roleId } = role
+  const now = clock.now()
+  const { sessionToken, accessKeyId } = await identities.issueSession({
+    roleArn,
+    roleId,
+    sessionName: 'one',
+    issuedAt: now,
+    expiresAt: now + 3_600_000,
+    tags: {},
+  })
+  // No more than the signature is wrong.
+  expect(await send(sessionToken, accessKeyId)).toBe('InvalidSignatureException')
+  await store.deletePrincipal(roleArn)
+  await store.insertPrincipal({ ...role, uniqueId: 'AROAANOTHER', createdAt: now })
+  expect(await send(sessionToken, accessKeyId)).toBe('UnrecognizedClientException')
 })

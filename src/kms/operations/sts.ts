@@ -82,6 +82,7 @@ export const AssumeRole = operation({
     const expiresAt = call.nowMs + durationSeconds * 1000
     const session = await call.service.identities.issueSession({
       roleArn: role.arn,
+      roleId: role.uniqueId,
       sessionName: input.RoleSessionName,
       issuedAt: call.nowMs,
       expiresAt,
