@@ -12,6 +12,26 @@ const visible = (key: KeyRecord | undefined): KeyRecord | undefined => (key?.sta
 
 export const keyMissing = (arn: string): KmsError => kmsError('NotFoundException', `Key '${arn}' does not exist`)
 
+/** AWS's model gives these no InvalidArnException: what is no key's ARN is not found. */
+const knowNoInvalidArn: ReadonlySet<string> = new Set([
+  'CreateAlias',
+  'UpdateAlias',
+  'Encrypt',
+  'Decrypt',
+  'ReEncrypt',
+  'Sign',
+  'Verify',
+  'GenerateMac',
+  'VerifyMac',
+  'DeriveSharedSecret',
+  'GenerateDataKey',
+  'GenerateDataKeyWithoutPlaintext',
+  'GenerateDataKeyPair',
+  'GenerateDataKeyPairWithoutPlaintext',
+  'Encapsulate',
+  'Decapsulate',
+])
+
 /**
  * @param action the one that is asked once the key is found, so that a key that is not there is denied in the same words
  * @throws KmsError NotFoundException with AWS's wording; for a key of another account the denial that does not say whether it exists.
@@ -19,7 +39,10 @@ export const keyMissing = (arn: string): KmsError => kmsError('NotFoundException
 export function findKey(call: Call, reference: string, accepts: 'key' | 'key or alias', action = call.operation.action): FoundKey {
   const { view } = call.service.store
   const arn = reference.startsWith('arn:') ? parseKmsArn(reference) : undefined
-  if (reference.startsWith('arn:') && !arn) throw kmsError('InvalidArnException', `Invalid arn ${reference}`)
+  if (reference.startsWith('arn:') && !arn) {
+    const code = knowNoInvalidArn.has(call.operation.name) ? 'NotFoundException' : 'InvalidArnException'
+    throw kmsError(code, `Invalid arn ${reference}`)
+  }
   if (arn && arn.region !== call.region) throw kmsError('NotFoundException', `Invalid arn ${arn.region}`)
   const accountId = arn?.accountId ?? call.principal.accountId
   const name = arn?.name ?? reference

@@ -23,6 +23,8 @@ interface ModelShape {
 
 interface Model {
   readonly operations: Readonly<Record<string, Readonly<Record<string, string>>>>
+  /** The errors that AWS documents for an operation, without those that all have in common. */
+  readonly errors: Readonly<Record<string, readonly string[]>>
   readonly shapes: Readonly<Record<string, ModelShape>>
 }
 
@@ -41,6 +43,8 @@ const model: Model = {
     Encapsulate: encapsulation,
     Decapsulate: { ...encapsulation, SharedSecretCiphertextBlob: 'CiphertextType' },
   },
+  // As those of GenerateMac and VerifyMac, but for the comparison.
+  errors: { ...file.errors, Encapsulate: file.errors['GenerateMac'] ?? [], Decapsulate: file.errors['GenerateMac'] ?? [] },
   shapes: { ...file.shapes, EncapsulationAlgorithmSpec: { type: 'string', enum: ['ML_KEM'] } },
 }
 
@@ -108,6 +112,8 @@ export interface ModelMember {
 /** Every operation of AWS KMS. */
 export const operationNames: readonly string[] = Object.keys(model.operations).sort()
 
+export const errorsOf = (operation: string): readonly string[] => model.errors[operation] ?? []
+
 function shapeOf(name: string): ModelShape {
   const shape = model.shapes[name]
   if (!shape) throw new Error(`the model has no shape ${name}`)
@@ -149,21 +155,13 @@ export function ordinaryValue(member: ModelMember): unknown {
   const { shape, shapeName } = member
   const given = samples[shapeName]?.ordinary
   if (given !== undefined) return given
-  switch (shape.type) {
-    case 'boolean':
-      return false
-    case 'timestamp':
-      return 2_000_000_000
-    case 'map':
-      return { name: 'value' }
-    case 'structure':
-      return Object.fromEntries(inside(member).map((each) => [lastName(each.path), ordinaryValue(each)]))
-    case 'list':
-      return inside(member).map(ordinaryValue)
-    default:
-      // The longest would also do, and a text of one letter fits few patterns.
-      return shape.enum?.[0] ?? valueOf(member, samples[shapeName]?.fit ? (shape.max ?? 1) : Math.max(1, shape.min ?? 1))
-  }
+  if (shape.type === 'boolean') return false
+  if (shape.type === 'timestamp') return 2_000_000_000
+  if (shape.type === 'map') return { name: 'value' }
+  if (shape.type === 'structure') return Object.fromEntries(inside(member).map((each) => [lastName(each.path), ordinaryValue(each)]))
+  if (shape.type === 'list') return inside(member).map(ordinaryValue)
+  // The longest would also do, and a text of one letter fits few patterns.
+  return shape.enum?.[0] ?? valueOf(member, samples[shapeName]?.fit ? (shape.max ?? 1) : Math.max(1, shape.min ?? 1))
 }
 
 /** What is required, and nothing else. The keys, aliases and key stores that it names are not there. */

@@ -1,6 +1,6 @@
 /** Key pairs that sign, and the public half of every pair. */
 
-import type { SigningAlgorithm } from '../../hsm/token.ts'
+import { TokenError, type SigningAlgorithm } from '../../hsm/token.ts'
 import type { KeyRecord } from '../../store/store.ts'
 import { kmsError } from '../errors.ts'
 import { keyFrom } from '../keys.ts'
@@ -98,7 +98,11 @@ export const Sign = operation({
   dryRunInside: true,
   async run(call, input, { key }) {
     const { algorithm, form } = readSigning(key, input)
-    if (input.DryRun) throw dryRunSucceeded()
+    if (input.DryRun) {
+      // The token can make the key and lack one of its algorithms.
+      if (!call.service.tokenOf(key).capabilities().algorithms.includes(algorithm)) throw new TokenError('unsupported', algorithm)
+      throw dryRunSucceeded()
+    }
     const signature = await withMaterial(call.service, key, (token, ckaId) => token.signMessage(ckaId, algorithm, form, input.Message))
     return { KeyId: key.arn, Signature: signature.toString('base64'), SigningAlgorithm: algorithm }
   },
