@@ -11,6 +11,7 @@ import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { runBench, type BenchOptions, type BenchSubjects } from './bench/bench.ts'
 import { runGrantsBench } from './bench/grants.ts'
+import { runKeysBench } from './bench/keys.ts'
 import { systemClock } from './base/clock.ts'
 import { parseCredentials } from './cli/credentials-file.ts'
 import { placesIn, type Config } from './config.ts'
@@ -19,7 +20,15 @@ import type { ServiceAddress } from './measure-service.ts'
 import { fillGrants } from './store/fill-grants.ts'
 import { planTokens } from './tokens.ts'
 
-export async function measure(config: Config, { grants, ...options }: BenchOptions & { readonly grants?: number }): Promise<unknown> {
+export async function measure(
+  config: Config,
+  { grants, keys, ...options }: BenchOptions & { readonly grants?: number; readonly keys?: number },
+): Promise<unknown> {
+  if (keys !== undefined) {
+    return withService(config, ({ service: few }) =>
+      withService(config, ({ service: many, restart }) => runKeysBench({ few, many, restart }, keys, options)),
+    )
+  }
   if (grants === undefined) return withService(config, (subjects) => runBench(subjects, options))
   return withService(config, ({ service: few }) =>
     withService(config, ({ service: many, database }) =>
@@ -29,7 +38,10 @@ export async function measure(config: Config, { grants, ...options }: BenchOptio
 }
 
 /** Brings up a service for a measurement, and takes it down after it. */
-async function withService<T>(config: Config, run: (subjects: BenchSubjects & { readonly database: string }) => Promise<T>): Promise<T> {
+async function withService<T>(
+  config: Config,
+  run: (subjects: BenchSubjects & { readonly database: string; readonly restart: () => Promise<number> }) => Promise<T>,
+): Promise<T> {
   await mkdir(config.dataDir, { recursive: true, mode: 0o700 })
   const dataDir = await mkdtemp(join(config.dataDir, 'bench-'))
   const own: Config = {
@@ -48,7 +60,7 @@ async function withService<T>(config: Config, run: (subjects: BenchSubjects & { 
     tls: { certFile: undefined, keyFile: undefined, allowPlainHttp: false },
   }
   try {
-    const house = await startService(own)
+    let house = await startService(own)
     try {
       const credentials = parseCredentials(await readFile(placesIn(dataDir).credentials, 'utf8')).get('default')
       if (!credentials) throw new Error('the service made no credentials')
@@ -60,6 +72,12 @@ async function withService<T>(config: Config, run: (subjects: BenchSubjects & { 
         sessions: await sessionsOf(house.opsUrl),
         rawLoop: (order) => rawLoop({ ...token, ...order }),
         database: placesIn(dataDir).database,
+        async restart() {
+          await house.close()
+          const startedAt = performance.now()
+          house = await startService(own)
+          return performance.now() - startedAt
+        },
       })
     } finally {
       await house.close()

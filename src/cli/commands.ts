@@ -40,11 +40,12 @@ const config: Command = {
 
 const bench: Command = {
   name: 'bench',
-  summary: 'Measures signed, authorized, audited Encrypt calls beside a bare HTTP server and the bare token, on this machine.',
+  summary: 'Measures signed, authorized, audited calls beside a bare HTTP server and the bare token, on this machine.',
   flags: {
     seconds: { value: 'N', about: 'How long each part is measured; 5 unless given.' },
     connections: { value: 'N', about: 'Connections at once; 64 unless given.' },
     grants: { value: 'N', about: 'Measures instead a call that a grant allows, with 10 grants in the store and with N more.' },
+    keys: { value: 'N', about: 'Measures instead Encrypt with 10 keys and with N, and how long a start takes with N.' },
   },
   async run({ flags }, wiring) {
     const number = (name: string, fallback: number, most = 9999): number => {
@@ -56,6 +57,7 @@ const bench: Command = {
       seconds: number('seconds', 5),
       connections: number('connections', 64),
       ...(flags['grants'] && { grants: number('grants', 1, 10_000_000) }),
+      ...(flags['keys'] && { keys: number('keys', 1, 1_000_000) }),
     })
     await wiring.print(`${JSON.stringify(report, undefined, 2)}\n`)
     return exitCodes.done

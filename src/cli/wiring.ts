@@ -44,5 +44,10 @@ export interface Wiring {
   /** The file of the audit trail. */
   readonly auditTrail: () => string
   /** Measures this machine with a service and a token of its own; with `grants`, what that many more of them cost. */
-  bench(options: { readonly seconds: number; readonly connections: number; readonly grants?: number }): Promise<unknown>
+  bench(options: {
+    readonly seconds: number
+    readonly connections: number
+    readonly grants?: number
+    readonly keys?: number
+  }): Promise<unknown>
 }
