@@ -42,7 +42,24 @@ export interface CryptoPool {
 const maxWaiting = 256
 const idleMs = 60_000
 
+/** Makers of key pairs and judges of signatures have threads of their own: a millisecond's work does not wait behind seconds. */
 export function openCryptoPool(): CryptoPool {
+  const pairs = openThreads()
+  const judges = openThreads()
+  return {
+    async keyPair(spec) {
+      const { privateKey, publicKey } = (await pairs.run('keyPair', spec)) as Readonly<Record<'privateKey' | 'publicKey', Uint8Array>>
+      return { privateKey: view(privateKey), publicKey: view(publicKey) }
+    },
+    isEcdsaSignature: async (question) => (await judges.run('isEcdsaSignature', question)) === true,
+    isEd25519phSignature: async (question) => (await judges.run('isEd25519phSignature', question)) === true,
+    async close() {
+      await Promise.all([pairs.close(), judges.close()])
+    },
+  }
+}
+
+function openThreads() {
   const pool = new Piscina({
     filename: new URL('./boot.mjs', import.meta.url).href,
     workerData: { program: new URL('./crypto-worker.ts', import.meta.url).href },
@@ -53,17 +70,11 @@ export function openCryptoPool(): CryptoPool {
     idleTimeout: idleMs,
     maxQueue: maxWaiting,
   })
-  const run = async (task: string, input: unknown): Promise<unknown> => {
-    if (pool.queueSize >= maxWaiting) throw new Busy('too many wait for a thread')
-    return pool.run({ task, input })
-  }
   return {
-    async keyPair(spec) {
-      const { privateKey, publicKey } = (await run('keyPair', spec)) as Readonly<Record<'privateKey' | 'publicKey', Uint8Array>>
-      return { privateKey: view(privateKey), publicKey: view(publicKey) }
+    async run(task: string, input: unknown): Promise<unknown> {
+      if (pool.queueSize >= maxWaiting) throw new Busy('too many wait for a thread')
+      return pool.run({ task, input })
     },
-    isEcdsaSignature: async (question) => (await run('isEcdsaSignature', question)) === true,
-    isEd25519phSignature: async (question) => (await run('isEd25519phSignature', question)) === true,
     close: () => pool.destroy(),
   }
 }

@@ -1,5 +1,6 @@
 /** ECDSA from the digest on, against OpenSSL, which hashes by itself; and the cases that a sum of points has to itself. */
 import { createECDH, createHash, createPrivateKey, generateKeyPairSync, sign, type KeyObject } from 'node:crypto'
+import { availableParallelism } from 'node:os'
 import fc from 'fast-check'
 import { afterAll, describe, expect, test } from 'vitest'
 import { openCryptoPool } from '../../src/bulk/crypto-pool.ts'
@@ -148,6 +149,17 @@ describe('The pool of threads', () => {
     expect(await pool.isEcdsaSignature(question)).toBe(true)
     expect(await pool.isEcdsaSignature({ ...question, digest: createHash('sha384').update('other').digest() })).toBe(false)
     await expect(pool.isEcdsaSignature({ ...question, curve: 'none' })).rejects.toThrow('no such curve: none')
+  })
+
+  test('judges a signature while key pairs are being made', async () => {
+    const threads = availableParallelism()
+    let made = 0
+    const pairs = Array.from({ length: threads + 4 }, () => pool.keyPair('RSA_2048').then(() => (made += 1)))
+    const word = Buffer.alloc(32, 1)
+    expect(await pool.isEcdsaSignature({ curve: 'prime256v1', x: word, y: word, digest: word, r: Buffer.alloc(32), s: word })).toBe(false)
+    // Behind them it would have come when no thread had any left to begin with.
+    expect(made).toBeLessThan(4)
+    await Promise.all(pairs)
   })
 
   test('turns away what would wait behind hundreds, at once', async () => {
