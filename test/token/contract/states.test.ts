@@ -1,23 +1,36 @@
-/** AWS's table "Key states of KMS keys": which operation a key allows while it is enabled, disabled or pending deletion. */
+/**
+ * AWS's table "Key states of KMS keys": which operation a key allows while it is enabled, disabled or pending deletion. What is refused in the other
+ * states as well: test/token/bad-input.test.ts.
+ */
 import {
   CancelKeyDeletionCommand,
   CreateAliasCommand,
+  CreateGrantCommand,
   DecryptCommand,
   DeleteAliasCommand,
   DescribeKeyCommand,
   DisableKeyCommand,
+  DisableKeyRotationCommand,
   EnableKeyCommand,
+  EnableKeyRotationCommand,
   EncryptCommand,
   GenerateDataKeyCommand,
   GenerateDataKeyPairCommand,
   GenerateDataKeyPairWithoutPlaintextCommand,
   GenerateDataKeyWithoutPlaintextCommand,
+  GetKeyLastUsageCommand,
   GetKeyPolicyCommand,
+  GetKeyRotationStatusCommand,
   ListAliasesCommand,
+  ListGrantsCommand,
   ListKeyPoliciesCommand,
+  ListKeyRotationsCommand,
   ListResourceTagsCommand,
   PutKeyPolicyCommand,
   ReEncryptCommand,
+  RetireGrantCommand,
+  RevokeGrantCommand,
+  RotateKeyOnDemandCommand,
   ScheduleKeyDeletionCommand,
   TagResourceCommand,
   UntagResourceCommand,
@@ -25,6 +38,7 @@ import {
   UpdateKeyDescriptionCommand,
 } from '@aws-sdk/client-kms'
 import { beforeAll, describe, expect, test } from 'vitest'
+import { membersOf, operationNames } from '../../unit/kms-model.ts'
 import { expectRefusal, freshAlias, given, useContract, type TestKey } from './kit.ts'
 
 const contract = useContract()
@@ -37,7 +51,10 @@ interface Subject extends TestKey {
   readonly alias: string
   readonly blob: Uint8Array
   readonly policy: string
+  readonly grantId: string
 }
+
+const rootArn = (): string => `arn:aws:iam::${contract.accountId}:root`
 
 async function subjectIn(state: State): Promise<Subject> {
   const { kms } = contract
@@ -47,9 +64,10 @@ async function subjectIn(state: State): Promise<Subject> {
   await kms.send(new CreateAliasCommand({ AliasName: alias, TargetKeyId: KeyId }))
   const blob = given((await kms.send(new EncryptCommand({ KeyId, Plaintext: Buffer.from('x') }))).CiphertextBlob)
   const policy = given((await kms.send(new GetKeyPolicyCommand({ KeyId }))).Policy)
+  const grantId = given((await kms.send(new CreateGrantCommand({ KeyId, GranteePrincipal: rootArn(), Operations: ['Encrypt'] }))).GrantId)
   if (state === 'Disabled') await kms.send(new DisableKeyCommand({ KeyId }))
   if (state === 'PendingDeletion') await kms.send(new ScheduleKeyDeletionCommand({ KeyId, PendingWindowInDays: 7 }))
-  return { ...key, alias, blob, policy }
+  return { ...key, alias, blob, policy, grantId }
 }
 
 let bystander: Subject
@@ -79,6 +97,28 @@ const rows: readonly Row[] = [
   { operation: 'ListKeyPolicies', allowed: states, call: ({ KeyId }) => kms().send(new ListKeyPoliciesCommand({ KeyId })) },
   { operation: 'ListAliases', allowed: states, call: ({ KeyId }) => kms().send(new ListAliasesCommand({ KeyId })) },
   { operation: 'ListResourceTags', allowed: states, call: ({ KeyId }) => kms().send(new ListResourceTagsCommand({ KeyId })) },
+  { operation: 'GetKeyLastUsage', allowed: states, call: ({ KeyId }) => kms().send(new GetKeyLastUsageCommand({ KeyId })) },
+  { operation: 'GetKeyRotationStatus', allowed: states, call: ({ KeyId }) => kms().send(new GetKeyRotationStatusCommand({ KeyId })) },
+  { operation: 'ListKeyRotations', allowed: states, call: ({ KeyId }) => kms().send(new ListKeyRotationsCommand({ KeyId })) },
+  { operation: 'ListGrants', allowed: states, call: ({ KeyId }) => kms().send(new ListGrantsCommand({ KeyId })) },
+  {
+    operation: 'CreateGrant',
+    allowed: onlyEnabled,
+    call: ({ KeyId }) => kms().send(new CreateGrantCommand({ KeyId, GranteePrincipal: rootArn(), Operations: ['Decrypt'] })),
+  },
+  {
+    operation: 'RevokeGrant',
+    allowed: states,
+    call: ({ KeyId, grantId }) => kms().send(new RevokeGrantCommand({ KeyId, GrantId: grantId })),
+  },
+  {
+    operation: 'RetireGrant',
+    allowed: states,
+    call: ({ KeyId, grantId }) => kms().send(new RetireGrantCommand({ KeyId, GrantId: grantId })),
+  },
+  { operation: 'EnableKeyRotation', allowed: onlyEnabled, call: ({ KeyId }) => kms().send(new EnableKeyRotationCommand({ KeyId })) },
+  { operation: 'DisableKeyRotation', allowed: onlyEnabled, call: ({ KeyId }) => kms().send(new DisableKeyRotationCommand({ KeyId })) },
+  { operation: 'RotateKeyOnDemand', allowed: onlyEnabled, call: ({ KeyId }) => kms().send(new RotateKeyOnDemandCommand({ KeyId })) },
   { operation: 'EnableKey', allowed: notDoomed, call: ({ KeyId }) => kms().send(new EnableKeyCommand({ KeyId })) },
   { operation: 'DisableKey', allowed: notDoomed, call: ({ KeyId }) => kms().send(new DisableKeyCommand({ KeyId })) },
   {
@@ -199,4 +239,27 @@ describe('a key', () => {
     await kms().send(new EnableKeyCommand({ KeyId: key.KeyId }))
     expect(Buffer.from(given((await kms().send(new DecryptCommand({ CiphertextBlob: key.blob }))).Plaintext)).toString()).toBe('x')
   })
+})
+
+test('a key that waits for its material allows all that needs none', async () => {
+  const key = await contract.key({ Origin: 'EXTERNAL' })
+  const alias = freshAlias()
+  await kms().send(new CreateAliasCommand({ AliasName: alias, TargetKeyId: key.KeyId }))
+  const policy = given((await kms().send(new GetKeyPolicyCommand({ KeyId: key.KeyId }))).Policy)
+  const subject: Subject = { ...key, alias, blob: new Uint8Array(), policy, grantId: '' }
+  // The last of them schedules its deletion.
+  const allowed = rows.filter(({ operation }) => /^(?:Describe|PutKeyPolicy|List|Update|Tag|Untag|CreateAlias|DeleteAlias)/.test(operation))
+  const last = rows.filter(({ operation }) => operation === 'ScheduleKeyDeletion')
+  for (const { call } of [...allowed, ...last]) await expect(call(subject)).resolves.toBeDefined()
+  await kms().send(new CancelKeyDeletionCommand({ KeyId: key.KeyId }))
+  const { KeyMetadata } = await kms().send(new DescribeKeyCommand({ KeyId: key.KeyId }))
+  expect(KeyMetadata?.KeyState).toBe('PendingImport')
+})
+
+test('every operation that works on symmetric keys made here is tried', () => {
+  const tried = new Set(rows.map(({ operation }) => operation.split(',')[0]))
+  // Theirs are key pairs, HMAC keys, imported material or multi-Region keys.
+  const others = /Sign|Verify|Mac$|DeriveSharedSecret|capsulate|GetPublicKey|Import|ReplicateKey|UpdatePrimaryRegion/
+  const onKeys = operationNames.filter((name) => membersOf(name).some(({ shapeName }) => shapeName === 'KeyIdType'))
+  expect(onKeys.filter((name) => !others.test(name) && !tried.has(name))).toEqual(['CancelKeyDeletion'])
 })
