@@ -218,7 +218,6 @@ function wrongValuesOf({
     { what: 'a text', value: 'x', said: 'STRING_VALUE cannot be converted to', fits: ['string'] },
     { what: 'a number', value: 7, said: 'NUMBER_VALUE cannot be converted to', fits: ['integer', 'timestamp'] },
     { what: 'true', value: true, said: 'TRUE_VALUE cannot be converted to', fits: ['boolean'] },
-    { what: 'false', value: false, said: 'FALSE_VALUE cannot be converted to', fits: ['boolean'] },
     { what: 'a list', value: [], said: 'Start of list found where not expected', fits: ['list'] },
     { what: 'an object', value: {}, said: 'Start of structure or map found where not expected', fits: ['map', 'structure'] },
   ]

@@ -70,6 +70,8 @@ const samples: Readonly<Record<string, Sample>> = {
   AliasNameType: { unfit: 'alias/no space', ordinary: 'alias/bad-input-absent' },
   BackingKeyIdType: { fit: (length) => 'a'.repeat(length), unfit: 'A'.repeat(64) },
   CloudHsmClusterIdType: { fit: (length) => 'cluster-'.padEnd(length, '2'), unfit: 'cluster-1234567890ab' },
+  // RSA keys take long to make.
+  DataKeyPairSpec: { ordinary: 'ECC_NIST_P256' },
   GrantConstraintSourceArnType: { fit: padded('arn:aws:s3:us-east-1:111122223333:'), unfit: 'arn:aws:s3:::a-whole-bucket' },
   GrantIdType: { ordinary: '0'.repeat(64) },
   GrantNameType: { unfit: 'no space' },
