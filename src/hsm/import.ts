@@ -231,7 +231,10 @@ export function install(
     }
     return { handles: made, objects: readBack(importer.session, made, row, naming, importer.profile), fingerprint }
   } catch (error) {
-    destroyAll(importer.session, made)
+    const isGone = destroyAll(importer.session, made)
+    // A refusal says that nothing was made, and who keeps account of the objects forgets this one. Of the device's own errors the caller makes the best.
+    if (!isGone && findDeviceError(error) === undefined)
+      throw new Error('what was imported in vain is still on the token', { cause: error })
     throw error
   }
 }

@@ -177,15 +177,18 @@ export function makeKey(
   return { handles, objects }
 }
 
-/** Destroys what can be destroyed and lets nothing keep it from the rest. */
-export function destroyAll(session: DeviceSession, handles: readonly Handle[]): void {
+/** Destroys what can be destroyed and lets nothing keep it from the rest. @returns whether that is all */
+export function destroyAll(session: DeviceSession, handles: readonly Handle[]): boolean {
+  let all = true
   for (const handle of handles) {
     try {
       session.destroy(handle)
     } catch (error) {
       if (findDeviceError(error) === undefined) throw error
+      all = false
     }
   }
+  return all
 }
 
 /** Sorts handles by what they are for. Of two objects for the same use, the first one found is taken. */

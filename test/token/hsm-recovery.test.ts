@@ -10,6 +10,7 @@ import { TokenError, type OaepAlgorithm, type Token, type TokenKeyKind } from '.
 import { configFor, failureOf, freshId, lives, makeWrappingKey, open, until, type OpenedToken } from './hsm-fixture.ts'
 import { makeSoftHsmToken, type LabToken } from './lab.ts'
 import { buildShim, FaultFile, shimEnv, type Fault } from './shim.ts'
+import { wrapFor } from './wrapped-material.ts'
 
 const library = buildShim()
 const none = Buffer.alloc(0)
@@ -288,6 +289,25 @@ describe.skipIf(library === undefined)('a device that fails', () => {
       faults.set()
       expect(await token.objects(ckaId)).toEqual([])
     })
+  })
+
+  test('imported material that is not protected is refused when it is destroyed, and otherwise still there to be destroyed', async () => {
+    const wrappingCkaId = freshId()
+    await token.generateKey({ kind: 'import RSA_2048', ckaId: wrappingCkaId, label: 'kms/import' })
+    const algorithm = 'RSAES_OAEP_SHA_1'
+    const wrapped = wrapFor(await token.publicKey(wrappingCkaId), algorithm, Buffer.alloc(32, 7))
+    const label = 'kms/weak/i'
+    const weak = { function: 'C_GetAttributeValue', count: 'always', attribute: { type: 0x162, value: true } } as const
+    for (const [faultsThen, failure, left] of [
+      [[weak], 'unsupported', 0],
+      [[weak, { function: 'C_DestroyObject', rv: 0x30, count: 'always' }], 'unavailable', 1],
+    ] as const) {
+      const ckaId = freshId()
+      faults.set(...faultsThen)
+      expect(await failureOf(token.importKey({ kind: 'wrapping', ckaId, label, wrappingCkaId, algorithm, wrapped }))).toBe(failure)
+      faults.set()
+      expect(await token.destroyKey(ckaId, label)).toBe(left)
+    }
   })
 
   test('a key that one agent does not show is used through another, while calls on other keys go on', async () => {
