@@ -12,7 +12,7 @@ import {
 import { describe, expect, test } from 'vitest'
 import { absentKeyId, expectProblems, expectRefusal, freshAlias, given, useContract, withoutMetadata } from './kit.ts'
 
-const contract = useContract()
+const contract = useContract({ env: { HOLDFAST_QUOTA_ALIASES_PER_KEY: '60' } })
 const arnOf = (name: string, region = contract.region) => `arn:aws:kms:${region}:${contract.accountId}:${name}`
 const create = (AliasName: string, TargetKeyId: string) => contract.kms.send(new CreateAliasCommand({ AliasName, TargetKeyId }))
 
