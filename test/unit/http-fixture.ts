@@ -17,6 +17,7 @@ import { kmsError } from '../../src/kms/errors.ts'
 import { operation } from '../../src/kms/operation.ts'
 import type { Api } from '../../src/kms/operations/index.ts'
 import type { Service } from '../../src/kms/service.ts'
+import { openThrottle } from '../../src/kms/quotas.ts'
 import { boolean, integer, list, optional, string, structure } from '../../src/kms/shape.ts'
 
 const tags = optional(list(structure({ Key: string(), Value: string() })))
@@ -108,6 +109,8 @@ export async function openTestServer(
     log: silentLog,
     metrics,
     trail: { append: async (record: AuditRecord) => void records.push(record) },
+    throttle: openThrottle({}),
+    usage: { count: () => undefined },
     identities: { authenticate: () => ({ principal: caller, region: 'us-east-1' }) },
   } as unknown as Service
   const door = openDoor({
