@@ -72,7 +72,8 @@ function tableOfStates(): string {
     '- `ImportKeyMaterial`: PendingImport → Enabled, when all material that the key ever encrypted with is there. What was disabled while its',
     '  material was there stays so. Unavailable → Enabled, if it was this material that the token had lost.',
     '- `DeleteImportedKeyMaterial`, and material whose time is over: Enabled, Disabled, Unavailable → PendingImport. In PendingDeletion the state',
-    '  stays. Material that waits for its rotation changes no state.',
+    '  stays. Material that waits for its rotation changes no state. Callers see it from the moment of expiry on; the lifecycle job destroys the objects',
+    '  when it comes.',
     '',
   ].join('\n')
 }
