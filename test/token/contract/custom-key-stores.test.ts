@@ -27,7 +27,7 @@ import {
   type CreateCustomKeyStoreCommandInput,
   type CustomKeyStoresListEntry,
 } from '@aws-sdk/client-kms'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { integrityValue } from '../../../src/xks/protocol.ts'
 import { newCredential, newExternalKey, startXksProxy, type Fault } from '../../xks-proxy.ts'
 import { makeUser } from '../holdfast.ts'
@@ -381,12 +381,16 @@ describeOurs('a key store that is another token', () => {
     await expectRefusal(remove(id), 'CustomKeyStoreHasCMKsException', /contains KMS keys/)
   })
 
+  /** The log comes over a pipe: what was written before is here a little later. */
+  const loggedSoFar = () => sleep(500)
+
   test('does not try a password again that the token refused, until it is changed', async () => {
     const tries = (): number => contract.ours.log().split('the token refused the PIN').length - 1
     await update({ KeyStorePassword: 'wrong password' })
     expect(await connect(id)).toMatchObject({ ConnectionState: 'FAILED', ConnectionErrorCode: 'INVALID_CREDENTIALS' })
+    await vi.waitFor(() => expect(tries()).toBeGreaterThan(0), { timeout: 10_000 })
+    await loggedSoFar()
     const once = tries()
-    expect(once).toBeGreaterThan(0)
     expect(await stateOf(key)).toBe('Unavailable')
     await expectRefusal(
       contract.kms.send(new ConnectCustomKeyStoreCommand({ CustomKeyStoreId: id })),
@@ -398,6 +402,7 @@ describeOurs('a key store that is another token', () => {
       await update({ CloudHsmClusterId: clusterId })
       expect(await connect(id)).toMatchObject({ ConnectionState: 'FAILED', ConnectionErrorCode: 'INVALID_CREDENTIALS' })
     }
+    await loggedSoFar()
     expect(tries()).toBe(once)
     await disconnect(id)
     await update({ KeyStorePassword: password })
