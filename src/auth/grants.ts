@@ -83,11 +83,14 @@ export function partyNames(principal: Principal): readonly string[] {
   return names
 }
 
+/** The unique id that a grant to this caller itself has, if it has one. */
+export const partyId = ({ session, principalId }: Principal): string => session?.roleId ?? principalId
+
 /** A user or role that was made anew under an old name is not whom the grant meant. */
 export function matchParty(party: Party, principal: Principal): PartyMatch | undefined {
   if (party.arn === accountRoot(principal.accountId)) return 'account'
   if (party.arn !== principal.arn && party.arn !== principal.session?.roleArn) return undefined
-  return party.id === null || party.id === (principal.session?.roleId ?? principal.principalId) ? 'itself' : undefined
+  return party.id === null || party.id === partyId(principal) ? 'itself' : undefined
 }
 
 const accountRoot = (accountId: string): string => `arn:aws:iam::${accountId}:root`

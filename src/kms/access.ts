@@ -6,13 +6,14 @@ import {
   grantAllows,
   grantOperations,
   matchParty,
+  partyId,
   partyNames,
   type GrantRequest,
   type PartyMatch,
 } from '../auth/grants.ts'
 import { compilePolicy, type CompiledPolicy } from '../auth/policy.ts'
 import type { Principal } from '../auth/principal.ts'
-import type { GrantConstraints, GrantRecord, KeyRecord, PrincipalRecord } from '../store/store.ts'
+import type { GrantConstraints, GrantLook, GrantRecord, KeyRecord, PrincipalRecord } from '../store/store.ts'
 import { kmsError, KmsError } from './errors.ts'
 import type { NamedGrant } from './grant-tokens.ts'
 import { isPrimary } from './multi-region.ts'
@@ -142,7 +143,14 @@ function findGrant(
   const best = (matches: readonly (PartyMatch | undefined)[]): PartyMatch | undefined =>
     matches.includes('itself') ? 'itself' : matches.includes('account') ? 'account' : undefined
 
-  const looks = partyNames(principal).map((name) => grants.find(key.arn, name, context, accept))
+  const look: GrantLook = {
+    operation: request.operation,
+    granteeId: partyId(principal),
+    sourceArn: request.sourceArn,
+    context,
+    passing: request.child?.operations ?? [],
+  }
+  const looks = partyNames(principal).map((name) => grants.find(key.arn, name, look, accept))
   const atOnce = best(looks.map((look) => (look instanceof Promise ? undefined : matchOf(look))))
   // What another process granted a moment ago may not be seen here yet; its token names it.
   const ids = new Set(named.filter(({ keyArn }) => keyArn === key.arn).map(({ grantId }) => grantId))

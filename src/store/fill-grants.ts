@@ -5,6 +5,7 @@
  * Synchronous, for command-line programs only.
  */
 
+import { operationRows } from './grants.ts'
 import { openSqliteFile } from './sqlite-file.ts'
 
 /** So that who else writes waits for a moment only. */
@@ -24,6 +25,10 @@ export function fillGrants(file: string, count: number): void {
       `INSERT INTO grants (grant_id, key_arn, region, grantee, issuing_account_id, operations, constraints, created_at, anchor)
        VALUES (?, ?, ?, ?, ?, '["Encrypt","Decrypt"]', '{}', 0, '')`,
     )
+    const allowed = database.prepare(
+      `INSERT INTO grant_operations (key_arn, grantee, needs, anchor, grant_id, passes)
+       VALUES (:key_arn, :grantee, :needs, :anchor, :grant_id, :passes)`,
+    )
     const counted = database.prepare(
       `INSERT INTO grant_counts (key_arn, grants) SELECT key_arn, count(*) FROM grants WHERE true GROUP BY key_arn
        ON CONFLICT (key_arn) DO UPDATE SET grants = excluded.grants`,
@@ -31,7 +36,11 @@ export function fillGrants(file: string, count: number): void {
     const write = database.transaction((from: number, to: number) => {
       for (let index = from; index < to; index++) {
         const { arn, region, account } = keys[index % keys.length] ?? first
-        insert.run(index.toString(16).padStart(64, '0'), arn, region, `arn:aws:iam::${account}:role/filled-${index}`, account)
+        const grantId = index.toString(16).padStart(64, '0')
+        const grantee = `arn:aws:iam::${account}:role/filled-${index}`
+        insert.run(grantId, arn, region, grantee, account)
+        const grant = { grantId, keyArn: arn, grantee, granteeId: null, operations: ['Encrypt', 'Decrypt'], constraints: {} }
+        for (const row of operationRows(grant)) allowed.run(row)
       }
     })
     for (let from = 0; from < count; from += grantsPerWrite) write.immediate(from, Math.min(count, from + grantsPerWrite))

@@ -3,15 +3,17 @@
  * authorization is kept, for a bounded number of grants, until a change of it is seen in `changes`.
  *
  * What is kept is all grants on one key to one grantee, and that there are none. A grantee with very many grants on one key is not kept:
- * its grants are found by their anchor, one text made of the constraint that a request must meet to be allowed by them.
+ * its grants are found by what a request must be to be allowed by them. For each of its operations a grant has a row in `grant_operations` with
+ * two texts: `needs`, which are the operation, who asks and from where; and `anchor`, made of the constraint on the encryption context. So a
+ * request that no grant allows costs a few seeks, however many grants allow something else.
  */
 
 import { createHash } from 'node:crypto'
-import type { CompiledQuery, Selectable } from 'kysely'
+import { sql as raw, type CompiledQuery, type Selectable } from 'kysely'
 import type { Backend, Step } from './backend.ts'
 import { grantRow, readGrant } from './schema.ts'
 import type { GrantTable } from './schema.ts'
-import type { GrantConstraints, GrantFilter, GrantRecord, Grants, Page } from './store.ts'
+import type { GrantConstraints, GrantFilter, GrantLook, GrantRecord, Grants, Page } from './store.ts'
 
 type Pairs = Readonly<Record<string, string>>
 
@@ -33,6 +35,8 @@ export interface GrantStore extends Grants {
   /** Another look is needed at what this change names. */
   forget(change: string): void
   forgetAll(): void
+  /** Keys that are gone: their grants went with them, unsaid. */
+  forgetKeys(keyArns: ReadonlySet<string>): void
   /** Before the key itself goes: many grants go in many transactions. */
   deleteMost(keyArn: string): Promise<void>
   /** What is left of them, in the transaction in which the key goes. */
@@ -94,32 +98,45 @@ export function openGrants(
     return answer
   }
 
-  /** Those behind a grant id that have one of these anchors; without anchors all. Many anchors are one query: a context may have hundreds of pairs. */
+  /** Grants of one need behind a place; with anchors only those that have one of them. Many anchors are one query: a context may have hundreds of pairs. */
   interface Part {
+    readonly needs: string
     readonly anchors: readonly string[] | undefined
-    readonly after: string
+    readonly after: { readonly anchor: string; readonly grant_id: string }
   }
-  const readPart = (keyArn: string, grantee: string, { anchors, after }: Part) => {
-    const behind = toGrantee(keyArn, grantee).where('grant_id', '>', after).limit(rowsPerRead)
-    return (anchors ? behind.where('anchor', 'in', anchors).orderBy('anchor') : behind).orderBy('grant_id').compile()
+  const start = { anchor: '', grant_id: '' }
+  const readPart = (keyArn: string, grantee: string, passing: readonly string[], { needs, anchors, after }: Part) => {
+    const allowing = sql
+      .selectFrom('grant_operations as allowed')
+      .innerJoin('grants', 'grants.grant_id', 'allowed.grant_id')
+      .selectAll('grants')
+      .where('allowed.key_arn', '=', keyArn)
+      .where('allowed.grantee', '=', grantee)
+      .where('allowed.needs', '=', needs)
+      .where((eb) => eb.and(passing.map((operation) => raw<boolean>`instr(allowed.passes, ${JSON.stringify(operation)}) > 0`)))
+    const behind = anchors
+      ? allowing.where('allowed.anchor', 'in', anchors).where('allowed.grant_id', '>', after.grant_id)
+      : allowing.where((eb) => eb(eb.refTuple('allowed.anchor', 'allowed.grant_id'), '>', eb.tuple(after.anchor, after.grant_id)))
+    return behind.orderBy('allowed.anchor').orderBy('allowed.grant_id').limit(rowsPerRead).compile()
   }
   /** What is left where a page of a part was full: of its last anchor, and of the anchors behind that. */
-  const leftOf = ({ anchors }: Part, last: { readonly anchor: string; readonly grant_id: string }): readonly Part[] => {
-    if (!anchors) return [{ anchors, after: last.grant_id }]
+  const leftOf = ({ needs, anchors }: Part, last: Part['after']): readonly Part[] => {
+    if (!anchors) return [{ needs, anchors, after: last }]
     const behind = anchors.filter((anchor) => anchor > last.anchor)
-    return [{ anchors: [last.anchor], after: last.grant_id }, ...(behind.length > 0 ? [{ anchors: behind, after: '' }] : [])]
+    return [{ needs, anchors: [last.anchor], after: last }, ...(behind.length > 0 ? [{ needs, anchors: behind, after: start }] : [])]
   }
 
   /** Page after page, until one grant is accepted. */
   const findAmongMany = async (
     keyArn: string,
     grantee: string,
-    context: Pairs | undefined,
+    look: GrantLook,
     accept: (grant: GrantRecord) => boolean,
   ): Promise<GrantRecord | undefined> => {
-    let open: readonly Part[] = [{ anchors: context && anchorsMetBy(context), after: '' }]
+    const anchors = look.context && anchorsMetBy(look.context)
+    let open: readonly Part[] = needsMetBy(look).map((needs) => ({ needs, anchors, after: start }))
     while (open.length > 0) {
-      const pages = await read(open.map((part) => readPart(keyArn, grantee, part)))
+      const pages = await read(open.map((part) => readPart(keyArn, grantee, look.passing, part)))
       for (const rows of pages) {
         for (const row of rows) {
           const grant = readGrant(row)
@@ -179,6 +196,7 @@ export function openGrants(
             .values(grantRow(grant, anchorOf(grant.constraints), identityOf(grant)))
             .compile(),
         },
+        { query: sql.insertInto('grant_operations').values(operationRows(grant)).compile() },
         {
           query: sql
             .insertInto('changes')
@@ -190,6 +208,16 @@ export function openGrants(
     async delete(grant) {
       await write(`delete grant ${grant.grantId}`, [
         { query: sql.deleteFrom('grants').where('grant_id', '=', grant.grantId).where('key_arn', '=', grant.keyArn).compile(), rows: 1 },
+        {
+          query: sql
+            .deleteFrom('grant_operations')
+            .where('key_arn', '=', grant.keyArn)
+            .where('grantee', '=', grant.grantee)
+            .where('needs', 'in', [...new Set(grant.operations.map((operation) => needsOf(operation, grant)))])
+            .where('anchor', '=', anchorOf(grant.constraints))
+            .where('grant_id', '=', grant.grantId)
+            .compile(),
+        },
         countDown(grant.keyArn, 1),
         {
           query: sql
@@ -220,14 +248,14 @@ export function openGrants(
       const items = rows.slice(0, limit).map(readGrant)
       return { items, next: rows.length > limit ? items.at(-1)?.grantId : undefined }
     },
-    find(keyArn, grantee, context, accept) {
+    find(keyArn, grantee, look, accept) {
       const place = placeOf(keyArn, grantee)
-      const look = (found: Kept) => (found === 'many' ? findAmongMany(keyArn, grantee, context, accept) : found.find(accept))
+      const lookIn = (found: Kept) => (found === 'many' ? findAmongMany(keyArn, grantee, look, accept) : found.find(accept))
       const found = kept.get(place)
-      if (found === undefined) return readKept(keyArn, grantee).then(look)
+      if (found === undefined) return readKept(keyArn, grantee).then(lookIn)
       kept.delete(place)
       kept.set(place, found)
-      return look(found)
+      return lookIn(found)
     },
 
     forget(change) {
@@ -239,16 +267,40 @@ export function openGrants(
       kept.clear()
       weight = 0
     },
+    forgetKeys(keyArns) {
+      const isGone = (place: string): boolean => keyArns.has(place.slice(0, place.indexOf('\n')))
+      for (const place of reading.keys()) if (isGone(place)) reading.delete(place)
+      for (const place of kept.keys()) if (isGone(place)) drop(place)
+    },
     async deleteMost(keyArn) {
+      const someOperations = sql
+        .selectFrom('grant_operations')
+        .select(['key_arn', 'grantee', 'needs', 'anchor', 'grant_id'])
+        .where('key_arn', '=', keyArn)
+        .limit(deletedPerWrite)
+      const deleteSome = sql
+        .deleteFrom('grant_operations')
+        .where(({ eb, refTuple }) =>
+          eb(
+            refTuple('key_arn', 'grantee', 'needs', 'anchor', 'grant_id'),
+            'in',
+            someOperations.$asTuple('key_arn', 'grantee', 'needs', 'anchor', 'grant_id'),
+          ),
+        )
+        .returning('grant_id')
+        .compile()
       const some = sql.selectFrom('grants').select('grant_id').where('key_arn', '=', keyArn).orderBy('grant_id').limit(deletedPerWrite)
-      for (;;) {
-        const [rows] = await write(`delete grants of ${keyArn}`, [
-          { query: sql.deleteFrom('grants').where('grant_id', 'in', some).returning('grant_id').compile() },
-        ])
-        if ((rows ?? []).length < deletedPerWrite) return
+      const deletions = [deleteSome, sql.deleteFrom('grants').where('grant_id', 'in', some).returning('grant_id').compile()]
+      for (const query of deletions) {
+        let deleted: number
+        do {
+          const [rows] = await write(`delete grants of ${keyArn}`, [{ query }])
+          deleted = (rows ?? []).length
+        } while (deleted === deletedPerWrite)
       }
     },
     deleteRest: (keyArn) => [
+      { query: sql.deleteFrom('grant_operations').where('key_arn', '=', keyArn).compile() },
       { query: sql.deleteFrom('grants').where('key_arn', '=', keyArn).compile() },
       { query: sql.deleteFrom('grant_counts').where('key_arn', '=', keyArn).compile() },
     ],
@@ -276,6 +328,29 @@ export function anchorOf({ encryptionContextEquals: equals, encryptionContextSub
 
 /** The anchors of every constraint that this encryption context could meet. */
 export const anchorsMetBy = (context: Pairs): readonly string[] => ['', anchorOfAll(context), ...Object.entries(context).map(anchorOfOne)]
+
+/** What else than the encryption context a request must bring. */
+const needs = (operation: string, granteeId: string, sourceArn: string): string => `${operation} ${granteeId} ${sourceArn}`
+const needsOf = (operation: string, { granteeId, constraints }: Pick<GrantRecord, 'granteeId' | 'constraints'>): string =>
+  needs(operation, granteeId ?? '', constraints.sourceArn ?? '')
+
+/** The needs of every grant that could allow this: it may name whoever has the name, or ask for no source. */
+function needsMetBy({ operation, granteeId, sourceArn }: GrantLook): readonly string[] {
+  const sources = sourceArn === undefined ? [''] : ['', sourceArn]
+  return ['', granteeId].flatMap((id) => sources.map((source) => needs(operation, id, source)))
+}
+
+/** A grant as it is looked up. The statement of a migration makes the same of old grants. */
+export function operationRows(grant: Pick<GrantRecord, 'grantId' | 'keyArn' | 'grantee' | 'granteeId' | 'operations' | 'constraints'>) {
+  return [...new Set(grant.operations)].map((operation) => ({
+    key_arn: grant.keyArn,
+    grantee: grant.grantee,
+    needs: needsOf(operation, grant),
+    anchor: anchorOf(grant.constraints),
+    grant_id: grant.grantId,
+    passes: operation === 'CreateGrant' ? JSON.stringify(grant.operations) : '',
+  }))
+}
 
 /** Equal for equal requests that carry the same name; null for a grant without a name, which is never the same as another. */
 function identityOf(grant: GrantRecord): string | null {

@@ -26,6 +26,7 @@ const migrations: readonly Migration[] = [
   { name: 'custom key stores', up: keyStores },
   { name: 'grants', up: grants },
   { name: 'AWS managed keys', up: managedKeys },
+  { name: 'grants by operation', up: grantOperations },
 ]
 
 /** Up to which migration the database has come. @throws StoreFailure `NEWER` when it is beyond this program. */
@@ -374,4 +375,29 @@ function grants({ sql: { schema } }: Backend): readonly CompiledQuery[] {
 
 function managedKeys({ sql: { schema } }: Backend): readonly CompiledQuery[] {
   return [schema.alterTable('keys').addColumn('managed_by', 'text').compile()]
+}
+
+/** What grants.ts looks grants up by. A row is in its primary key alone: there are several for each grant. */
+function grantOperations({ sql }: Backend): readonly CompiledQuery[] {
+  const { schema } = sql
+  return [
+    schema
+      .createTable('grant_operations')
+      .addColumn('key_arn', 'text', (column) => column.notNull())
+      .addColumn('grantee', 'text', (column) => column.notNull())
+      .addColumn('needs', 'text', (column) => column.notNull())
+      .addColumn('anchor', 'text', (column) => column.notNull())
+      .addColumn('grant_id', 'text', (column) => column.notNull())
+      .addColumn('passes', 'text', (column) => column.notNull())
+      .addPrimaryKeyConstraint('grant_operations_key', ['key_arn', 'grantee', 'needs', 'anchor', 'grant_id'])
+      .modifyEnd(raw`without rowid`)
+      .compile(),
+    raw`
+      INSERT INTO grant_operations (key_arn, grantee, needs, anchor, grant_id, passes)
+      SELECT DISTINCT key_arn, grantee,
+        value || ' ' || coalesce(grantee_id, '') || ' ' || coalesce(json_extract(constraints, '$.sourceArn'), ''),
+        anchor, grant_id, CASE value WHEN 'CreateGrant' THEN operations ELSE '' END
+      FROM grants, json_each(operations)`.compile(sql),
+    schema.dropIndex('grants_by_anchor').compile(),
+  ]
 }

@@ -189,7 +189,8 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
       else if (!present.has(`${kind} ${id}`)) gone.push({ kind, id })
     }
     // Its grants went with it, unsaid; and a replica may come back under the same ARN.
-    if (gone.some(({ kind }) => kind === 'key')) grants.forgetAll()
+    const keysGone = gone.flatMap(({ kind, id }) => (kind === 'key' ? [id] : []))
+    if (keysGone.length > 0) grants.forgetKeys(new Set(keysGone))
     view.apply({ ...records, gone })
     seen = last.seq
   }

@@ -110,6 +110,18 @@ export interface GrantTable {
   identity: string | null
 }
 
+/** A grant once for each operation that it allows: see grants.ts. */
+interface GrantOperationTable {
+  key_arn: string
+  grantee: string
+  /** The operation, and who must ask for it from where. */
+  needs: string
+  anchor: string
+  grant_id: string
+  /** Of CreateGrant the operations that may be passed on, else empty. */
+  passes: string
+}
+
 interface AccountTable {
   account_id: string
   created_at: number
@@ -170,6 +182,7 @@ export interface Tables {
   key_stores: KeyStoreTable
   settings: { name: string; value: string }
   grants: GrantTable
+  grant_operations: GrantOperationTable
   /** How many grants a key has; no row for none. */
   grant_counts: { key_arn: string; grants: number }
   /** Keys that are gone. Their ids never come back. */

@@ -262,12 +262,24 @@ export type GrantFilter =
   /** Whoever had this name before is somebody else; null for what has no id. */
   | { readonly retiring: string; readonly retiringId: string | null; readonly region: string }
 
+/** What a caller wants a grant to allow. */
+export interface GrantLook {
+  readonly operation: string
+  /** The caller's unique id, its role's for a session: grants to an earlier holder of its name are not its own. */
+  readonly granteeId: string
+  readonly sourceArn: string | undefined
+  /** The encryption context that a grant's constraint must meet; undefined when constraints on it do not matter. */
+  readonly context: Readonly<Record<string, string>> | undefined
+  /** Of CreateGrant: the operations of the grant that is to be made. */
+  readonly passing: readonly string[]
+}
+
 /** Grants on keys. They are not in the view, however hot: `find` remembers what it read until it changes. */
 export interface Grants {
   /** Throws StoreConflict when the key is gone, has `most` grants, or has this one already: see `sameAs`. */
   insert(grant: GrantRecord, most: number): Promise<void>
   /** Throws StoreConflict when it is gone. */
-  delete(grant: Pick<GrantRecord, 'grantId' | 'keyArn' | 'grantee'>): Promise<void>
+  delete(grant: GrantRecord): Promise<void>
   get(grantId: string): Promise<GrantRecord | undefined>
   /** The grant that has this one's name and is equal but for its id and time; undefined for one without a name. */
   sameAs(grant: GrantRecord): Promise<GrantRecord | undefined>
@@ -275,12 +287,12 @@ export interface Grants {
   list(filter: GrantFilter, after: string | undefined, limit: number): Promise<Page<GrantRecord>>
   /**
    * For authorization: a grant on this key to this grantee that is accepted. Answers at once when it was asked lately.
-   * @param context the encryption context that a grant's constraint must meet; undefined when constraints do not matter.
+   * @param look leaves out grants that cannot be accepted, before they are read; who accepts judges the rest.
    */
   find(
     keyArn: string,
     grantee: string,
-    context: Readonly<Record<string, string>> | undefined,
+    look: GrantLook,
     accept: (grant: GrantRecord) => boolean,
   ): GrantRecord | undefined | Promise<GrantRecord | undefined>
 }

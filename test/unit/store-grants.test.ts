@@ -10,11 +10,11 @@ import fc from 'fast-check'
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { grantAllows } from '../../src/auth/grants.ts'
 import type { Backend } from '../../src/store/backend.ts'
-import { anchorOf, anchorsMetBy } from '../../src/store/grants.ts'
+import { anchorOf, anchorsMetBy, operationRows } from '../../src/store/grants.ts'
 import { openStore, openStoreOn } from '../../src/store/open.ts'
 import { openSqlite } from '../../src/store/sqlite.ts'
 import { StoreConflict } from '../../src/store/store.ts'
-import type { GrantRecord, KeyRecord, Store } from '../../src/store/store.ts'
+import type { GrantLook, GrantRecord, KeyRecord, Store } from '../../src/store/store.ts'
 import { accountId, backEnds, clock, region, sampleKey, type TestDatabase } from './store-suite.ts'
 
 const alice = `arn:aws:iam::${accountId}:user/alice`
@@ -39,9 +39,23 @@ function sampleGrant(key: KeyRecord, values: Partial<GrantRecord> = {}): GrantRe
 }
 
 const any = (): boolean => true
+/** Alice wants to encrypt. */
+const looking = (context: GrantLook['context'] = {}, values: Partial<GrantLook> = {}): GrantLook => ({
+  operation: 'Encrypt',
+  granteeId: 'AIDAALICE',
+  sourceArn: undefined,
+  context,
+  passing: [],
+  ...values,
+})
+/** As a call asks for it: what the look-up leaves out, `grantAllows` would too. */
+const asking =
+  (look: GrantLook) =>
+  (grant: GrantRecord): boolean =>
+    grantAllows(grant, { operation: look.operation, encryptionContext: look.context ?? {}, sourceArn: look.sourceArn })
 /** What a look-up answers, whether at once or later. */
 const found = async (store: Store, keyArn: string, grantee: string, accept: (grant: GrantRecord) => boolean = any) =>
-  await store.grants.find(keyArn, grantee, {}, accept)
+  await store.grants.find(keyArn, grantee, looking(), accept)
 
 describe.each(backEnds)('grants on $name', ({ make }) => {
   let database: TestDatabase
@@ -68,7 +82,7 @@ describe.each(backEnds)('grants on $name', ({ make }) => {
     await store.grants.insert(whole, most)
     for (const each of [store, await database.open()]) {
       expect(await each.grants.get(whole.grantId)).toEqual(whole)
-      expect(await each.grants.find(key.arn, alice, names, any)).toEqual(whole)
+      expect(await each.grants.find(key.arn, alice, looking(names), any)).toEqual(whole)
       expect(Object.keys((await each.grants.get(whole.grantId))?.constraints.encryptionContextSubset ?? {})).toEqual(Object.keys(names))
     }
     expect(await store.grants.get('0'.repeat(64))).toBeUndefined()
@@ -187,7 +201,7 @@ describe.each(backEnds)('grants on $name', ({ make }) => {
   })
 
   test('that were looked up lately are answered at once, and so is that there are none', async () => {
-    const look = (grantee: string) => store.grants.find(key.arn, grantee, {}, any)
+    const look = (grantee: string) => store.grants.find(key.arn, grantee, looking(), any)
     const grant = sampleGrant(key)
     await store.grants.insert(grant, most)
     for (const [grantee, answer] of [
@@ -215,6 +229,27 @@ describe.each(backEnds)('grants on $name', ({ make }) => {
     await vi.waitFor(() => expect(other.view.key(key.arn)).toBeUndefined(), { timeout: 1000, interval: 5 })
   })
 
+  test('that are kept stay kept when another key goes', async () => {
+    const other = await database.open()
+    const [doomed, grant] = [sampleKey(), sampleGrant(key)]
+    await store.insertKey(doomed, undefined)
+    await store.grants.insert(grant, most)
+    await store.grants.insert(sampleGrant(doomed), most)
+    await vi.waitFor(() => expect(other.view.key(doomed.arn)).toBeDefined(), { timeout: 1000, interval: 5 })
+    for (const each of [store, other]) {
+      for (const { arn } of [key, doomed]) expect(await found(each, arn, alice)).toBeDefined()
+    }
+    await store.deleteKey(doomed.arn)
+    await vi.waitFor(() => expect(other.view.key(doomed.arn)).toBeUndefined(), { timeout: 1000, interval: 5 })
+    for (const each of [store, other]) {
+      // At once: nothing is read.
+      expect(each.grants.find(key.arn, alice, looking(), any)).toEqual(grant)
+      const gone = each.grants.find(doomed.arn, alice, looking(), any)
+      expect(gone).toBeInstanceOf(Promise)
+      expect(await gone).toBeUndefined()
+    }
+  })
+
   test('that a process fell behind on are read again', async () => {
     const behind = await database.open({ keptChanges: 1 })
     const grant = sampleGrant(key)
@@ -227,7 +262,7 @@ describe.each(backEnds)('grants on $name', ({ make }) => {
   })
 
   test('a look-up that began before a change is not kept', async () => {
-    const early = store.grants.find(key.arn, alice, {}, any)
+    const early = store.grants.find(key.arn, alice, looking(), any)
     const grant = sampleGrant(key)
     const written = store.grants.insert(grant, most)
     await Promise.all([early, written])
@@ -252,7 +287,17 @@ describe('a hundred thousand grants', () => {
   const queries: CompiledQuery[] = []
   let rowsRead = 0
 
-  const aboutGrants = ({ sql }: CompiledQuery): boolean => /"grants"|"grant_counts"/.test(sql)
+  let insertGrant: Database.Statement
+  let insertOperation: Database.Statement
+  /** Without being counted, and unsaid. */
+  const put = (grant: GrantRecord): void => {
+    const { grantId, keyArn, grantee, granteeId, retiring, operations, constraints } = grant
+    const parts = [accountId, JSON.stringify(operations), JSON.stringify(constraints), anchorOf(constraints)] as const
+    insertGrant.run(grantId, keyArn, region, grantee, granteeId, retiring, ...parts)
+    for (const row of operationRows(grant)) insertOperation.run(row)
+  }
+
+  const aboutGrants = ({ sql }: CompiledQuery): boolean => /"grants"|"grant_counts"|"grant_operations"/.test(sql)
   /** Remembers what is asked of the database, and how many grants it answers. */
   const watched = (backend: Backend): Backend => ({
     ...backend,
@@ -295,19 +340,27 @@ describe('a hundred thousand grants', () => {
     await first.close()
     plain = new Database(file)
     plain.pragma('synchronous = OFF')
-    const insert = plain.prepare(
+    insertGrant = plain.prepare(
       `INSERT INTO grants (grant_id, key_arn, region, grantee, grantee_id, retiring, issuing_account_id, operations, constraints, created_at, anchor)
        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)`,
+    )
+    insertOperation = plain.prepare(
+      `INSERT INTO grant_operations (key_arn, grantee, needs, anchor, grant_id, passes)
+       VALUES (:key_arn, :grantee, :needs, :anchor, :grant_id, :passes)`,
     )
     plain.transaction(() => {
       for (let index = 0; index < many; index++) {
         const mine = index < ofAlice
-        const constraints = mine ? { encryptionContextSubset: contextOf(index) } : {}
-        const grantee = mine ? alice : `${alice}-${index}`
-        const retiring = index % 10 === 0 ? bob : null
-        const parts = [accountId, '["Encrypt"]', JSON.stringify(constraints), anchorOf(constraints)] as const
-        const keyArn = index < many - ofDoomed ? key.arn : doomed.arn
-        insert.run(numbered('0', index), keyArn, region, grantee, mine ? 'AIDAALICE' : null, retiring, ...parts)
+        put(
+          sampleGrant(index < many - ofDoomed ? key : doomed, {
+            grantId: numbered('0', index),
+            grantee: mine ? alice : `${alice}-${index}`,
+            granteeId: mine ? 'AIDAALICE' : null,
+            retiring: index % 10 === 0 ? bob : null,
+            operations: ['Encrypt'],
+            constraints: mine ? { encryptionContextSubset: contextOf(index) } : {},
+          }),
+        )
       }
       const count = plain.prepare('UPDATE grant_counts SET grants = grants + ? WHERE key_arn = ?')
       count.run(many - ofDoomed, key.arn)
@@ -347,7 +400,7 @@ describe('a hundred thousand grants', () => {
   })
 
   test('cost one indexed read to look one grantee up among them, and then none', async () => {
-    const look = () => store.grants.find(key.arn, `${alice}-70000`, {}, any)
+    const look = () => store.grants.find(key.arn, `${alice}-70000`, looking(), any)
     const first = await watch(look)
     expect([first.answer?.grantId, first.rows]).toEqual([numbered('0', 70_000), 1])
     expectIndexed(first.plans)
@@ -356,10 +409,7 @@ describe('a hundred thousand grants', () => {
   })
 
   test('of one grantee are looked up by what the request has in common with their constraints', async () => {
-    const look = (context: Record<string, string>) => () =>
-      store.grants.find(key.arn, alice, context, (grant) =>
-        grantAllows(grant, { operation: 'Encrypt', encryptionContext: context, sourceArn: undefined }),
-      )
+    const look = (context: Record<string, string>) => () => store.grants.find(key.arn, alice, looking(context), asking(looking(context)))
     // The first look finds that there are many.
     await look({})()
     const { answer, rows, plans } = await watch(look({ ...contextOf(12_345), more: 'x' }))
@@ -369,11 +419,75 @@ describe('a hundred thousand grants', () => {
     expect((await watch(look({ volume: 'none', tenant: 'one' }))).answer).toBeUndefined()
     expect((await watch(look({}))).answer).toBeUndefined()
     // Where constraints do not matter the first page has one.
-    const any = await watch(() => store.grants.find(key.arn, alice, undefined, (grant) => grant.operations.includes('Encrypt')))
+    const unconstrained: GrantLook = { ...looking(), context: undefined }
+    const any = await watch(() => store.grants.find(key.arn, alice, unconstrained, (grant) => grant.operations.includes('Encrypt')))
     expect(any.answer).toBeDefined()
     expect(any.rows).toBeLessThanOrEqual(500)
-    const none = await watch(() => store.grants.find(key.arn, alice, undefined, () => false))
+    expectIndexed(any.plans)
+    const none = await watch(() => store.grants.find(key.arn, alice, unconstrained, () => false))
     expect([none.answer, none.rows]).toEqual([undefined, ofAlice])
+    expectIndexed(none.plans)
+  })
+
+  test('cost a request that none of them allows a seek: another operation, another holder of the name, another source', async () => {
+    const elsewhere = sampleKey()
+    await store.insertKey(elsewhere, undefined)
+    const root = `arn:aws:iam::${accountId}:root`
+    const kinds: readonly Partial<GrantRecord>[] = [
+      { operations: ['Decrypt', 'DescribeKey'] },
+      { operations: ['CreateGrant', 'Decrypt'] },
+      { operations: ['Sign'], granteeId: 'AIDAEARLIER' },
+      { operations: ['Sign'], constraints: { sourceArn: 'arn:aws:s3:::one' } },
+      { grantee: root, granteeId: null, operations: ['Decrypt'] },
+    ]
+    plain.transaction(() => {
+      for (let index = 0; index < 1500 * kinds.length; index++) {
+        put(sampleGrant(elsewhere, { ...kinds[index % kinds.length], grantId: numbered('e', index) }))
+      }
+    })()
+    const refused: readonly Partial<GrantLook>[] = [
+      {},
+      { operation: 'GenerateDataKey' },
+      { operation: 'GetPublicKey', context: undefined },
+      { operation: 'Sign', context: undefined },
+      { operation: 'Sign', context: undefined, sourceArn: 'arn:aws:s3:::other' },
+      { operation: 'CreateGrant', passing: ['Encrypt'] },
+      { operation: 'CreateGrant', passing: ['Decrypt', 'DescribeKey'] },
+    ]
+    const lookAs = (grantee: string, values: Partial<GrantLook>) => {
+      const look = looking({}, values)
+      return watch(() => store.grants.find(elsewhere.arn, grantee, look, (grant) => grant.operations.includes(look.operation)))
+    }
+    for (const grantee of [alice, root]) {
+      // The first look finds that there are many.
+      await lookAs(grantee, {})
+      for (const values of refused) {
+        const { answer, rows, plans } = await lookAs(grantee, values)
+        expect([answer, rows, queries.length]).toEqual([undefined, 0, values.sourceArn === undefined ? 2 : 4])
+        expectIndexed(plans)
+        for (const plan of plans.filter((each) => each.includes('allowed')))
+          expect(plan).toMatch(/USING PRIMARY KEY \(key_arn=\? AND grantee=\? AND needs=\? AND (?:anchor=\?|\(anchor,grant_id\)>)/)
+      }
+    }
+    // And what is allowed is found among them.
+    const allowed: readonly Partial<GrantLook>[] = [
+      { operation: 'Decrypt' },
+      { operation: 'DescribeKey', context: undefined },
+      { operation: 'Sign', context: undefined, granteeId: 'AIDAEARLIER' },
+      { operation: 'Sign', context: undefined, sourceArn: 'arn:aws:s3:::one' },
+      { operation: 'CreateGrant', passing: ['Decrypt'] },
+    ]
+    for (const values of allowed) {
+      const { answer, plans } = await lookAs(alice, values)
+      expect(answer?.operations).toContain(values.operation)
+      expectIndexed(plans)
+    }
+    const one = (await lookAs(alice, { operation: 'CreateGrant', passing: ['Decrypt'] })).answer as GrantRecord
+    const rowsOf = plain.prepare('SELECT count(*) FROM grant_operations WHERE key_arn = ? AND grant_id = ?').pluck()
+    expect(rowsOf.get(elsewhere.arn, one.grantId)).toBe(2)
+    plain.prepare('INSERT INTO grant_counts VALUES (?, ?)').run(elsewhere.arn, 1500 * kinds.length)
+    expectIndexed((await watch(() => store.grants.delete(one))).plans)
+    expect(rowsOf.get(elsewhere.arn, one.grantId)).toBe(0)
   })
 
   test('cost a request with hundreds of pairs one query, and are all found, page after page', async () => {
@@ -381,22 +495,17 @@ describe('a hundred thousand grants', () => {
     await store.insertKey(crowded, undefined)
     const constraintsOf = (index: number): GrantRecord['constraints'] =>
       index < 1200 ? { encryptionContextSubset: { a: '1' } } : index < 1300 ? {} : { encryptionContextSubset: { b: String(index) } }
-    const insert = plain.prepare(
-      `INSERT INTO grants (grant_id, key_arn, region, grantee, issuing_account_id, operations, constraints, created_at, anchor)
-       VALUES (?, ?, ?, ?, ?, '["Encrypt"]', ?, 0, ?)`,
-    )
     plain.transaction(() => {
       for (let index = 0; index < 2000; index++) {
-        const constraints = constraintsOf(index)
-        insert.run(numbered('c', index), crowded.arn, region, alice, accountId, JSON.stringify(constraints), anchorOf(constraints))
+        put(sampleGrant(crowded, { grantId: numbered('c', index), constraints: constraintsOf(index) }))
       }
     })()
     const few = { a: '1', b: '1700' }
     const wide = { ...few, ...Object.fromEntries(Array.from({ length: 600 }, (_, index) => [`name-${index}`, ''])) }
-    await store.grants.find(crowded.arn, alice, {}, any)
+    await store.grants.find(crowded.arn, alice, looking(), any)
     for (const context of [few, wide]) {
       const seen = new Set<string>()
-      const { plans } = await watch(() => store.grants.find(crowded.arn, alice, context, ({ grantId }) => !seen.add(grantId)))
+      const { plans } = await watch(() => store.grants.find(crowded.arn, alice, looking(context), ({ grantId }) => !seen.add(grantId)))
       expect(seen.size).toBe(1301)
       expect(queries.filter(aboutGrants).length).toBeLessThan(8)
       expectIndexed(plans)
@@ -406,8 +515,8 @@ describe('a hundred thousand grants', () => {
   test('are counted without looking at them', async () => {
     const made = await watch(() => store.grants.insert(sampleGrant(key, { name: 'x' }), most))
     expect(made.rows).toBe(0)
-    // An insert has no plan to speak of.
-    expect(made.plans).toEqual([])
+    // An insert has no plan to speak of but for what is inserted.
+    expect(made.plans).toEqual(['SCAN 2-ROW VALUES CLAUSE'])
     const grant = sampleGrant(key)
     await store.grants.insert(grant, most)
     expectIndexed((await watch(() => store.grants.delete(grant))).plans)
@@ -420,9 +529,43 @@ describe('a hundred thousand grants', () => {
     const writes = await watch(() => store.deleteKey(doomed.arn))
     expectIndexed(writes.plans)
     expect(queries.filter(({ sql }) => sql.startsWith('delete from "grants"')).length).toBeGreaterThan(ofDoomed / 2000)
-    expect(plain.prepare('SELECT count(*) FROM grants WHERE key_arn = ?').pluck().get(doomed.arn)).toBe(0)
+    expect(queries.filter(({ sql }) => sql.startsWith('delete from "grant_operations"')).length).toBeGreaterThan(ofDoomed / 2000)
+    for (const table of ['grants', 'grant_operations'])
+      expect(plain.prepare(`SELECT count(*) FROM ${table} WHERE key_arn = ?`).pluck().get(doomed.arn)).toBe(0)
     expect(plain.prepare('SELECT count(*) FROM grants').pluck().get()).toBeGreaterThan(many - ofDoomed)
   })
+})
+
+// ---- older databases ----
+
+test('grants from before they were looked up by operation are looked up like those that are made now', async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'holdfast-grants-'))
+  const file = join(directory, 'store.sqlite')
+  const store = await openStore({ file, clock })
+  const key = sampleKey()
+  await store.insertKey(key, undefined)
+  const kinds: readonly Partial<GrantRecord>[] = [
+    {},
+    { granteeId: null, operations: ['CreateGrant', 'Decrypt', 'Decrypt'] },
+    { constraints: { encryptionContextEquals: { a: '1' }, sourceArn: 'arn:aws:s3:::"it\'s ☃"' } },
+  ]
+  for (const values of kinds) await store.grants.insert(sampleGrant(key, values), most)
+  await store.close()
+  const rows = () => {
+    const plain = new Database(file)
+    const all = plain.prepare('SELECT * FROM grant_operations ORDER BY grant_id, needs').all()
+    plain.close()
+    return all
+  }
+  const made = rows()
+  expect(made).toHaveLength(6)
+  const plain = new Database(file)
+  plain.exec(`DROP TABLE grant_operations; CREATE INDEX grants_by_anchor ON grants (key_arn, grantee, anchor, grant_id);
+              DELETE FROM migrations WHERE name = 'grants by operation'`)
+  plain.close()
+  await (await openStore({ file, clock })).close()
+  expect(rows()).toEqual(made)
+  rmSync(directory, { recursive: true })
 })
 
 // ---- anchors ----
