@@ -280,9 +280,9 @@ export function openGrants(
         .limit(deletedPerWrite)
       const deleteSome = sql
         .deleteFrom('grant_operations')
-        .where(({ eb, refTuple }) =>
+        .where((eb) =>
           eb(
-            refTuple('key_arn', 'grantee', 'needs', 'anchor', 'grant_id'),
+            eb.refTuple('key_arn', 'grantee', 'needs', 'anchor', 'grant_id'),
             'in',
             someOperations.$asTuple('key_arn', 'grantee', 'needs', 'anchor', 'grant_id'),
           ),
