@@ -147,8 +147,8 @@ export function operation<const S extends Shape, K extends string = never, const
         const input = call.input as Input<S>
         const keys = {} as Record<K, KeyRecord>
         const admitted: [KeyUse<Input<S>>, FoundKey][] = []
-        const charge = (key: KeyRecord | undefined): void => {
-          if (api.name === 'kms') call.service.throttle.charge(call, key)
+        const charge = (charged: readonly KeyRecord[]): void => {
+          if (api.name === 'kms') call.service.throttle.charge(call, charged)
         }
         try {
           for (const resource of definition.resources?.(call, input) ?? []) permitResource(call, action, resource)
@@ -171,10 +171,10 @@ export function operation<const S extends Shape, K extends string = never, const
         } catch (error) {
           // Neither the record, which its caller's account can read, nor the quota tells of a key that the answer does not tell of.
           forgetForeign(call)
-          charge(undefined)
+          charge([])
           throw error
         }
-        charge(admitted[0]?.[1].record)
+        charge(admitted.map(([, { record }]) => record))
         for (const [use, { record: key }] of admitted) {
           use.verify?.(key, input)
           if (use.usage !== undefined) noteKeyStore(call, key)

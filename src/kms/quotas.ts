@@ -140,10 +140,10 @@ class Bucket {
 export interface Throttle {
   /**
    * Charges a call to its caller's account, whosever the key is (developer guide, "Cross-account requests").
-   * @param key that the caller may use; of a call that was refused undefined
+   * @param keys that the caller may use, the one that the call is counted by first; of a call that was refused none
    * @throws KmsError ThrottlingException
    */
-  charge(call: Call, key: KeyRecord | undefined): void
+  charge(call: Call, keys: readonly KeyRecord[]): void
   /** How many calls were turned away, by account and class. */
   throttled(): readonly { readonly accountId: string; readonly className: string; readonly count: number }[]
 }
@@ -173,14 +173,14 @@ export function openThrottle(rates: RequestRates): Throttle {
   }
 
   return {
-    charge({ operation, principal, region, input, service }, key) {
+    charge({ operation, principal, region, input, service }, keys) {
       // Not when the call came: one whose body was slow to arrive would set the bucket back, and the next call would fill it again.
       const nowMs = service.clock.now()
-      take(principal.accountId, classOf(operation.name, key, input['KeyPairSpec']), region, nowMs)
+      take(principal.accountId, classOf(operation.name, keys[0], input['KeyPairSpec']), region, nowMs)
       // What stands behind a key store has a limit of its own, whoever its callers are.
-      if (key && key.customKeyStoreId !== null && cryptographic.has(operation.name)) {
-        take(key.accountId, 'customKeyStore', key.customKeyStoreId, nowMs)
-      }
+      if (!cryptographic.has(operation.name)) return
+      const keyStores = new Map(keys.flatMap(({ customKeyStoreId: id, accountId }) => (id === null ? [] : [[id, accountId] as const])))
+      for (const [id, accountId] of keyStores) take(accountId, 'customKeyStore', id, nowMs)
     },
     throttled: () => [...refused.values()],
   }

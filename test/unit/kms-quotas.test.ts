@@ -3,8 +3,9 @@ import { expect, test } from 'vitest'
 import { ManualClock } from '../../src/base/clock.ts'
 import { readConfig } from '../../src/config.ts'
 import type { Call } from '../../src/kms/operation.ts'
-import { openThrottle, standardRates } from '../../src/kms/quotas.ts'
+import { openThrottle, standardRates, type RequestRates } from '../../src/kms/quotas.ts'
 import { keySpecs } from '../../src/kms/specs.ts'
+import type { KeyRecord } from '../../src/store/store.ts'
 
 test('every operation of AWS KMS has a request quota, and no other name has one', () => {
   const names = Object.keys(sdk).flatMap((name) =>
@@ -34,7 +35,7 @@ test('a call that was long under way does not fill the bucket for the next one',
   const throttle = openThrottle({ CreateKey: 1 })
   const charge = (nowMs: number) => {
     const call = { operation: { name: 'CreateKey' }, principal: { accountId: '1' }, region: 'r', input: {}, nowMs, service: { clock } }
-    throttle.charge(call as unknown as Call, undefined)
+    throttle.charge(call as unknown as Call, [])
   }
   charge(clock.now())
   for (let call = 0; call < 3; call++) {
@@ -43,4 +44,33 @@ test('a call that was long under way does not fill the bucket for the next one',
   }
   clock.advance(1000)
   charge(clock.now())
+})
+
+test('a call takes one from each key store that it works with, and one from the quota of its caller', () => {
+  const clock = new ManualClock()
+  const key = (customKeyStoreId: string | null, accountId = '1') =>
+    ({ spec: 'SYMMETRIC_DEFAULT', customKeyStoreId, accountId }) as KeyRecord
+  const chargeAs = (rates: RequestRates) => {
+    const throttle = openThrottle(rates)
+    return (name: string, ...keys: KeyRecord[]) => {
+      const call = { operation: { name }, principal: { accountId: '1' }, region: 'r', input: {}, service: { clock } }
+      throttle.charge(call as unknown as Call, keys)
+      return throttle
+    }
+  }
+  const charge = chargeAs({ customKeyStore: 2 })
+  charge('ReEncrypt', key('cks-one'), key('cks-two', '2'))
+  // Both of its keys are there: that is one.
+  charge('ReEncrypt', key('cks-one'), key('cks-one'))
+  expect(() => charge('Encrypt', key('cks-one'))).toThrow('You have exceeded the rate')
+  charge('ReEncrypt', key(null), key('cks-two', '2'))
+  expect(() => charge('ReEncrypt', key(null), key('cks-two', '2'))).toThrow('You have exceeded the rate')
+  // Only cryptographic operations reach what stands behind it.
+  expect(charge('DescribeKey', key('cks-one')).throttled()).toEqual([
+    { accountId: '1', className: 'customKeyStore', count: 1 },
+    { accountId: '2', className: 'customKeyStore', count: 1 },
+  ])
+  const twice = chargeAs({ symmetric: 2 })
+  for (let call = 0; call < 2; call++) twice('ReEncrypt', key('cks-one'), key('cks-two'))
+  expect(() => twice('ReEncrypt', key('cks-one'), key('cks-two'))).toThrow('You have exceeded the rate')
 })
