@@ -443,7 +443,8 @@ function globalKey(call: Call, found: FoundKey | undefined, name: string): Value
     case 'useragent':
       return call.facts.userAgent
     case 'viaawsservice':
-      return 'false'
+      // Whom `kms:ViaService` names.
+      return String(call.service.managedKeys.serviceOf(call.principal) !== undefined)
     default:
       return undefined
   }

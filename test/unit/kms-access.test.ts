@@ -364,6 +364,10 @@ describe('a global condition key', () => {
     expect(plain('aws:useragent')).toBe('boto3/1')
     expect(plain('aws:securetransport')).toBe('false')
     expect(plain('aws:viaawsservice')).toBe('false')
+    expect(plain('kms:viaservice')).toBeUndefined()
+    const service = serviceWith({ managedKeys: { serviceOf: () => 's3', prepare: () => undefined } })
+    const through = requestContext(callOf('ListKeys', {}, { service }), undefined)
+    expect([through('aws:viaawsservice'), through('kms:viaservice')]).toEqual(['true', `s3.${region}.amazonaws.com`])
     expect(plain('aws:resourceaccount')).toBe(accountId)
     const facts = { ...callOf('ListKeys', {}).facts, tls: { version: 'TLSv1.3', cipherSuite: 'x' } }
     expect(requestContext(callOf('ListKeys', {}, { facts }), undefined)('aws:securetransport')).toBe('true')
