@@ -148,7 +148,8 @@ export function operation<const S extends Shape, K extends string = never, const
         const keys = {} as Record<K, KeyRecord>
         const admitted: [KeyUse<Input<S>>, FoundKey][] = []
         const charge = (charged: readonly KeyRecord[]): void => {
-          if (api.name === 'kms') call.service.throttle.charge(call, charged)
+          // Who administers the service is not held up.
+          if (api.name !== 'holdfast') call.service.throttle.charge(call, charged)
         }
         try {
           for (const resource of definition.resources?.(call, input) ?? []) permitResource(call, action, resource)

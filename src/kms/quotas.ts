@@ -1,6 +1,6 @@
 /**
  * Quotas: how fast an account may call, and how much it may have. AWS's published defaults ("Request quotas" and "Resource quotas" of the KMS
- * developer guide); all of them are configuration.
+ * developer guide); STS and CloudTrail have one each. All of them are configuration.
  *
  * Request quotas are token buckets, one for each account, region and class of operations, that hold a second's worth. They are kept in this
  * process: several instances on one database each allow the whole rate.
@@ -88,6 +88,10 @@ export const standardRates: RequestRates = {
   UpdateCustomKeyStore: 5,
   UpdateKeyDescription: 5,
   UpdatePrimaryRegion: 5,
+  // CloudTrail's quota.
+  LookupEvents: 2,
+  // Ours: AWS has no figure for it alone, only 600 for the operations of STS together.
+  AssumeRole: 100,
 }
 
 const cryptographic: ReadonlySet<string> = new Set([
@@ -162,21 +166,30 @@ export function openThrottle(rates: RequestRates): Throttle {
     return bucket
   }
 
-  const take = (accountId: string, className: string, scope: string, nowMs: number): void => {
+  const take = (accountId: string, className: string, scope: string, nowMs: number, isKms = true): void => {
     const rate = known.get(className)
     if (rate === undefined || bucketOf(accountId, `${scope} ${className}`, rate, nowMs).take(nowMs)) return
     const who = `${accountId} ${className}`
     const counted = refused.get(who)
     if (counted) counted.count += 1
     else refused.set(who, { accountId, className, count: 1 })
-    throw kmsError('ThrottlingException', 'You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.')
+    throw kmsError(
+      'ThrottlingException',
+      isKms ? 'You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.' : 'Rate exceeded',
+    )
   }
 
   return {
     charge({ operation, principal, region, input, service }, keys) {
       // Not when the call came: one whose body was slow to arrive would set the bucket back, and the next call would fill it again.
       const nowMs = service.clock.now()
-      take(principal.accountId, classOf(operation.name, keys[0], input['KeyPairSpec']), region, nowMs)
+      take(
+        principal.accountId,
+        classOf(operation.name, keys[0], input['KeyPairSpec']),
+        region,
+        nowMs,
+        operation.eventSource === 'kms.amazonaws.com',
+      )
       // What stands behind a key store has a limit of its own, whoever its callers are.
       if (!cryptographic.has(operation.name)) return
       const keyStores = new Map(keys.flatMap(({ customKeyStoreId: id, accountId }) => (id === null ? [] : [[id, accountId] as const])))

@@ -9,9 +9,11 @@ import {
   PutKeyPolicyCommand,
   TagResourceCommand,
 } from '@aws-sdk/client-kms'
+import { CloudTrailClient, LookupEventsCommand } from '@aws-sdk/client-cloudtrail'
+import { AssumeRoleCommand, GetCallerIdentityCommand, STSClient } from '@aws-sdk/client-sts'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { ManualClock } from '../../src/base/clock.ts'
-import { standardResources } from '../../src/kms/quotas.ts'
+import { standardRates, standardResources } from '../../src/kms/quotas.ts'
 import { makeAccount, openInProcess, type Credentials, type InProcess } from './holdfast.ts'
 
 const clock = new ManualClock(Date.now())
@@ -24,7 +26,7 @@ const client = (credentials: Credentials, region = 'us-east-1'): KMSClient =>
 beforeAll(async () => {
   holdfast = await openInProcess({
     clock,
-    requestRates: { CreateKey: 2, DescribeKey: 0.25, symmetric: 3 },
+    requestRates: { CreateKey: 2, DescribeKey: 0.25, symmetric: 3, AssumeRole: 1, LookupEvents: standardRates['LookupEvents'] ?? 0 },
     quotas: { ...standardResources, keys: 3, aliasesPerKey: 1, tagsPerKey: 2, policyBytes: 1024 },
   })
   kms = client(holdfast.credentials)
@@ -83,6 +85,24 @@ test('calls that are refused count alike, whether their key is there or not, and
     for (const each of [present, absent]) await expect(encrypt(each)).rejects.toMatchObject(throttled)
     clock.advance(10_000)
   }
+})
+
+test('sessions and lookups in the trail have a rate too, and are refused in the words of their services', async () => {
+  clock.advance(10_000)
+  const { endpoint, credentials } = holdfast
+  const sts = new STSClient({ endpoint, region: 'us-east-1', credentials, maxAttempts: 1 })
+  const assume = () => sts.send(new AssumeRoleCommand({ RoleArn: 'arn:aws:iam::111122223333:role/none', RoleSessionName: 'session' }))
+  await expect(assume()).rejects.toMatchObject({ name: 'AccessDenied' })
+  await expect(assume()).rejects.toMatchObject({ name: 'Throttling', message: 'Rate exceeded' })
+  // Who one is may be asked as often as one likes.
+  for (let call = 0; call < 3; call++) await sts.send(new GetCallerIdentityCommand({}))
+  const trailOf = (region: string) => new CloudTrailClient({ endpoint, region, credentials, maxAttempts: 1 })
+  const lookUp = (region: string) => trailOf(region).send(new LookupEventsCommand({ MaxResults: 1 }))
+  await Promise.all([lookUp('us-east-1'), lookUp('us-east-1')])
+  await expect(lookUp('us-east-1')).rejects.toMatchObject({ name: 'ThrottlingException', message: 'Rate exceeded' })
+  await lookUp('eu-west-1')
+  clock.advance(500)
+  await lookUp('us-east-1')
 })
 
 test('a key has as many aliases, tags and bytes of policy as the quotas say', async () => {

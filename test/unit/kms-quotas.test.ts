@@ -3,11 +3,12 @@ import { expect, test } from 'vitest'
 import { ManualClock } from '../../src/base/clock.ts'
 import { readConfig } from '../../src/config.ts'
 import type { Call } from '../../src/kms/operation.ts'
+import { apis } from '../../src/kms/operations/index.ts'
 import { openThrottle, standardRates, type RequestRates } from '../../src/kms/quotas.ts'
 import { keySpecs } from '../../src/kms/specs.ts'
 import type { KeyRecord } from '../../src/store/store.ts'
 
-test('every operation of AWS KMS has a request quota, and no other name has one', () => {
+test('every operation of AWS KMS has a request quota, and no other name but those that are slow to answer or to make', () => {
   const names = Object.keys(sdk).flatMap((name) =>
     name.endsWith('Command') && name !== '$Command' ? [name.slice(0, -'Command'.length)] : [],
   )
@@ -16,7 +17,16 @@ test('every operation of AWS KMS has a request quota, and no other name has one'
   const unlimited = new Set(['GetKeyLastUsage'])
   const without = names.filter((name) => !shared.test(name) && !unlimited.has(name) && !Object.hasOwn(standardRates, name))
   expect(without).toEqual([])
-  const known = new Set([...names, 'symmetric', 'rsa', 'ecc', 'customKeyStore', ...keySpecs.map((spec) => `GenerateDataKeyPair ${spec}`)])
+  const known = new Set([
+    ...names,
+    'LookupEvents',
+    'AssumeRole',
+    'symmetric',
+    'rsa',
+    'ecc',
+    'customKeyStore',
+    ...keySpecs.map((spec) => `GenerateDataKeyPair ${spec}`),
+  ])
   expect(Object.keys(standardRates).filter((name) => !known.has(name))).toEqual([])
 })
 
@@ -30,11 +40,24 @@ test('request quotas are given by class, or switched off; a class that is not th
   }
 })
 
+test('no operation of an API that is not limited shares the name of a quota', () => {
+  const free = apis.flatMap(({ name, operations }) => (name === 'holdfast' ? [...operations.keys()] : []))
+  expect(free).toContain('CreateUser')
+  expect(free.filter((name) => Object.hasOwn(standardRates, name))).toEqual([])
+})
+
 test('a call that was long under way does not fill the bucket for the next one', () => {
   const clock = new ManualClock()
   const throttle = openThrottle({ CreateKey: 1 })
   const charge = (nowMs: number) => {
-    const call = { operation: { name: 'CreateKey' }, principal: { accountId: '1' }, region: 'r', input: {}, nowMs, service: { clock } }
+    const call = {
+      operation: { name: 'CreateKey', eventSource: 'kms.amazonaws.com' },
+      principal: { accountId: '1' },
+      region: 'r',
+      input: {},
+      nowMs,
+      service: { clock },
+    }
     throttle.charge(call as unknown as Call, [])
   }
   charge(clock.now())
@@ -53,7 +76,13 @@ test('a call takes one from each key store that it works with, and one from the 
   const chargeAs = (rates: RequestRates) => {
     const throttle = openThrottle(rates)
     return (name: string, ...keys: KeyRecord[]) => {
-      const call = { operation: { name }, principal: { accountId: '1' }, region: 'r', input: {}, service: { clock } }
+      const call = {
+        operation: { name, eventSource: 'kms.amazonaws.com' },
+        principal: { accountId: '1' },
+        region: 'r',
+        input: {},
+        service: { clock },
+      }
       throttle.charge(call as unknown as Call, keys)
       return throttle
     }
