@@ -12,6 +12,7 @@ import type { BackingKeyRecord, KeyRecord } from '../store/store.ts'
 import { expireMaterial, isLeftImport, removeLeftImport } from './import.ts'
 import { abandonMaterial, destroyKey, isShown, isWhole, shownObjects, type ShownObjects } from './material.ts'
 import { reachOf } from './key-stores.ts'
+import { discardNameless } from './managed-keys.ts'
 import { hasReplicas } from './multi-region.ts'
 import { serviceEvent } from './record.ts'
 import { recordRotations, rotateDue } from './rotation.ts'
@@ -48,6 +49,7 @@ export function startLifecycle(service: Service): Lifecycle {
     await service.keyStores.follow(dead.isDead)
     if (!(await holdLease())) return
     for (const step of [
+      discardNameless,
       recoverDead(dead.isDead),
       destroyDue,
       releasePrimary,

@@ -8,7 +8,7 @@
 
 import { randomUUID } from 'node:crypto'
 import type { Principal } from '../auth/principal.ts'
-import type { KeyRecord } from '../store/store.ts'
+import { StoreConflict, type KeyRecord } from '../store/store.ts'
 import { aliasArn, keyArn } from './arn.ts'
 import { kmsError } from './errors.ts'
 import { createKey } from './material.ts'
@@ -60,6 +60,23 @@ const policyOf = (accountId: string, region: string, name: string): string =>
 /** The value of `kms:ViaService`. */
 export const viaService = (name: string, region: string): string => `${name}.${region}.amazonaws.com`
 
+/** Whether it was made and not named, and another one has the name: nobody was ever told of it, and nothing was encrypted with it. */
+function isNameless({ store: { view } }: Service, { arn, region, accountId, managedBy, state }: KeyRecord): boolean {
+  if (managedBy === null || state !== 'Enabled') return false
+  const named = view.alias(aliasArn(region, accountId, prefix + managedBy))
+  return named !== undefined && named.targetKeyArn !== arn && view.backingKeys(arn).every((backing) => backing.encryptionsReserved === 0)
+}
+
+/** From here on the lifecycle job destroys it. */
+async function discard(service: Service, { arn }: KeyRecord): Promise<void> {
+  const { state } = await service.store.updateKey(arn, (current) => (isNameless(service, current) ? { state: 'Destroying' } : {}))
+  if (state === 'Destroying') service.log.warn({ key: arn }, 'an AWS managed key was made twice: the one without the name is destroyed')
+}
+
+/** For the lifecycle job: what a maker that lost the name and then ended has left. */
+export const discardNameless = (service: Service, key: KeyRecord): (() => Promise<void>) | undefined =>
+  isNameless(service, key) ? () => discard(service, key) : undefined
+
 export function openManagedKeys(service: () => Service, services: AwsServices): ManagedKeys {
   const byPrincipal = new Map(Object.entries(services).flatMap(([name, arns]) => arns.map((arn) => [arn, name] as const)))
   const under = new Map<string, Promise<void>>()
@@ -108,15 +125,21 @@ export function openManagedKeys(service: () => Service, services: AwsServices): 
         (key) => key.managedBy === name && key.accountId === accountId && key.region === region && key.state === 'Enabled',
       )
       const key = left ?? (await createKey(service(), { ...draft, ...scheduled(draft, rotationDays, nowMs) }))
-      await store.insertAlias({
-        arn: alias,
-        region,
-        accountId,
-        name: prefix + name,
-        targetKeyArn: key.arn,
-        createdAt: nowMs,
-        updatedAt: nowMs,
-      })
+      try {
+        await store.insertAlias({
+          arn: alias,
+          region,
+          accountId,
+          name: prefix + name,
+          targetKeyArn: key.arn,
+          createdAt: nowMs,
+          updatedAt: nowMs,
+        })
+      } catch (error) {
+        // The lease ran out, and its next holder has named another key: that is the one, and what this one made goes.
+        if (!(error instanceof StoreConflict)) throw error
+        await discard(service(), key)
+      }
     } finally {
       await store.releaseLease(lease, instance.id)
     }
@@ -125,7 +148,8 @@ export function openManagedKeys(service: () => Service, services: AwsServices): 
   return {
     serviceOf,
     prepare(call) {
-      if (byPrincipal.size === 0) return undefined
+      // Who only wants to know whether a call would succeed makes nothing.
+      if (byPrincipal.size === 0 || call.input['DryRun'] === true) return undefined
       const name = serviceOf(call.principal)
       if (name === undefined) return undefined
       const alias = aliasArn(call.region, call.principal.accountId, prefix + name)

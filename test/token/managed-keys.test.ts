@@ -14,7 +14,10 @@ import {
   PutKeyPolicyCommand,
   ScheduleKeyDeletionCommand,
 } from '@aws-sdk/client-kms'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { randomUUID } from 'node:crypto'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { createKey } from '../../src/kms/material.ts'
+import type { BackingKeyRecord, KeyRecord } from '../../src/store/store.ts'
 import { makeUser, openInProcess, type Credentials, type InProcess } from './holdfast.ts'
 
 const everything = { Version: '2012-10-17', Statement: { Effect: 'Allow', Action: '*', Resource: '*' } }
@@ -28,7 +31,9 @@ const client = (credentials: Credentials): KMSClient =>
   new KMSClient({ endpoint: holdfast.endpoint, region: 'us-east-1', credentials, maxAttempts: 1 })
 
 beforeAll(async () => {
-  holdfast = await openInProcess({ awsServices: { s3: ['arn:aws:iam::111122223333:user/storage'] } })
+  holdfast = await openInProcess({
+    awsServices: { s3: ['arn:aws:iam::111122223333:user/storage'], ebs: ['arn:aws:iam::111122223333:user/blocks'] },
+  })
   storage = client(await makeUser(holdfast, 'storage', { everything }))
   person = client(await makeUser(holdfast, 'person', { everything }))
   root = client(holdfast.credentials)
@@ -45,6 +50,12 @@ test('nobody but the service makes its key, and only its own', async () => {
   await expect(root.send(new CreateAliasCommand({ AliasName: 'alias/aws/s3', TargetKeyId: 'x' }))).rejects.toMatchObject({
     name: 'NotAuthorizedException',
   })
+})
+
+test('a dry run does not make it', async () => {
+  const dryRun = new EncryptCommand({ KeyId: 'alias/aws/s3', Plaintext: Buffer.from('text'), DryRun: true })
+  await expect(storage.send(dryRun)).rejects.toMatchObject({ name: 'NotFoundException' })
+  expect([...holdfast.store.view.allKeys()]).toEqual([])
 })
 
 test('the first calls of a service that name its key make it, once, whoever comes first', async () => {
@@ -85,4 +96,39 @@ test('the account may look at the key and change nothing of it', async () => {
   for (const someone of [root, person, storage]) {
     for (const change of changes) await expect(someone.send(change as never)).rejects.toMatchObject({ name: 'AccessDeniedException' })
   }
+})
+
+test('a key whose maker lost the name to another is destroyed, and the named one is used', async () => {
+  const { service, store, token } = holdfast
+  const blocks = client(await makeUser(holdfast, 'blocks', { everything }))
+  const ofBlocks = () => [...store.view.allKeys()].filter(({ managedBy }) => managedBy === 'ebs')
+  const objectsOf = async (backing: readonly BackingKeyRecord[]) =>
+    (await Promise.all(backing.map(({ ckaId }) => token.objects(ckaId)))).flat().length
+  const makeAnother = (like: KeyRecord) => {
+    const keyId = randomUUID()
+    const arn = like.arn.replace(like.keyId, keyId)
+    return createKey(service, { ...like, arn, keyId, state: 'Creating', materialId: null, creator: service.instance.id, version: 1 })
+  }
+  // As when its lease runs out while the token makes the key: who holds the lease then makes one too, and is first to name it.
+  const insertAlias = store.insertAlias.bind(store)
+  vi.spyOn(store, 'insertAlias').mockImplementationOnce(async (alias) => {
+    const [slow] = ofBlocks()
+    await insertAlias({ ...alias, targetKeyArn: (await makeAnother(slow as KeyRecord)).arn })
+    return insertAlias(alias)
+  })
+  const encrypt = () => blocks.send(new EncryptCommand({ KeyId: 'alias/aws/ebs', Plaintext: Buffer.from('text') }))
+  const { KeyId, CiphertextBlob } = await encrypt()
+  const [lost, ...more] = ofBlocks().filter(({ arn }) => arn !== KeyId)
+  expect([lost?.state, more]).toEqual(['Destroying', []])
+  // And as when the one that lost has ended before it saw that.
+  const left = await makeAnother(store.view.key(KeyId ?? '') as KeyRecord)
+  const backing = [...store.view.backingKeys(lost?.arn ?? ''), ...store.view.backingKeys(left.arn)]
+  expect(await objectsOf(backing)).toBeGreaterThanOrEqual(2)
+
+  await service.runLifecycle()
+  expect(ofBlocks().map(({ arn, state }) => [arn, state])).toEqual([[KeyId, 'Enabled']])
+  expect(await objectsOf(backing)).toBe(0)
+  expect((await encrypt()).KeyId).toBe(KeyId)
+  const { Plaintext } = await blocks.send(new DecryptCommand({ CiphertextBlob }))
+  expect(Buffer.from(Plaintext ?? []).toString()).toBe('text')
 })
