@@ -132,8 +132,8 @@ const firstSocket = 5
  * @throws TokenError `unavailable` when the token cannot be used: its message says what to do. A refused PIN has been
  *   tried once and has code `CKR_PIN_…`.
  */
-export async function openToken(config: TokenConfig, deps: { readonly log: TokenLog }): Promise<Token> {
-  const client = new TokenClient(config, deps.log)
+export async function openToken(config: TokenConfig, deps: { readonly log: TokenLog; readonly selfTest?: SelfTestMemory }): Promise<Token> {
+  const client = new TokenClient(config, deps.log, deps.selfTest)
   try {
     await client.start()
   } catch (error) {
@@ -144,6 +144,15 @@ export async function openToken(config: TokenConfig, deps: { readonly log: Token
     deps.log.error({ token: config.tokenLabel, err: error }, 'a token is out of reach: the keys in it are unavailable until it is back')
   }
   return client
+}
+
+/**
+ * Where the outcome of the self-test is kept for the next process on the very same token. The service keeps none: each of its starts makes the
+ * self-test anew. It is for who starts a hundred processes on one token.
+ */
+export interface SelfTestMemory {
+  readonly recall: () => unknown
+  readonly keep: (proof: unknown) => void
 }
 
 class TokenClient implements Token {
@@ -157,7 +166,8 @@ class TokenClient implements Token {
   #successor: AgentProcess | undefined
   readonly #draining = new Set<AgentProcess>()
   #env: Record<string, string> = {}
-  #proof: unknown = null
+  #proof: unknown
+  readonly #selfTest: SelfTestMemory | undefined
   #info: TokenInfo | undefined
   #capabilities: Capabilities | undefined
 
@@ -176,9 +186,11 @@ class TokenClient implements Token {
   readonly #calls: Calls<AgentProcess>
   readonly #random = new PrefetchedRandom((bytes) => this.#fetchRandom(bytes))
 
-  constructor(config: TokenConfig, log: TokenLog) {
+  constructor(config: TokenConfig, log: TokenLog, selfTest?: SelfTestMemory) {
     this.#config = config
     this.#log = log
+    this.#selfTest = selfTest
+    this.#proof = selfTest?.recall() ?? null
     this.#deadlineMs = config.deadlineMs ?? 10_000
     const owner: Owner<AgentProcess> = {
       current: () => this.#agent,
@@ -487,6 +499,7 @@ class TokenClient implements Token {
         return
       case 'ready': {
         this.#proof = message.proof
+        this.#selfTest?.keep(message.proof)
         this.#info = message.info as TokenInfo
         this.#capabilities = (message.proof as { proof: { capabilities: Capabilities } }).proof.capabilities
         for (const lane of agent.lanes.slice(message.workers)) lane.socket.destroy()
