@@ -492,7 +492,7 @@ export const settings = {
       'REQUEST_RATES',
       requestRates,
       {},
-      "Requests a second that an account may make in a region, by class, where they are not the defaults (`src/kms/quotas.ts`): AWS's published ones, and 100 for AssumeRole; `off` limits nobody.",
+      "Requests a second that an account may make in a region, by class, where they are not AWS's published defaults (`src/kms/quotas.ts`); `off` limits nobody.",
     ),
     keys: setting('QUOTA_KEYS', integer(1, 100_000_000), standardResources.keys, 'KMS keys of an account in a region.'),
     aliasesPerKey: setting('QUOTA_ALIASES_PER_KEY', integer(1, 100_000), standardResources.aliasesPerKey, 'Aliases of a KMS key.'),
