@@ -21,7 +21,7 @@ beforeAll(() => {
 beforeEach(() => {
   dir = join(root, String(++count), 'token')
 })
-afterAll(() => rmSync(root, { recursive: true, force: true }))
+afterAll(() => rmSync(root, { recursive: true, force: true, maxRetries: 20 }))
 
 const provision = (label = 'test'): Promise<ProvisionedToken> => provisionSoftHsm({ dir, label, library })
 

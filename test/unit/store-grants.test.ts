@@ -463,7 +463,8 @@ describe('a hundred thousand grants', () => {
       await lookAs(grantee, {})
       for (const values of refused) {
         const { answer, rows, plans } = await lookAs(grantee, values)
-        expect([answer, rows, queries.length]).toEqual([undefined, 0, values.sourceArn === undefined ? 2 : 4])
+        // Not the store's own look for changes, which goes on meanwhile.
+        expect([answer, rows, queries.filter(aboutGrants).length]).toEqual([undefined, 0, values.sourceArn === undefined ? 2 : 4])
         expectIndexed(plans)
         for (const plan of plans.filter((each) => each.includes('allowed')))
           expect(plan).toMatch(/USING PRIMARY KEY \(key_arn=\? AND grantee=\? AND needs=\? AND (?:anchor=\?|\(anchor,grant_id\)>)/)
