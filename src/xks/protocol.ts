@@ -59,22 +59,29 @@ export interface Health {
 /** The proxy answered, and this is no answer of the protocol. */
 export class InvalidAnswer extends Error {}
 
-/** Every `errorName` of the spec. */
-const errorNames = [
-  'ValidationException',
-  'InvalidStateException',
-  'InvalidCiphertextException',
-  'InvalidKeyUsageException',
-  'AuthenticationFailedException',
-  'AccessDeniedException',
-  'KeyNotFoundException',
-  'InvalidUriPathException',
-  'ThrottlingException',
-  'InternalException',
-  'UnsupportedOperationException',
-  'DependencyTimeoutException',
-] as const
-export type ErrorName = (typeof errorNames)[number]
+/** Every `errorName` of the spec, with its status. */
+export const errorStatuses = {
+  ValidationException: 400,
+  InvalidStateException: 400,
+  InvalidCiphertextException: 400,
+  InvalidKeyUsageException: 400,
+  AuthenticationFailedException: 401,
+  AccessDeniedException: 403,
+  KeyNotFoundException: 404,
+  InvalidUriPathException: 404,
+  ThrottlingException: 429,
+  InternalException: 500,
+  UnsupportedOperationException: 501,
+  DependencyTimeoutException: 503,
+} as const
+export type ErrorName = keyof typeof errorStatuses
+const isErrorName = (name: unknown): name is ErrorName => typeof name === 'string' && Object.hasOwn(errorStatuses, name)
+
+/** What a proxy sends for an error. The text is printable ASCII under 512 characters, as the spec demands. */
+export const errorBody = (name: ErrorName, message: string): string =>
+  JSON.stringify({ errorName: name, errorMessage: asErrorMessage(message) })
+
+const asErrorMessage = (message: string): string => message.slice(0, 511).replace(/[^\x20-\x7e]/g, '?')
 
 export function encryptBody(metadata: RequestMetadata, plaintext: Uint8Array, aad: Uint8Array): string {
   return JSON.stringify({
@@ -169,11 +176,11 @@ export function readHealth(answer: unknown): Health {
 /** The name is what counts; the text is the proxy's own, for the log only. */
 export function readError(answer: unknown): { readonly name: ErrorName; readonly message: string } {
   const members = readObject(answer)
-  const name = errorNames.find((known) => known === members['errorName'])
-  if (name === undefined) throw new InvalidAnswer('errorName is none of the protocol')
+  const name = members['errorName']
+  if (!isErrorName(name)) throw new InvalidAnswer('errorName is none of the protocol')
   const message = members['errorMessage']
   // Printable ASCII under 512 characters, says the spec; a proxy that sends more must not fill the log.
-  return { name, message: typeof message === 'string' ? message.slice(0, 511).replace(/[^\x20-\x7e]/g, '?') : '' }
+  return { name, message: typeof message === 'string' ? asErrorMessage(message) : '' }
 }
 
 const base64 = (bytes: Uint8Array): string => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64')
