@@ -24,7 +24,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 }
 
 /** What a folder may import besides, if only for its types. */
-const mayImportTypes: Readonly<Record<string, readonly string[]>> = { cli: ['kms'] }
+const mayImportTypes: Readonly<Record<string, readonly string[]>> = { cli: ['kms'], bench: ['hsm'] }
 
 /** Each package lives in one folder. */
 const onlyIn: Readonly<Record<string, string>> = {

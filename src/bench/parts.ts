@@ -1,0 +1,5 @@
+/** The parts of the bench, in the order of the report. A new part is a file with its `Part` and one line here. */
+
+import type { Part } from './part.ts'
+
+export const parts: readonly Part[] = []
