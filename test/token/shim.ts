@@ -1,13 +1,11 @@
 /**
- * Builds and drives the test module in `shim/p11shim.c`, which stands between the code and a real PKCS#11 module and
+ * Builds and drives the module in `softhsm/p11shim.c`, which stands between the code and a real PKCS#11 module and
  * behaves like hardware that is not at hand, or that is failing. Its head comment says what it can do.
  */
-import { execFileSync } from 'node:child_process'
-import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import { compileShim } from '../../softhsm/shim.mjs'
 
-const source = fileURLToPath(new URL('shim/p11shim.c', import.meta.url))
 const workDirectory = fileURLToPath(new URL('../.work/', import.meta.url))
 
 /**
@@ -15,25 +13,11 @@ const workDirectory = fileURLToPath(new URL('../.work/', import.meta.url))
  * machine without a C compiler; with HOLDFAST_REQUIRE_LAB=1 that is an error.
  */
 export function buildShim(): string | undefined {
-  const code = readFileSync(source)
-  const library = `${workDirectory}p11shim-${createHash('sha256').update(code).digest('hex').slice(0, 16)}-${process.arch}.so`
-  if (existsSync(library)) return library
-  mkdirSync(workDirectory, { recursive: true })
-  // Compiled beside and renamed, so that two test runs at once never load half a file.
-  const unfinished = `${library}.${process.pid}`
-  try {
-    const flags = ['-std=c11', '-Wall', '-Wextra', '-Wno-unused-parameter', '-Werror', '-O1', '-fPIC', '-shared']
-    execFileSync('cc', [...flags, '-o', unfinished, source, '-ldl', '-lpthread'], { stdio: ['ignore', 'inherit', 'inherit'] })
-    renameSync(unfinished, library)
-    return library
-  } catch (error) {
-    rmSync(unfinished, { force: true })
-    // A compiler that is there and refuses the source is a defect, not a missing tool.
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
-    if (process.env['HOLDFAST_REQUIRE_LAB'] === '1') throw new Error('the PKCS#11 shim needs a C compiler; install gcc', { cause: error })
-    console.warn('\n*** SKIPPED: no C compiler (cc), so nothing is tested against faulty and foreign hardware; install gcc ***\n')
-    return undefined
-  }
+  const library = compileShim(workDirectory)
+  if (library !== undefined) return library
+  if (process.env['HOLDFAST_REQUIRE_LAB'] === '1') throw new Error('the PKCS#11 shim needs a C compiler; install gcc')
+  console.warn('\n*** SKIPPED: no C compiler (cc), so nothing is tested against faulty and foreign hardware; install gcc ***\n')
+  return undefined
 }
 
 /** Whose IV AES-GCM encryption takes; see the head of `p11shim.c`. */

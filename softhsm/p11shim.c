@@ -1,5 +1,5 @@
 /*
- * A PKCS#11 module for tests: it forwards every function of CK_FUNCTION_LIST (2.40) to another module and, as the
+ * A PKCS#11 module for tests and for the bench's latency model: it forwards every function of CK_FUNCTION_LIST (2.40) to another module and, as the
  * environment asks, behaves like hardware that is not at hand or that is failing.
  *
  *   SHIM_MODULE      the module to forward to (required)
@@ -11,6 +11,8 @@
  *   SHIM_HIDE        mechanism numbers, separated by commas, that the token does not have: they are not listed, and
  *                    whatever names them answers CKR_MECHANISM_INVALID
  *   SHIM_LATENCY_US  microseconds that every call takes on top, as over a network
+ *   SHIM_LATENCY_FILE  a file of four bytes, native order: microseconds that every call takes on top but C_...Init, which only
+ *                    prepares what the next call sends. Read at every call, so that it may change while the module is in use
  *   SHIM_FAULTS      a file with one fault per line, read at every call. A fault is used up `count` times over all
  *                    processes together; the first line that fits the call counts. Fields, separated by blanks:
  *                      C_Encrypt | *      the function, or any
@@ -40,6 +42,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -186,6 +192,10 @@ typedef struct {
 } Fault;
 
 static void pauseFor(long microseconds) {
+#ifdef PR_SET_TIMERSLACK
+  /* Else the system adds 50 us of its own to every pause. */
+  prctl(PR_SET_TIMERSLACK, 1000UL);
+#endif
   struct timespec left = {microseconds / 1000000, (microseconds % 1000000) * 1000};
   while (nanosleep(&left, &left) != 0 && errno == EINTR) continue;
 }
@@ -293,9 +303,29 @@ static Fault takeFault(const char *function) {
  * What happens before a call is forwarded. Does not return from a hang or a crash. `first` is the call's first argument,
  * a session where a fault asks for what only a session can do.
  */
+/* Mapped once, so that a call costs a read of memory. */
+static const volatile unsigned *sharedLatency;
+static pthread_once_t latencyOnce = PTHREAD_ONCE_INIT;
+
+static void mapLatency(void) {
+  const char *path = getenv("SHIM_LATENCY_FILE");
+  int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+  if (file < 0) return;
+  void *mapped = mmap(NULL, sizeof(unsigned), PROT_READ, MAP_SHARED, file, 0);
+  close(file);
+  if (mapped != MAP_FAILED) sharedLatency = mapped;
+}
+
+static int onlyPrepares(const char *function) {
+  size_t length = strlen(function);
+  return length > 4 && !strcmp(function + length - 4, "Init") && strcmp(function, "C_FindObjectsInit");
+}
+
 static Fault before(const char *function, CK_ULONG first) {
   const char *latency = getenv("SHIM_LATENCY_US");
   if (latency) pauseFor(strtol(latency, NULL, 10));
+  pthread_once(&latencyOnce, mapLatency);
+  if (sharedLatency && *sharedLatency && !onlyPrepares(function)) pauseFor(*sharedLatency);
   Fault fault = takeFault(function);
   if (fault.delayMs > 0) pauseFor(fault.delayMs * 1000);
   if (fault.action == HANG) {
