@@ -22,6 +22,8 @@ interface Row {
   /** Listings: the member that holds the items; all pages are fetched. */
   readonly items?: string
   readonly input?: (words: Words) => Members | Promise<Members>
+  /** The answer for a person's eyes, where members in lines are not it. */
+  readonly show?: (answer: Answer) => string
   /** What to do with a successful answer besides printing it. */
   readonly afterwards?: (answer: Answer, words: Words, wiring: Wiring) => Promise<void>
 }
@@ -188,8 +190,21 @@ const rows: readonly Row[] = [
     name: 'keys attest',
     summary: "Shows a key's attributes as the token has them now, signed by the audit key in the HSM.",
     positionals: [{ name: 'KEY-ID' }],
+    detail: 'What is shown for reading; --json has the exact text that is signed, the signature and the public key.',
     operation: 'AttestKey',
     input: (words) => ({ KeyId: words.positional('KEY-ID') }),
+    show: ({ Attestation, SignatureAlgorithm }) =>
+      `${JSON.stringify(JSON.parse(String(Attestation)), undefined, 2)}\nSigned by the audit key (${String(SignatureAlgorithm)}): --json has the signature.\n`,
+  },
+  {
+    name: 'keys transport',
+    summary: "Shows the public half of the transport key of a region's token, for the ceremony that connects two tokens.",
+    detail: 'PEM, as OpenSSL and the tools of HSMs read it. The officers compare the fingerprint: docs/replication.md.',
+    flags: { region: { value: 'REGION', about: 'Whose token; the first configured Region unless given.' } },
+    operation: 'GetTransportKey',
+    input: (words) => ({ Region: words.flag('region') }),
+    show: ({ TokenLabel, TokenSerial, Fingerprint, PublicKey }) =>
+      `Transport key of token ${String(TokenLabel)}, serial ${String(TokenSerial)}\nSHA-256 of its DER encoding: ${String(Fingerprint)}\n${String(PublicKey)}`,
   },
 
   {
@@ -297,7 +312,7 @@ export const adminCommands: readonly Command[] = rows.map((row) => ({
     const input = (await row.input?.(words)) ?? {}
     const answer = row.items === undefined ? await call(wiring, operation, input) : await callAllPages(wiring, operation, input, row.items)
     // The secret of a new key is in nobody's hands yet: print first, whatever becomes of the rest.
-    await wiring.print(args.flags['json'] ? `${JSON.stringify(answer, undefined, 2)}\n` : showAnswer(answer))
+    await wiring.print(args.flags['json'] ? `${JSON.stringify(answer, undefined, 2)}\n` : (row.show ?? showAnswer)(answer))
     await row.afterwards?.(answer, words, wiring)
     return exitCodes.done
   },

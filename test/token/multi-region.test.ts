@@ -1,7 +1,7 @@
 /**
  * Multi-Region keys end to end: one service with two regions, each on its own SoftHSM2 token, as `npm start` brings it up; by the real SDK.
  */
-import { randomBytes } from 'node:crypto'
+import { createHash, createPublicKey, randomBytes } from 'node:crypto'
 import {
   CancelKeyDeletionCommand,
   CreateAliasCommand,
@@ -35,7 +35,7 @@ import {
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { expectRefusal, given } from './contract/kit.ts'
 import { wrapMaterial } from './import-kit.ts'
-import { makeUser, startHoldfast, type Holdfast } from './holdfast.ts'
+import { administer, makeUser, rawCall, startHoldfast, type Holdfast } from './holdfast.ts'
 
 const [home, other] = ['us-east-1', 'eu-west-1'] as const
 const plaintext = Buffer.from('the same in every region')
@@ -397,5 +397,33 @@ describe('is refused', () => {
     await expectRefusal(replicate(keyId), 'DisabledException', `${arnIn(home, keyId)} is disabled.`)
     await here.send(new ScheduleKeyDeletionCommand({ KeyId: keyId, PendingWindowInDays: 7 }))
     await expectRefusal(replicate(keyId), 'KMSInvalidStateException', `${arnIn(home, keyId)} is pending deletion.`)
+  })
+})
+
+describe('the transport key of a region', () => {
+  type Shown = Readonly<Record<'PublicKey' | 'Fingerprint' | 'TokenLabel', string>>
+  const shown = (Region?: string) => administer<Shown>(holdfast, 'GetTransportKey', { Region })
+
+  test('is shown with the fingerprint that the officers compare, each token its own', async () => {
+    const [mine, theirs] = [await shown(), await shown(other)]
+    for (const { PublicKey, Fingerprint } of [mine, theirs]) {
+      const key = createPublicKey(PublicKey)
+      expect(key.asymmetricKeyDetails).toMatchObject({ modulusLength: 3072 })
+      expect(
+        createHash('sha256')
+          .update(key.export({ type: 'spki', format: 'der' }))
+          .digest('hex'),
+      ).toBe(Fingerprint)
+    }
+    expect(theirs.Fingerprint).not.toBe(mine.Fingerprint)
+    expect(theirs.TokenLabel).not.toBe(mine.TokenLabel)
+    expect(await shown(home)).toEqual(mine)
+  })
+  test('is not shown of a region that is not served, or without leave', async () => {
+    const answer = await rawCall(holdfast, 'holdfast', 'GetTransportKey', { Region: 'ap-south-1' })
+    expect([answer.status, answer.json['message']]).toEqual([400, 'Region ap-south-1 is not served here.'])
+    const credentials = await makeUser(holdfast, 'no-officer')
+    const denied = await rawCall(holdfast, 'holdfast', 'GetTransportKey', {}, { credentials })
+    expect(denied.json['__type']).toBe('AccessDeniedException')
   })
 })

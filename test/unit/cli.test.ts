@@ -187,7 +187,8 @@ test.each([
   [['policy', 'delete', 'p', '--user', 'u'], 'DeleteUserPolicy', { UserName: 'u', PolicyName: 'p' }],
   [['role', 'trust', 'r', '--document', '-'], 'UpdateAssumeRolePolicy', { RoleName: 'r', PolicyDocument: 'from standard input' }],
   [['access-key', 'deactivate', 'AKIA1'], 'UpdateAccessKey', { AccessKeyId: 'AKIA1', Status: 'Inactive' }],
-  [['keys', 'attest', 'alias/a'], 'AttestKey', { KeyId: 'alias/a' }],
+  [['keys', 'attest', 'alias/a', '--json'], 'AttestKey', { KeyId: 'alias/a' }],
+  [['keys', 'transport', '--region', 'eu-west-1', '--json'], 'GetTransportKey', { Region: 'eu-west-1' }],
 ] as const)('%j calls %s', async (words, operation, members) => {
   const { received, settings } = await fakeService([200, {}])
   expect((await runCli(words, { clientSettings: () => settings, readInput: async () => 'from standard input' })).code).toBe(0)

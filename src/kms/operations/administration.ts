@@ -500,7 +500,7 @@ export const AttestKey = operation({
       time: new Date(call.service.clock.now()).toISOString(),
       keyArn: key.arn,
       keyState: key.state,
-      token: token.info(),
+      token: call.service.tokenOf(key).info(),
       backingKeys,
     })
     const digest = createHash('sha256').update(attestation).digest()
@@ -510,6 +510,33 @@ export const AttestKey = operation({
       SignatureAlgorithm: algorithm,
       Signature: signature.toString('base64'),
       PublicKey: (await token.publicKey(auditKey.ckaId)).toString('base64'),
+    }
+  },
+})
+
+/**
+ * The public half of the transport key of the region's token, for the ceremony that lets another token's keys come here (docs/replication.md).
+ * The fingerprint is SHA-256 of the DER encoding, in hex, as OpenSSL and the officer's tool show it.
+ */
+export const GetTransportKey = operation({
+  input: { Region: optional(string({ min: 1, max: 32, pattern: /^([a-z]+-){2,3}\d+$/ })) },
+  output: ['PublicKey', 'Fingerprint', 'TokenLabel', 'TokenSerial'],
+  resources: () => ['*'],
+  readOnly: true,
+  async run(call, { Region = call.region }) {
+    requireHomeAccount(call)
+    const { config, tokenName, tokenOf } = call.service
+    if (!config.regions.includes(Region)) throw kmsError('UnsupportedOperationException', `Region ${Region} is not served here.`)
+    const token = tokenOf({ token: tokenName(Region) })
+    const spki = await token.transportKey()
+    if (!spki) throw kmsError('NotFoundException', `The token of ${Region} has no transport key: docs/replication.md says how to make it.`)
+    const { label, serial } = token.info()
+    const base64 = spki.toString('base64').replaceAll(/.{64}(?=.)/g, '$&\n')
+    return {
+      PublicKey: `-----BEGIN PUBLIC KEY-----\n${base64}\n-----END PUBLIC KEY-----\n`,
+      Fingerprint: createHash('sha256').update(spki).digest('hex'),
+      TokenLabel: label,
+      TokenSerial: serial,
     }
   },
 })
