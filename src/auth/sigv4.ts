@@ -5,8 +5,11 @@
  * signing key from a `SigningKeyCache`, and `verifySignature` decides. A verified call costs two SHA-256 (body, canonical
  * request) and one HMAC. Headers are taken as received and as the client chose to sign them: Host is never rebuilt.
  *
- * Refused: presigned queries, SigV4A, unsigned or streamed payloads, a signature that does not cover Host, its own date
- * and X-Amz-Target, more than five minutes of skew. Everything refused is a SignatureError, whatever the input.
+ * A body that is read while it is worked on has no hash yet: its signature is held against the one that `x-amz-content-sha256`
+ * states, which may be UNSIGNED-PAYLOAD, and whoever reads the stream holds the bytes against `statedPayloadHash`.
+ *
+ * Refused: presigned queries, SigV4A, payloads in signed chunks, unsigned payloads but of such a stream, a signature that does not
+ * cover Host, its own date and X-Amz-Target, more than five minutes of skew. Everything refused is a SignatureError, whatever the input.
  *
  * Spec: "Create a signed AWS API request" in the IAM user guide; wording of the errors as AWS answers them.
  */
@@ -23,7 +26,8 @@ export interface SignedRequest {
   readonly query: string
   /** Lower-case names, as node:http gives them. */
   readonly headers: Readonly<Record<string, string | readonly string[] | undefined>>
-  readonly body: Uint8Array
+  /** Undefined for a stream that nobody has read yet. */
+  readonly body: Uint8Array | undefined
 }
 
 export type SignatureErrorCode = 'MissingAuthenticationTokenException' | 'IncompleteSignatureException' | 'InvalidSignatureException'
@@ -90,6 +94,7 @@ export interface RequestToSign {
 const algorithm = 'AWS4-HMAC-SHA256'
 const terminator = 'aws4_request'
 const allowedSkewMs = 5 * 60_000
+const unsignedPayload = 'UNSIGNED-PAYLOAD'
 
 /**
  * What the Authorization header claims, checked for everything that needs no secret: form, signed headers, time, scope.
@@ -120,9 +125,9 @@ export function readAuthorization(request: SignedRequest, nowMs: number, expect:
  * @throws SignatureError InvalidSignatureException
  */
 export function verifySignature(request: SignedRequest, received: ReceivedSignature, signingKey: Buffer): void {
-  const bodyHash = sha256Hex(request.body)
-  // The hash is always computed; a client that signed another one (or UNSIGNED-PAYLOAD) signed another request.
-  if (received.signedHeaders.includes('x-amz-content-sha256')) {
+  const bodyHash = request.body === undefined ? (statedPayloadHash(request, received) ?? unsignedPayload) : sha256Hex(request.body)
+  // The hash of what is there is always computed; a client that signed another one (or UNSIGNED-PAYLOAD) signed another request.
+  if (request.body !== undefined && received.signedHeaders.includes('x-amz-content-sha256')) {
     const claimed = request.headers['x-amz-content-sha256']
     if (claimed !== bodyHash) {
       if (typeof claimed !== 'string' || isHex64(claimed)) throw SignatureError.mismatch()
@@ -135,6 +140,21 @@ export function verifySignature(request: SignedRequest, received: ReceivedSignat
   const canonical = `${request.method}\n${path}\n${query}\n${headerLines}\n${received.signedHeaders.join(';')}\n${bodyHash}`
   const expected = signatureOf(canonical, received, signingKey)
   if (!crypto.timingSafeEqual(expected, Buffer.from(received.signature, 'hex'))) throw SignatureError.mismatch()
+}
+
+/**
+ * The SHA-256 that a stream's bytes must have, in hex; undefined where its signature leaves them out (UNSIGNED-PAYLOAD).
+ * @throws SignatureError InvalidSignatureException when the request does not say, or says it unsigned
+ */
+export function statedPayloadHash(
+  request: Pick<SignedRequest, 'headers'>,
+  received: Pick<ReceivedSignature, 'signedHeaders'>,
+): string | undefined {
+  const stated = request.headers['x-amz-content-sha256']
+  if (stated !== undefined && !received.signedHeaders.includes('x-amz-content-sha256')) throw mustBeSigned('X-Amz-Content-Sha256')
+  if (stated === unsignedPayload) return undefined
+  if (typeof stated === 'string' && isHex64(stated)) return stated
+  throw invalid(`The header 'x-amz-content-sha256' must be the SHA-256 hash of the payload in lower-case hex, or ${unsignedPayload}.`)
 }
 
 /** The chain of four HMACs that binds a secret to a day, a region and a service. 32 bytes. */
@@ -399,6 +419,10 @@ function readSignedHeaders(request: SignedRequest, list: string): readonly strin
   const names = knownLists.get(list) ?? parseSignedHeaders(list)
   // Who changes the target under the signature changes which operation the body is for.
   if (request.headers['x-amz-target'] !== undefined && !names.includes('x-amz-target')) throw mustBeSigned('X-Amz-Target')
+  // And a stream's headers are all there is to say what is to be done with it.
+  if (request.body === undefined) {
+    for (const name in request.headers) if (name.startsWith('x-holdfast-') && !names.includes(name)) throw mustBeSigned(name)
+  }
   return names
 }
 

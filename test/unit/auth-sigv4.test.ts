@@ -10,6 +10,7 @@ import {
   SignatureError,
   signRequest,
   SigningKeyCache,
+  statedPayloadHash,
   verifySignature,
   type SignedRequest,
 } from '../../src/auth/sigv4.ts'
@@ -50,6 +51,7 @@ function signed(
   changes: { headers?: Record<string, string>; body?: string; timeMs?: number; sessionToken?: string } = {},
 ): SignedRequest & {
   headers: Record<string, string>
+  body: Uint8Array
 } {
   const body = Buffer.from(changes.body ?? '{"KeyId":"alias/x"}')
   const headers = signRequest({
@@ -136,7 +138,7 @@ function rawQuery(query: AnyRequest['query']): string {
     .join('&')
 }
 
-async function signBySdk(request: AnyRequest): Promise<SignedRequest & { headers: Record<string, string> }> {
+async function signBySdk(request: AnyRequest): Promise<SignedRequest & { headers: Record<string, string>; body: Uint8Array }> {
   const http = {
     method: request.method,
     protocol: 'http:',
@@ -346,6 +348,57 @@ describe('what is signed', () => {
       sessionToken: undefined,
     })
     expect(refusal(() => accept(request)).message).toBe(`The value of 'x-amz-content-sha256' must be the SHA-256 hash of the payload.`)
+  })
+})
+
+describe('a stream that nobody has read', () => {
+  const sha256 = createHash('sha256').update('{}').digest('hex')
+  const sign = async (stated: string, headers: Record<string, string> = {}): Promise<SignedRequest> => ({
+    ...(await signBySdk({
+      method: 'POST',
+      path: '/',
+      query: {},
+      headers: { ...headers, 'x-amz-content-sha256': stated },
+      body: Buffer.from('{}'),
+      region: 'us-east-1',
+      service: 'kms',
+      applyChecksum: true,
+      sessionToken: undefined,
+    })),
+    body: undefined,
+  })
+
+  it('is held against the hash that it states', async () => {
+    const request = await sign(sha256)
+    expect(statedPayloadHash(request, accept(request))).toBe(sha256)
+    const other = { ...request, headers: { ...request.headers, 'x-amz-content-sha256': sha256.replace(/^./, '0') } }
+    expect(refusal(() => accept(other)).message).toMatch(mismatch)
+  })
+
+  it('may leave its payload unsigned', async () => {
+    const request = await sign('UNSIGNED-PAYLOAD')
+    expect(statedPayloadHash(request, accept(request))).toBeUndefined()
+    expect(refusal(() => accept({ ...request, headers: { ...request.headers, 'x-amz-content-sha256': sha256 } })).message).toMatch(mismatch)
+  })
+
+  it('must state a hash or that there is none, and sign what it states', async () => {
+    for (const stated of ['', 'STREAMING-AWS4-HMAC-SHA256-PAYLOAD', sha256.toUpperCase()]) {
+      const request = { ...signed({ body: '{}', headers: { 'x-amz-content-sha256': stated } }), body: undefined }
+      expect(refusal(() => accept(request)).message).toMatch(/^The header 'x-amz-content-sha256' must be the SHA-256 hash/)
+    }
+    expect(refusal(() => accept({ ...signed(), body: undefined })).code).toBe('InvalidSignatureException')
+    const unsigned = signed()
+    unsigned.headers['x-amz-content-sha256'] = 'UNSIGNED-PAYLOAD'
+    expect(refusal(() => accept({ ...unsigned, body: undefined })).message).toBe(
+      "'X-Amz-Content-Sha256' must be a 'SignedHeader' in the AWS Authorization.",
+    )
+  })
+
+  it('says with signed headers only what is to be done with it', async () => {
+    const request = await sign('UNSIGNED-PAYLOAD', { 'x-holdfast-key': 'alias/app' })
+    expect(accept(request).signedHeaders).toContain('x-holdfast-key')
+    const more = { ...request, headers: { ...request.headers, 'x-holdfast-context': 'e30=' } }
+    expect(refusal(() => accept(more)).message).toBe("'x-holdfast-context' must be a 'SignedHeader' in the AWS Authorization.")
   })
 })
 
