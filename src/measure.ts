@@ -13,6 +13,7 @@ import { runBench, type BenchOptions, type BenchSubjects } from './bench/bench.t
 import { runGrantsBench } from './bench/grants.ts'
 import { runKeysBench } from './bench/keys.ts'
 import { systemClock } from './base/clock.ts'
+import { loaderFlags, programOf } from './base/program.ts'
 import { parseCredentials } from './cli/credentials-file.ts'
 import { placesIn, type Config } from './config.ts'
 import type { RawLoopOrder, RawLoopResult } from './hsm/raw-loop.ts'
@@ -89,8 +90,8 @@ async function withService<T>(
 
 /** Starts the service in its own process. */
 async function startService(config: Config): Promise<ServiceAddress & { close(): Promise<void> }> {
-  const child = fork(new URL('measure-service.ts', import.meta.url), [], {
-    execArgv: [...process.execArgv, '--import', import.meta.resolve('tsx')],
+  const child = fork(programOf(new URL('measure-service.ts', import.meta.url)), [], {
+    execArgv: [...process.execArgv, ...loaderFlags],
     serialization: 'advanced',
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   })
@@ -129,8 +130,8 @@ function rawLoop({
   env,
 }: Required<RawLoopOrder> & { readonly env?: Readonly<Record<string, string>> }): Promise<number> {
   return new Promise((resolve, reject) => {
-    const child = fork(new URL('hsm/raw-loop.ts', import.meta.url), [], {
-      execArgv: ['--import', import.meta.resolve('tsx')],
+    const child = fork(programOf(new URL('hsm/raw-loop.ts', import.meta.url)), [], {
+      execArgv: [...loaderFlags],
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
       ...(env && { env }),
     })

@@ -8,6 +8,7 @@
 
 import { fork, type ChildProcess } from 'node:child_process'
 import { signRequest, type SigningCredentials } from '../auth/sigv4.ts'
+import { loaderFlags, programOf } from '../base/program.ts'
 import type { BareOrder } from './bare-process.ts'
 import type { LoadOrder, LoadResult } from './load-process.ts'
 
@@ -102,8 +103,8 @@ const warmupMs = 3000
 export const signedRequests = 64
 
 function child(file: string): ChildProcess {
-  return fork(new URL(file, import.meta.url), [], {
-    execArgv: [...process.execArgv, '--import', import.meta.resolve('tsx')],
+  return fork(programOf(new URL(file, import.meta.url)), [], {
+    execArgv: [...process.execArgv, ...loaderFlags],
     serialization: 'advanced',
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   })

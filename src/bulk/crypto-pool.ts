@@ -7,6 +7,7 @@
 import { availableParallelism } from 'node:os'
 import { Piscina } from 'piscina'
 import { Busy } from '../base/busy.ts'
+import { programOf } from '../base/program.ts'
 import type { EcdsaQuestion } from './ecdsa.ts'
 
 export type PairSpec =
@@ -62,7 +63,7 @@ export function openCryptoPool(): CryptoPool {
 function openThreads() {
   const pool = new Piscina({
     filename: new URL('./boot.mjs', import.meta.url).href,
-    workerData: { program: new URL('./crypto-worker.ts', import.meta.url).href },
+    workerData: { program: programOf(new URL('./crypto-worker.ts', import.meta.url)).href },
     // Flags of the parent (a test runner's, an inspector's) are not for these.
     execArgv: [],
     minThreads: 0,

@@ -14,6 +14,7 @@
 import { readFileSync, statSync } from 'node:fs'
 import { Worker } from 'node:worker_threads'
 import { PKCS11 } from 'pkcs11js'
+import { programOf } from '../base/program.ts'
 import { bundleThread } from './bundle.ts'
 import { findCanary, makeCanary, useCanary } from './canary.ts'
 import { CKF, CKO, CKR, CKU_USER, statesNoLimit } from './constants.ts'
@@ -176,7 +177,7 @@ class Agent {
     const room = statesNoLimit(token.sessionLimit) ? config.sockets : Math.max(1, token.sessionLimit - 1)
     this.#workers = Math.min(config.sessions ?? profile.limits.sessions, config.sockets, room)
     send({ type: 'ready', info, proof: { identity, proof }, workers: this.#workers })
-    const program = bundleThread(new URL('worker.ts', import.meta.url))
+    const program = bundleThread(programOf(new URL('worker.ts', import.meta.url)))
     for (let index = 0; index < this.#workers; index += 1) this.#startWorker(index, proof, program)
   }
 

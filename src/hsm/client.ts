@@ -11,10 +11,9 @@
  * After a refused PIN there is no agent and there will be none: see `health`.
  */
 import { fork, type ChildProcess } from 'node:child_process'
-import { createRequire } from 'node:module'
 import type { Socket } from 'node:net'
-import { fileURLToPath, pathToFileURL } from 'node:url'
 import type { Log } from '../base/log.ts'
+import { loaderFlags, programOf } from '../base/program.ts'
 import { Calls, newLane, type Answered, type Crew, type Lane, type Owner } from './calls.ts'
 import { PrefetchedRandom } from './prefetched.ts'
 import {
@@ -121,8 +120,7 @@ class AgentProcess implements Crew {
   }
 }
 
-const agentPath = fileURLToPath(new URL('agent.ts', import.meta.url))
-const loader = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href
+const agentProgram = programOf(new URL('agent.ts', import.meta.url))
 const lifelineDescriptor = 4
 const firstSocket = 5
 
@@ -436,8 +434,8 @@ class TokenClient implements Token {
   #spawn(): void {
     const config = this.#config
     const sockets = Math.max(1, config.sessions ?? defaultSockets)
-    const child = fork(agentPath, {
-      execArgv: ['--import', loader],
+    const child = fork(agentProgram, {
+      execArgv: [...loaderFlags],
       env: { ...this.#env, ...config.env },
       serialization: 'json',
       stdio: ['ignore', 'pipe', 'pipe', 'ipc', 'pipe', ...Array.from({ length: sockets }, () => 'pipe' as const)],

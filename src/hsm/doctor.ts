@@ -7,7 +7,7 @@
  * writes them as text; the report itself is the JSON form.
  */
 import { fork } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
+import { loaderFlags, programOf } from '../base/program.ts'
 import { kindRows, type KmsKind } from './algorithms.ts'
 import { CKM, nameOf } from './constants.ts'
 import type { ProviderProfile } from './profile.ts'
@@ -77,8 +77,8 @@ export function inspectModule(request: {
 }): Promise<ModuleReport> {
   const { library, env, timeoutMs = 60_000 } = request
   return new Promise((resolve, reject) => {
-    const child = fork(fileURLToPath(new URL('doctor-process.ts', import.meta.url)), [], {
-      execArgv: ['--import', import.meta.resolve('tsx')],
+    const child = fork(programOf(new URL('doctor-process.ts', import.meta.url)), [], {
+      execArgv: [...loaderFlags],
       ...(env === undefined ? {} : { env }),
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
     })

@@ -2,12 +2,12 @@
  * Threads of ours that do what must not happen on the event loop: a worker written in TypeScript, asked and answered by
  * number.
  *
- * Node 20 does not carry a loader given with `--import` into worker threads, so a thread begins in a one-line program
- * that registers tsx for itself and then imports the real one. After a thread has ended, whatever the reason, every
- * call is refused; nothing is restarted here.
+ * A thread begins in a line of its own, which gives it a loader if it needs one (`base/program.ts`). After a thread has
+ * ended, whatever the reason, every call is refused; nothing is restarted here.
  */
 
 import { Worker } from 'node:worker_threads'
+import { loaderLine, programOf } from '../base/program.ts'
 import { StoreFailure } from './store.ts'
 
 /** To the thread. `undefined` in place of a request: close. */
@@ -47,8 +47,7 @@ export async function openThread<Request>(
   what: string,
   onNotice?: (notice: unknown) => void,
 ): Promise<Thread<Request>> {
-  const register = JSON.stringify(import.meta.resolve('tsx/esm/api'))
-  const boot = `import { register } from ${register}; register(); await import(${JSON.stringify(program.href)})`
+  const boot = `${loaderLine} await import(${JSON.stringify(programOf(program).href)})`
   // No execArgv: flags of the parent (a test runner's, an inspector's) are not for a database thread.
   const worker = new Worker(new URL(`data:text/javascript,${encodeURIComponent(boot)}`), { workerData: data, execArgv: [] })
 

@@ -8,12 +8,12 @@ import { spawn } from 'node:child_process'
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { ManualClock } from '../../src/base/clock.ts'
 import type { Token } from '../../src/hsm/token.ts'
 import type { Line, Task } from './crash-child.ts'
 import { inspect, Journal, openLabToken, openRooms, scenarios, Tripwire, type Mishap } from './crash-rooms.ts'
+import { builtProgram } from '../programs.ts'
 import { cleanEnvironment } from './holdfast.ts'
 import { makeSoftHsmToken, type LabToken } from './lab.ts'
 
@@ -110,7 +110,7 @@ test.each(['before', 'after'] as const)(
 
 // ---- killed ----
 
-const program = fileURLToPath(new URL('./crash-child.ts', import.meta.url))
+const program = builtProgram('test/token/crash-child.ts')
 
 interface Ended {
   readonly lines: readonly Line[]
@@ -122,7 +122,7 @@ interface Ended {
 async function runChild(task: Task): Promise<Ended> {
   const file = join(task.lab.dir, 'task.json')
   writeFileSync(file, JSON.stringify(task))
-  const child = spawn(process.execPath, ['--import', import.meta.resolve('tsx'), program, file], {
+  const child = spawn(process.execPath, [program, file], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: cleanEnvironment(),
   })

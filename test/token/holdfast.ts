@@ -1,5 +1,5 @@
 /**
- * The service under test, two ways. `startHoldfast` runs the real program as a process of its own, over real ports and a data directory
+ * The service under test, two ways. `startHoldfast` runs the program as a process of its own, over real ports and a data directory
  * of its own, with a real SoftHSM2 token in it. `openInProcess` wires the same rooms here, so that a test can hold the clock.
  *
  * What was started ends with the test run at the latest; what was made is below the directory that `remove()` deletes.
@@ -11,7 +11,6 @@ import { get as getOverTls } from 'node:https'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import { openTrail } from '../../src/audit/open.ts'
 import { signRequest } from '../../src/auth/sigv4.ts'
 import { ManualClock } from '../../src/base/clock.ts'
@@ -35,6 +34,7 @@ import { ensureSystemKey } from '../../src/kms/system-keys.ts'
 import { standardUsage } from '../../src/kms/usage.ts'
 import { openStore } from '../../src/store/open.ts'
 import type { Store } from '../../src/store/store.ts'
+import { builtProgram } from '../programs.ts'
 import { makeSoftHsmToken, type LabToken } from './lab.ts'
 
 export interface Credentials {
@@ -70,7 +70,6 @@ export interface Holdfast extends Endpoint {
   remove(): Promise<void>
 }
 
-const program = fileURLToPath(new URL('../../scripts/holdfast.mjs', import.meta.url))
 const startsWithinMs = 60_000
 const stopsWithinMs = 30_000
 
@@ -169,7 +168,7 @@ async function launch(dir: string, env: Readonly<Record<string, string>>, hear: 
   const announcement = join(dir, 'endpoint.json')
   // What a killed process left says where nobody answers any more.
   rmSync(announcement, { force: true })
-  const child = spawn(process.execPath, [program, 'serve'], {
+  const child = spawn(process.execPath, [builtProgram('test/token/main-program.ts'), 'serve'], {
     env: {
       ...cleanEnvironment(),
       HOLDFAST_PORT: '0',

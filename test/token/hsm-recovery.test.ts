@@ -7,6 +7,7 @@ import { constants, createPublicKey, generateKeyPairSync, publicEncrypt } from '
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { TokenError, type OaepAlgorithm, type Token, type TokenKeyKind } from '../../src/hsm/token.ts'
+import { builtProgram } from '../programs.ts'
 import { configFor, failureOf, freshId, lives, makeWrappingKey, open, until, type OpenedToken } from './hsm-fixture.ts'
 import { makeSoftHsmToken, type LabToken } from './lab.ts'
 import { buildShim, FaultFile, shimEnv, type Fault } from './shim.ts'
@@ -410,12 +411,12 @@ describe.skipIf(library === undefined)('an agent whose service dies', () => {
       const faults = new FaultFile(lab.dir)
       const config = configFor(lab, { library: library ?? '', env: { ...lab.env, ...shimEnv({ module: lab.library, faults }) } })
       const program = `
-        import { openToken } from ${JSON.stringify(new URL('../../src/hsm/client.ts', import.meta.url).href)}
+        import { openToken } from ${JSON.stringify(builtProgram('src/hsm/client.ts'))}
         const log = { info: (fields) => { if (fields.pid) process.stdout.write(fields.pid + '\\n') }, warn() {}, error() {} }
         const token = await openToken(${JSON.stringify(config)}, { log })
         process.stdin.once('data', () => token.check())
         process.stdout.write('ready\\n')`
-      const service = spawn(process.execPath, ['--import', import.meta.resolve('tsx'), '--input-type=module', '-e', program], {
+      const service = spawn(process.execPath, ['--input-type=module', '-e', program], {
         stdio: ['pipe', 'pipe', 'inherit'],
       })
       let output = ''

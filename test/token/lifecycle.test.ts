@@ -29,6 +29,7 @@ import {
   type Output,
   type Rooms,
 } from './crash-rooms.ts'
+import { builtProgram } from '../programs.ts'
 import { cleanEnvironment } from './holdfast.ts'
 import { makeSoftHsmToken, type LabToken } from './lab.ts'
 
@@ -266,7 +267,7 @@ describe('two instances on one database and one token', () => {
     const file = join(dir, 'task.json')
     mkdirSync(dir, { recursive: true })
     writeFileSync(file, JSON.stringify(task))
-    const child = spawn(process.execPath, ['--import', import.meta.resolve('tsx'), join(import.meta.dirname, 'crash-child.ts'), file], {
+    const child = spawn(process.execPath, [builtProgram('test/token/crash-child.ts'), file], {
       stdio: ['ignore', 'ignore', 'inherit'],
       env: cleanEnvironment(),
     })

@@ -1,6 +1,7 @@
 import { fork } from 'node:child_process'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { RawLoopOrder, RawLoopResult } from '../../src/hsm/raw-loop.ts'
+import { builtProgram } from '../programs.ts'
 import { makeSoftHsmToken, type LabToken } from './lab.ts'
 
 let lab: LabToken
@@ -13,8 +14,8 @@ afterAll(async () => {
 
 const measure = (order: Pick<RawLoopOrder, 'operation' | 'sessions'>): Promise<number> =>
   new Promise((resolve, reject) => {
-    const child = fork(new URL('../../src/hsm/raw-loop.ts', import.meta.url), [], {
-      execArgv: ['--import', import.meta.resolve('tsx')],
+    const child = fork(builtProgram('src/hsm/raw-loop.ts'), [], {
+      execArgv: [],
       env: { PATH: process.env['PATH'] ?? '', ...lab.env },
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     })

@@ -7,7 +7,6 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { trustTransportKeys } from '../../softhsm/provision.mjs'
 import { ManualClock } from '../../src/base/clock.ts'
@@ -29,10 +28,11 @@ import {
   type Rooms,
 } from './crash-rooms.ts'
 import type { Line, Task } from './crash-child.ts'
+import { builtProgram } from '../programs.ts'
 import { cleanEnvironment } from './holdfast.ts'
 import { makeSoftHsmToken, type LabToken } from './lab.ts'
 
-const program = fileURLToPath(new URL('./crash-child.ts', import.meta.url))
+const program = builtProgram('test/token/crash-child.ts')
 
 let labs: readonly LabToken[] = []
 let tokens: readonly Token[] = []
@@ -260,7 +260,7 @@ test(
         }
         const file = join(lab.dir, 'task.json')
         writeFileSync(file, JSON.stringify(task))
-        const child = spawn(process.execPath, ['--import', import.meta.resolve('tsx'), program, file], {
+        const child = spawn(process.execPath, [program, file], {
           stdio: ['ignore', 'pipe', 'inherit'],
           env: cleanEnvironment(),
         })

@@ -10,6 +10,7 @@ import { ManualClock } from '../../src/base/clock.ts'
 import { openTrail } from '../../src/audit/open.ts'
 import type { TrailOptions } from '../../src/audit/open.ts'
 import type { AuditRecord, Trail } from '../../src/audit/trail.ts'
+import { builtProgram } from '../programs.ts'
 
 export const accountId = '111122223333'
 export const region = 'us-east-1'
@@ -98,8 +99,7 @@ export function makeTrail(signer: TestSigner): TestTrail {
 
 /** A second real process: `program` of this folder with arguments. */
 export function startProgram(program: string, ...args: readonly string[]): ChildProcess {
-  const url = new URL(program, import.meta.url)
-  return spawn(process.execPath, ['--import', import.meta.resolve('tsx'), url.pathname, ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
+  return spawn(process.execPath, [builtProgram(`test/unit/${program}`), ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
 }
 
 /** Reads lines of a program's output until `enough` says so, kills it without a warning, and answers the lines. */

@@ -1,0 +1,78 @@
+/**
+ * Makes JavaScript of the sources once for a run of the tests, so that the many processes, agents and threads which tests start need no loader:
+ * it would cost each of them some tenths of a second. What is made mirrors the repository, file by file, so that whatever a program looks for
+ * beside itself is there; `npm start` and `holdfast` go on running the sources, and the tests that start those (serve.test.ts) with them.
+ */
+import { cpSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
+import { dirname, join, relative } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { build, type Plugin as BuildPlugin } from 'esbuild'
+import type { Plugin } from 'vitest/config'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const prefix = 'programs-'
+const work = join(root, 'test/.work')
+
+/** One for each run: others may be under way on the same files. */
+export const programs = join(work, `${prefix}${process.pid}`)
+
+const made = (source: string): string => join(programs, relative(root, source).replace(/\.ts$/, '.js'))
+
+/** Every import stays an import, of the JavaScript that was made of what it names. */
+const mirror: BuildPlugin = {
+  name: 'mirror',
+  setup(bundle) {
+    bundle.onResolve({ filter: /^\.\.?\// }, ({ kind, path }) =>
+      kind === 'entry-point' ? undefined : { path: path.replace(/\.ts$/, '.js'), external: true },
+    )
+  },
+}
+
+/** For vitest: before the first test. Answers what is to be done after the last. */
+export default async function buildPrograms(): Promise<() => void> {
+  mkdirSync(work, { recursive: true })
+  // Of runs that were killed.
+  for (const name of readdirSync(work)) if (name.startsWith(prefix) && !runs(Number(name.slice(prefix.length)))) remove(join(work, name))
+  const sources = ['src', 'test'].flatMap((folder) =>
+    readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).map((file) => join(root, folder, file)),
+  )
+  await build({
+    entryPoints: sources.filter((file) => file.endsWith('.ts') && !file.endsWith('.test.ts') && !file.startsWith(work)),
+    outbase: root,
+    outdir: programs,
+    bundle: true,
+    packages: 'external',
+    plugins: [mirror],
+    format: 'esm',
+    platform: 'node',
+    target: 'node20',
+    logLevel: 'warning',
+  })
+  for (const source of sources.filter((file) => file.endsWith('.mjs'))) {
+    mkdirSync(dirname(made(source)), { recursive: true })
+    cpSync(source, made(source))
+  }
+  for (const folder of ['native-config', 'softhsm']) cpSync(join(root, folder), join(programs, folder), { recursive: true })
+  return () => remove(programs)
+}
+
+const remove = (dir: string): void => rmSync(dir, { recursive: true, force: true, maxRetries: 5 })
+
+const runs = (pid: number): boolean => {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'
+  }
+}
+
+/** Sources that a test imports believe that they are what was made of them: then they start what was made, too. */
+export const inTheBuild: Plugin = {
+  name: 'in-the-build',
+  enforce: 'pre',
+  transform(code, id) {
+    if (!id.startsWith(join(root, 'src/')) || !id.endsWith('.ts')) return undefined
+    return { code: code.replaceAll('import.meta.url', JSON.stringify(pathToFileURL(made(id)).href)), map: null }
+  },
+}
