@@ -5,8 +5,8 @@
  * what it has would take longer than a fraction of a millisecond, then the next: a fast device is served by few
  * threads with large batches, a slow one by all of them at once.
  *
- * What a call of each operation and algorithm takes is measured. Calls that take long (RSA, key generation) have all workers but the first; the others go
- * where none of these is, and pass those that wait.
+ * What a call of each operation and algorithm takes is measured. Calls that take long (RSA, key generation) have all workers but the first, and a few
+ * milliseconds of that one while none of the others waits; the others go where none of these is, and pass those that wait.
  */
 import type { Socket } from 'node:net'
 import { TokenError, type TokenFailure } from './token.ts'
@@ -29,7 +29,11 @@ const batchCalls = 8
 const workerBacklogUs = 2000
 /** A call that takes this long is one that others should not be sent behind. */
 const slowCallUs = 500
-/** The first worker, which is there for the others, takes one of up to this length when it has nothing to do. */
+/** So much slow work a worker may have before it: it must not run dry while the service is busy with the answers of others. */
+const slowBacklogUs = 5000
+/** The same for the first worker, which is there for the others: it is what one of these may find before it. */
+const firstBacklogUs = 3000
+/** A single slow call of up to this length goes to the first worker when it has nothing to do. */
 const shortSlowCallUs = 5000
 /** As long a slow call that found no worker with room is passed by others; after that the others have only the first worker. */
 const passedMs = 20
@@ -153,7 +157,8 @@ function write(lane: Lane): void {
 }
 
 /** Two calls in any case, so that none waits for its next one. */
-const hasRoom = (lane: Lane, costUs: number): boolean => lane.busyUs + costUs <= Math.max(workerBacklogUs, 2 * costUs)
+const hasRoom = (lane: Lane, costUs: number): boolean =>
+  lane.busyUs + costUs <= Math.max(costUs < slowCallUs ? workerBacklogUs : slowBacklogUs, 2 * costUs)
 
 function isUsable(lane: Lane): boolean {
   if (!lane.open) return false
@@ -163,19 +168,23 @@ function isUsable(lane: Lane): boolean {
   return true
 }
 
+/** The first lane has slow calls only when they are short, and few. */
+const firstHasRoom = (first: Lane, costUs: number): boolean =>
+  first.busyUs + costUs <= firstBacklogUs || (first.underWay.length === 0 && costUs <= shortSlowCallUs)
+
 /**
- * Which lane a call of this cost goes to now. The first lane is kept for calls that are not slow: it takes no more than one short slow call, and that when
- * it has nothing to do.
+ * Which lane a call of this cost goes to now.
  *
- * @param onlyFirst the others are for somebody else
+ * @param kept calls that are not slow wait while slow ones do: of the lanes these have all but the first, and the others the first
  */
-function findLane(lanes: readonly Lane[], costUs: number, onlyFirst: boolean): Lane | undefined {
+function findLane(lanes: readonly Lane[], costUs: number, kept: boolean): Lane | undefined {
   const usable = lanes.filter(isUsable)
   const [first] = usable
   if (first === undefined) return lanes.find((lane) => lane.open && lane.underWay.length === 0)
-  if (usable.length === 1) return onlyFirst || !hasRoom(first, costUs) ? undefined : first
-  if (costUs < slowCallUs) {
-    if (onlyFirst) return hasRoom(first, costUs) ? first : undefined
+  const isSlow = costUs >= slowCallUs
+  if (usable.length === 1) return (kept && !isSlow) || !hasRoom(first, costUs) ? undefined : first
+  if (!isSlow) {
+    if (kept) return hasRoom(first, costUs) ? first : undefined
     let withRoom: Lane | undefined
     for (const lane of usable) {
       if (lane.underWay.length === 0 && (withRoom === undefined || costUs >= cheapCallUs)) return lane
@@ -183,11 +192,13 @@ function findLane(lanes: readonly Lane[], costUs: number, onlyFirst: boolean): L
     }
     return withRoom ?? usable.find((lane) => hasRoom(lane, costUs))
   }
-  const others = usable.slice(1)
-  const idle = others.find((lane) => lane.underWay.length === 0)
-  if (idle !== undefined) return idle
-  if (first.underWay.length === 0 && costUs <= shortSlowCallUs) return first
-  return others.find((lane) => hasRoom(lane, costUs))
+  // The first one last of those that have as little to do.
+  let least: Lane | undefined
+  for (const lane of [...usable.slice(1), ...(kept ? [] : [first])]) {
+    const isOpen = lane === first ? firstHasRoom(lane, costUs) : hasRoom(lane, costUs)
+    if (isOpen && (least === undefined || lane.busyUs < least.busyUs)) least = lane
+  }
+  return least
 }
 
 /** Where the cost of calls like this one is kept. */
@@ -253,18 +264,19 @@ export class Calls<C extends Crew> {
     const [longest] = this.#slow
     const passed = longest !== undefined && performance.now() - (longest.due - longest.deadlineMs) > passedMs
     this.#place(this.#quick, lanes, passed)
-    this.#place(this.#slow, lanes, false)
+    // Who still waits then is not to find more slow work in the first worker.
+    this.#place(this.#slow, lanes, this.#quick.length > 0)
     for (const lane of lanes) if (mayWrite(lane)) write(lane)
     this.#sweeper ??= setInterval(() => this.#sweep(), this.#sweepMs)
   }
 
   /** As many as find a lane, in order. */
-  #place(queue: Call[], lanes: readonly Lane[], onlyFirst: boolean): void {
+  #place(queue: Call[], lanes: readonly Lane[], kept: boolean): void {
     let placed = 0
     for (const call of queue) {
       if (!call.settled) {
         const costUs = this.#costUs[costPlace(call)] ?? 0
-        const lane = findLane(lanes, costUs, onlyFirst)
+        const lane = findLane(lanes, costUs, kept)
         if (lane === undefined) break
         this.#give(lane, call, costUs)
       }

@@ -73,7 +73,10 @@ describe('calls to workers', () => {
   }
   const given = (): string[][] => workers.map(({ asked }) => asked.map(({ operation }) => operation))
 
-  beforeEach(() => begin(2))
+  beforeEach(() => {
+    took[slow] = 2000
+    begin(2)
+  })
   afterEach(() => stop())
 
   test('cheap ones go to one worker together, slow ones to as many as there are', async () => {
@@ -94,7 +97,37 @@ describe('calls to workers', () => {
     expect(given()).toEqual([[cheap, cheap, cheap], [slow]])
   })
 
-  test('cheap ones pass slow ones that wait, and wait for no more than one of them', async () => {
+  test('short slow ones wait with a worker, so that none runs dry, and the first has few of them', async () => {
+    for (let count = 0; count < 9; count += 1) void ask(slow)
+    await turn()
+    expect(given()).toEqual([[slow], [slow, slow]])
+    begin(2)
+    took[slow] = 700
+    for (let count = 0; count < 200; count += 1) {
+      void ask(slow)
+      await turn()
+      answer(workers.find(({ asked }) => asked.length > 0))
+    }
+    for (let count = 0; count < 20; count += 1) void ask(slow)
+    await turn()
+    // 3 ms for the first, 5 ms for the other.
+    const [first = [], second = []] = given()
+    expect(first.length).toBeGreaterThanOrEqual(2)
+    expect(first.length * 700).toBeLessThanOrEqual(3000)
+    expect(second.length).toBeGreaterThan(first.length)
+    expect(second.length * 700).toBeLessThanOrEqual(5000)
+    // What comes between them finds no more than that before it, however many of them wait.
+    const passing = ask(cheap)
+    for (let left = first.length; left > 0; left -= 1) {
+      answer(workers[0])
+      await turn()
+    }
+    expect(given()[0]?.[0]).toBe(cheap)
+    answer(workers[0])
+    expect((await passing).data.toString()).toBe(cheap)
+  })
+
+  test('cheap ones pass slow ones that wait', async () => {
     for (let count = 0; count < 6; count += 1) void ask(slow)
     await turn()
     // Two for the second worker, so that it never waits for its next one; one for the first, which is there for the others.
@@ -104,7 +137,7 @@ describe('calls to workers', () => {
     await turn()
     answer(workers[0])
     await turn()
-    expect(given()[0]).toEqual([cheap])
+    expect(given()[0]?.[0]).toBe(cheap)
     answer(workers[0])
     expect((await passing).data.toString()).toBe(cheap)
   })
