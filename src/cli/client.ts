@@ -3,10 +3,8 @@
  * so it is authorized and recorded like everything else.
  */
 
-import { request as httpRequest } from 'node:http'
-import { request as httpsRequest } from 'node:https'
-import { rootCertificates } from 'node:tls'
 import { signRequest } from '../auth/sigv4.ts'
+import { post } from '../base/post.ts'
 import { CommandFailure } from './command.ts'
 import { parseCredentials, readCredentialsText, type ProfileCredentials } from './credentials-file.ts'
 import type { ClientSettings, Wiring } from './wiring.ts'
@@ -35,7 +33,7 @@ export async function call(wiring: Wiring, operation: string, input: Readonly<Re
     credentials,
     timeMs: wiring.nowMs(),
   })
-  const { status, text } = await post(url, headers, body, settings.trust)
+  const { status, text } = await send(url, headers, body, settings.trust)
   const answer = parseAnswer(text)
   if (status !== 200 || !answer) {
     const code = typeof answer?.['__type'] === 'string' ? answer['__type'] : `HTTP ${status}`
@@ -72,7 +70,7 @@ export async function callAllPages(
   return { ...first, [items]: all }
 }
 
-async function credentialsFromFile({ credentialsFile, profile }: ClientSettings): Promise<ProfileCredentials> {
+export async function credentialsFromFile({ credentialsFile, profile }: ClientSettings): Promise<ProfileCredentials> {
   const credentials = parseCredentials(await readCredentialsText(credentialsFile)).get(profile)
   if (credentials) return credentials
   throw new CommandFailure(
@@ -81,47 +79,28 @@ async function credentialsFromFile({ credentialsFile, profile }: ClientSettings)
   )
 }
 
-function post(
+async function send(
   url: URL,
   headers: Record<string, string>,
   body: string,
   trust: string | undefined,
 ): Promise<{ status: number; text: string }> {
-  return new Promise((resolve, reject) => {
-    const fail = (cause: Error & { code?: string }): void =>
-      reject(
-        new CommandFailure(
-          cause.code === 'ECONNREFUSED' || cause.code === 'ENOENT'
-            ? `Nothing answers at ${url.origin}. Is the service running (holdfast serve)? Another address goes into AWS_ENDPOINT_URL.`
-            : `The call to ${url.origin} failed: ${cause.message}.`,
-          { cause },
-        ),
-      )
-    const options = {
-      method: 'POST',
-      headers: { ...headers, 'content-length': Buffer.byteLength(body) },
-      timeout: timeoutMs,
-      agent: false,
-    } as const
-    const request =
-      url.protocol === 'https:'
-        ? httpsRequest(url, { ...options, ...(trust !== undefined && { ca: [...rootCertificates, trust] }) })
-        : httpRequest(url, options)
-    request.on('error', fail)
-    request.on('timeout', () => request.destroy(new Error(`no answer within ${timeoutMs / 1000} s`)))
-    request.on('response', (response) => {
-      const chunks: Buffer[] = []
-      let length = 0
-      response.on('data', (chunk: Buffer) => {
-        length += chunk.length
-        if (length > maxAnswerBytes) request.destroy(new Error('the answer is too long'))
-        else chunks.push(chunk)
-      })
-      response.on('error', fail)
-      response.on('end', () => resolve({ status: response.statusCode ?? 0, text: Buffer.concat(chunks).toString('utf8') }))
-    })
-    request.end(body)
-  })
+  try {
+    const answer = await post(url, { headers, body, trust, timeoutMs, maxAnswerBytes })
+    return { status: answer.status, text: answer.body.toString('utf8') }
+  } catch (error) {
+    throw callFailure(url.origin, error as Error & { readonly code?: string })
+  }
+}
+
+/** What an operator can do about a call that nobody answered. */
+export function callFailure(origin: string, cause: Error & { readonly code?: string }): CommandFailure {
+  return new CommandFailure(
+    cause.code === 'ECONNREFUSED' || cause.code === 'ENOENT'
+      ? `Nothing answers at ${origin}. Is the service running (holdfast serve)? Another address goes into AWS_ENDPOINT_URL.`
+      : `The call to ${origin} failed: ${cause.message}.`,
+    { cause },
+  )
 }
 
 function parseAnswer(text: string): Answer | undefined {
