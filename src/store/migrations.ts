@@ -27,6 +27,7 @@ const migrations: readonly Migration[] = [
   { name: 'grants', up: grants },
   { name: 'AWS managed keys', up: managedKeys },
   { name: 'grants by operation', up: grantOperations },
+  { name: 'stores of the XKS proxy', up: xksStores },
 ]
 
 /** Up to which migration the database has come. @throws StoreFailure `NEWER` when it is beyond this program. */
@@ -399,5 +400,34 @@ function grantOperations({ sql }: Backend): readonly CompiledQuery[] {
         anchor, grant_id, CASE value WHEN 'CreateGrant' THEN operations ELSE '' END
       FROM grants, json_each(operations)`.compile(sql),
     schema.dropIndex('grants_by_anchor').compile(),
+  ]
+}
+
+function xksStores({ sql: { schema } }: Backend): readonly CompiledQuery[] {
+  return [
+    schema
+      .createTable('xks_stores')
+      .addColumn('prefix', 'text', (column) => column.primaryKey())
+      .addColumn('account_id', 'text', (column) => column.notNull())
+      .addColumn('created_at', 'bigint', (column) => column.notNull())
+      .addColumn('enabled', 'integer', (column) => column.notNull())
+      .addColumn('regions', 'text', (column) => column.notNull())
+      .addColumn('request_rate', 'integer', (column) => column.notNull())
+      .addColumn('policy', 'text')
+      .addColumn('policy_mode', 'text', (column) => column.notNull())
+      .addColumn('credentials', 'text', (column) => column.notNull())
+      .addColumn('version', 'integer', (column) => column.notNull())
+      .compile(),
+    schema.createIndex('xks_stores_by_account').on('xks_stores').column('account_id').compile(),
+    // Without a reference to the KMS key: who encrypted with one that is gone is to be told so, and its destruction waits for nobody.
+    schema
+      .createTable('xks_keys')
+      .addColumn('id', 'text', (column) => column.primaryKey())
+      .addColumn('prefix', 'text', (column) => column.notNull().references('xks_stores.prefix'))
+      .addColumn('external_key_id', 'text', (column) => column.notNull())
+      .addColumn('key_arn', 'text', (column) => column.notNull())
+      .addColumn('created_at', 'bigint', (column) => column.notNull())
+      .compile(),
+    schema.createIndex('xks_keys_by_store').on('xks_keys').column('prefix').compile(),
   ]
 }

@@ -31,11 +31,25 @@ import {
   readKey,
   readKeyStore,
   readPrincipal,
+  readXksKey,
+  readXksStore,
+  xksKeyName,
+  xksKeyRow,
+  xksStoreRow,
 } from './schema.ts'
 import type { ChangeKind, Tables } from './schema.ts'
 import { openSqlite } from './sqlite.ts'
 import { StoreConflict } from './store.ts'
-import type { BackingKeyRecord, BackingName, KeyChange, KeyRecord, KeyStoreRecord, PrincipalRecord, Store } from './store.ts'
+import type {
+  BackingKeyRecord,
+  BackingName,
+  KeyChange,
+  KeyRecord,
+  KeyStoreRecord,
+  PrincipalRecord,
+  Store,
+  XksStoreRecord,
+} from './store.ts'
 import { openUsageTables } from './usage.ts'
 import { openView } from './view.ts'
 
@@ -94,54 +108,67 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
         .where('seq', '>', from ?? 0)
         .where('kind', '=', kind)
     const changesRows = sql.selectFrom('changes').selectAll()
-    const [[floor], changes, accounts, keys, backingKeys, aliases, principals, accessKeys, keyStores, settings] = await backend.read([
-      sql.selectFrom('changes_floor').select('seq').compile(),
-      (all ? changesRows.orderBy('seq', 'desc').limit(1) : changesRows.where('seq', '>', from).orderBy('seq')).compile(),
-      sql
-        .selectFrom('accounts')
-        .selectAll()
-        .$if(!all, (query) => query.where('account_id', 'in', changed('account')))
-        .compile(),
-      sql
-        .selectFrom('keys')
-        .selectAll()
-        .$if(!all, (query) => query.where('arn', 'in', changed('key')))
-        .orderBy('key_id')
-        .compile(),
-      sql
-        .selectFrom('backing_keys')
-        .selectAll()
-        .$if(!all, (query) => query.where('id', 'in', changed('backing')))
-        .compile(),
-      sql
-        .selectFrom('aliases')
-        .selectAll()
-        .$if(!all, (query) => query.where('arn', 'in', changed('alias')))
-        .orderBy('name')
-        .compile(),
-      sql
-        .selectFrom('principals')
-        .selectAll()
-        .$if(!all, (query) => query.where('arn', 'in', changed('principal')))
-        .orderBy('name')
-        .compile(),
-      sql
-        .selectFrom('access_keys')
-        .selectAll()
-        .$if(!all, (query) => query.where('access_key_id', 'in', changed('access-key')))
-        .compile(),
-      sql
-        .selectFrom('key_stores')
-        .selectAll()
-        .$if(!all, (query) => query.where('id', 'in', changed('key-store')))
-        .orderBy('name')
-        .compile(),
-      sql
-        .selectFrom('settings')
-        .selectAll()
-        .$if(!all, (query) => query.where('name', 'in', changed('setting')))
-        .compile(),
-    ])
+    const [[floor], changes, accounts, keys, backingKeys, aliases, principals, accessKeys, keyStores, xksStores, xksKeys, settings] =
+      await backend.read([
+        sql.selectFrom('changes_floor').select('seq').compile(),
+        (all ? changesRows.orderBy('seq', 'desc').limit(1) : changesRows.where('seq', '>', from).orderBy('seq')).compile(),
+        sql
+          .selectFrom('accounts')
+          .selectAll()
+          .$if(!all, (query) => query.where('account_id', 'in', changed('account')))
+          .compile(),
+        sql
+          .selectFrom('keys')
+          .selectAll()
+          .$if(!all, (query) => query.where('arn', 'in', changed('key')))
+          .orderBy('key_id')
+          .compile(),
+        sql
+          .selectFrom('backing_keys')
+          .selectAll()
+          .$if(!all, (query) => query.where('id', 'in', changed('backing')))
+          .compile(),
+        sql
+          .selectFrom('aliases')
+          .selectAll()
+          .$if(!all, (query) => query.where('arn', 'in', changed('alias')))
+          .orderBy('name')
+          .compile(),
+        sql
+          .selectFrom('principals')
+          .selectAll()
+          .$if(!all, (query) => query.where('arn', 'in', changed('principal')))
+          .orderBy('name')
+          .compile(),
+        sql
+          .selectFrom('access_keys')
+          .selectAll()
+          .$if(!all, (query) => query.where('access_key_id', 'in', changed('access-key')))
+          .compile(),
+        sql
+          .selectFrom('key_stores')
+          .selectAll()
+          .$if(!all, (query) => query.where('id', 'in', changed('key-store')))
+          .orderBy('name')
+          .compile(),
+        sql
+          .selectFrom('xks_stores')
+          .selectAll()
+          .$if(!all, (query) => query.where('prefix', 'in', changed('xks-store')))
+          .orderBy('prefix')
+          .compile(),
+        sql
+          .selectFrom('xks_keys')
+          .selectAll()
+          .$if(!all, (query) => query.where('id', 'in', changed('xks-key')))
+          .orderBy('id')
+          .compile(),
+        sql
+          .selectFrom('settings')
+          .selectAll()
+          .$if(!all, (query) => query.where('name', 'in', changed('setting')))
+          .compile(),
+      ])
     return {
       floor: floor?.seq ?? 0,
       changes,
@@ -153,6 +180,8 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
         principals: principals.map(readPrincipal),
         accessKeys: accessKeys.map(readAccessKey),
         keyStores: keyStores.map(readKeyStore),
+        xksStores: xksStores.map(readXksStore),
+        xksKeys: xksKeys.map(readXksKey),
         settings,
       },
     }
@@ -172,7 +201,7 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
     if (floor > seen) return load()
     const last = changes.at(-1)
     if (!last) return
-    const { accounts, keys, backingKeys, aliases, principals, accessKeys, keyStores, settings } = records
+    const { accounts, keys, backingKeys, aliases, principals, accessKeys, keyStores, xksStores, xksKeys, settings } = records
     const present = new Set([
       ...accounts.map(({ accountId }) => `account ${accountId}`),
       ...keys.map(({ arn }) => `key ${arn}`),
@@ -181,6 +210,8 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
       ...principals.map(({ arn }) => `principal ${arn}`),
       ...accessKeys.map(({ accessKeyId }) => `access-key ${accessKeyId}`),
       ...keyStores.map(({ id }) => `key-store ${id}`),
+      ...xksStores.map(({ prefix }) => `xks-store ${prefix}`),
+      ...xksKeys.map(({ prefix, externalKeyId }) => `xks-key ${xksKeyName(prefix, externalKeyId)}`),
       ...settings.map(({ name }) => `setting ${name}`),
     ])
     const gone: { kind: ChangeKind; id: string }[] = []
@@ -633,6 +664,59 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
       const query = sql.deleteFrom('key_stores').where('id', '=', id).where('state', '=', 'DISCONNECTED').compile()
       const done = await attempted(`delete key store ${id}`, [one(query), changed('key-store', id)])
       if (!done) throw new StoreConflict(`delete key store ${id}: it has keys, is not disconnected, or is not there`)
+    },
+
+    async insertXksStore(store, most) {
+      const { prefix, accountId } = store
+      const last = sql.selectFrom('xks_stores').select('prefix').where('account_id', '=', accountId).limit(1)
+      const done = await attempted(`insert XKS store ${prefix}`, [
+        { query: last.offset(most - 1).compile(), rows: 0 },
+        { query: sql.insertInto('xks_stores').values(xksStoreRow(store)).compile() },
+        changed('xks-store', prefix),
+      ])
+      if (!done) throw new StoreConflict(`insert XKS store ${prefix}: too many, or its prefix is another's`)
+    },
+    updateXksStore: (prefix, change) =>
+      untilSwapped(`XKS store ${prefix}`, async () => {
+        const current = view.xksStore(prefix)
+        if (!current) throw new StoreConflict(`update XKS store ${prefix}: does not exist`)
+        const after: XksStoreRecord = Object.freeze({ ...current, ...change(current), version: current.version + 1 })
+        const query = sql
+          .updateTable('xks_stores')
+          .set(xksStoreRow(after))
+          .where('prefix', '=', prefix)
+          .where('version', '=', current.version)
+          .compile()
+        return (await swapped(write(`update XKS store ${prefix}`, [one(query), changed('xks-store', prefix)]))) ? after : undefined
+      }),
+    async deleteXksStore(prefix) {
+      const keys = sql
+        .selectFrom('xks_keys')
+        .select((eb) => [eb.val<ChangeKind>('xks-key').as('kind'), 'id'])
+        .where('prefix', '=', prefix)
+      const done = await attempted(`delete XKS store ${prefix}`, [
+        { query: sql.insertInto('changes').columns(['kind', 'id']).expression(keys).compile() },
+        { query: sql.deleteFrom('xks_keys').where('prefix', '=', prefix).compile() },
+        one(sql.deleteFrom('xks_stores').where('prefix', '=', prefix).where('enabled', '=', 0).compile()),
+        changed('xks-store', prefix),
+      ])
+      if (!done) throw new StoreConflict(`delete XKS store ${prefix}: it is enabled, or is not there`)
+    },
+    async insertXksKey(key) {
+      const name = xksKeyName(key.prefix, key.externalKeyId)
+      const done = await attempted(`insert XKS key ${name}`, [
+        { query: sql.insertInto('xks_keys').values(xksKeyRow(key)).compile() },
+        changed('xks-key', name),
+      ])
+      if (!done) throw new StoreConflict(`insert XKS key ${name}: it is there, or its store is not`)
+    },
+    async deleteXksKey(prefix, externalKeyId) {
+      const name = xksKeyName(prefix, externalKeyId)
+      const done = await attempted(`delete XKS key ${name}`, [
+        one(sql.deleteFrom('xks_keys').where('id', '=', name).compile()),
+        changed('xks-key', name),
+      ])
+      if (!done) throw new StoreConflict(`delete XKS key ${name}: it is not there`)
     },
 
     compareAndSetSetting(name, expected, value) {

@@ -19,6 +19,8 @@ import type {
   KeyState,
   PrincipalRecord,
   Tag,
+  XksKeyRecord,
+  XksStoreRecord,
 } from './store.ts'
 
 interface KeyTable {
@@ -170,6 +172,28 @@ interface KeyStoreTable {
   version: number
 }
 
+interface XksStoreTable {
+  prefix: string
+  account_id: string
+  created_at: number
+  enabled: number
+  regions: string
+  request_rate: number
+  policy: string | null
+  policy_mode: string
+  credentials: string
+  version: number
+}
+
+interface XksKeyTable {
+  /** See `xksKeyName`. */
+  id: string
+  prefix: string
+  external_key_id: string
+  key_arn: string
+  created_at: number
+}
+
 export interface Tables {
   migrations: { version: number; name: string; applied_at: number }
   accounts: AccountTable
@@ -180,6 +204,8 @@ export interface Tables {
   principals: PrincipalTable
   access_keys: AccessKeyTable
   key_stores: KeyStoreTable
+  xks_stores: XksStoreTable
+  xks_keys: XksKeyTable
   settings: { name: string; value: string }
   grants: GrantTable
   grant_operations: GrantOperationTable
@@ -208,7 +234,17 @@ export interface Tables {
 }
 
 /** Kinds of changes of records in the view; each names the table whose primary key the change's id is. A grant's is `grantChange`. */
-export type ChangeKind = 'account' | 'key' | 'backing' | 'alias' | 'principal' | 'access-key' | 'key-store' | 'setting'
+export type ChangeKind =
+  | 'account'
+  | 'key'
+  | 'backing'
+  | 'alias'
+  | 'principal'
+  | 'access-key'
+  | 'key-store'
+  | 'xks-store'
+  | 'xks-key'
+  | 'setting'
 
 const parseTags = (json: string): readonly Tag[] => Object.freeze((JSON.parse(json) as Tag[]).map((tag) => Object.freeze(tag)))
 
@@ -483,3 +519,61 @@ export const keyStoreRow = (keyStore: KeyStoreRecord): Insertable<KeyStoreTable>
 /** A token serves one key store of an account, an address of a proxy one of a region, whosoever. */
 const placeOf = ({ accountId, region, backing }: KeyStoreRecord): string =>
   backing.type === 'AWS_CLOUDHSM' ? `${accountId} ${backing.clusterId}` : `${region} ${backing.uriEndpoint}${backing.uriPath}`
+
+interface StoredCredential {
+  readonly accessKeyId: string
+  /** In base64. */
+  readonly sealedSecret: string
+  readonly createdAt: number
+}
+
+export const readXksStore = (row: Selectable<XksStoreTable>): XksStoreRecord =>
+  Object.freeze({
+    prefix: row.prefix,
+    accountId: row.account_id,
+    createdAt: row.created_at,
+    enabled: row.enabled !== 0,
+    regions: Object.freeze(JSON.parse(row.regions) as string[]),
+    requestRate: row.request_rate,
+    policy: row.policy,
+    policyMode: row.policy_mode as XksStoreRecord['policyMode'],
+    credentials: Object.freeze(
+      (JSON.parse(row.credentials) as StoredCredential[]).map((credential) =>
+        Object.freeze({ ...credential, sealedSecret: Buffer.from(credential.sealedSecret, 'base64') }),
+      ),
+    ),
+    version: row.version,
+  })
+
+export const xksStoreRow = (store: XksStoreRecord): Insertable<XksStoreTable> => ({
+  prefix: store.prefix,
+  account_id: store.accountId,
+  created_at: store.createdAt,
+  enabled: store.enabled ? 1 : 0,
+  regions: JSON.stringify(store.regions),
+  request_rate: store.requestRate,
+  policy: store.policy,
+  policy_mode: store.policyMode,
+  credentials: JSON.stringify(
+    store.credentials.map(({ accessKeyId, sealedSecret, createdAt }): StoredCredential => ({
+      accessKeyId,
+      sealedSecret: Buffer.from(sealedSecret).toString('base64'),
+      createdAt,
+    })),
+  ),
+  version: store.version,
+})
+
+/** What the row is called, among others in `changes`. A prefix has no space. */
+export const xksKeyName = (prefix: string, externalKeyId: string): string => `${prefix} ${externalKeyId}`
+
+export const readXksKey = (row: Selectable<XksKeyTable>): XksKeyRecord =>
+  Object.freeze({ prefix: row.prefix, externalKeyId: row.external_key_id, keyArn: row.key_arn, createdAt: row.created_at })
+
+export const xksKeyRow = (key: XksKeyRecord): Insertable<XksKeyTable> => ({
+  id: xksKeyName(key.prefix, key.externalKeyId),
+  prefix: key.prefix,
+  external_key_id: key.externalKeyId,
+  key_arn: key.keyArn,
+  created_at: key.createdAt,
+})

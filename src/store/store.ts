@@ -233,6 +233,44 @@ export type KeyStoreChange = Partial<
   Pick<KeyStoreRecord, 'name' | 'state' | 'errorCode' | 'connection' | 'holder' | 'backing' | 'sealedSecret'>
 >
 
+/** What signs for a store of the XKS proxy. */
+export interface XksCredential {
+  readonly accessKeyId: string
+  /** The secret, encrypted under the service key in the HSM. */
+  readonly sealedSecret: Uint8Array
+  readonly createdAt: number
+}
+
+/** A store of the XKS proxy: what AWS KMS knows as an external key store, behind a URI path prefix of its own. */
+export interface XksStoreRecord {
+  /** '' or `/tenant`; no two stores have the same, whosoever they are. */
+  readonly prefix: string
+  readonly accountId: string
+  readonly createdAt: number
+  /** False: every request is refused. */
+  readonly enabled: boolean
+  /** Of AWS: whose KMS may call. */
+  readonly regions: readonly string[]
+  /** Requests a second, for each process. */
+  readonly requestRate: number
+  /** On who may ask for what (xks/policy.ts); null for none. */
+  readonly policy: string | null
+  /** Whether a denial of the policy is one, or only told. */
+  readonly policyMode: 'ENFORCE' | 'DRY_RUN'
+  readonly credentials: readonly XksCredential[]
+  readonly version: number
+}
+
+export type XksStoreChange = Partial<Pick<XksStoreRecord, 'enabled' | 'regions' | 'requestRate' | 'policy' | 'policyMode' | 'credentials'>>
+
+/** A key as a store of the XKS proxy shows it. It outlives its KMS key: then it names nothing. */
+export interface XksKeyRecord {
+  readonly prefix: string
+  readonly externalKeyId: string
+  readonly keyArn: string
+  readonly createdAt: number
+}
+
 export interface GrantConstraints {
   readonly encryptionContextEquals?: Readonly<Record<string, string>>
   readonly encryptionContextSubset?: Readonly<Record<string, string>>
@@ -397,6 +435,14 @@ export interface View {
   /** In order of ARN, up to `limit`. */
   keysIn(keyStoreId: string, limit: number): readonly KeyRecord[]
   keyByExternalKey(keyStoreId: string, xksKeyId: string): KeyRecord | undefined
+  xksStore(prefix: string): XksStoreRecord | undefined
+  /** Every store of the XKS proxy: a handful for each account. For administration and metrics. */
+  allXksStores(): readonly XksStoreRecord[]
+  xksKey(prefix: string, externalKeyId: string): XksKeyRecord | undefined
+  /** In order of external key id. */
+  listXksKeys(prefix: string, after: string | undefined, limit: number): Page<XksKeyRecord>
+  /** What shows this key, in whatever store. */
+  xksKeysOf(keyArn: string): readonly XksKeyRecord[]
   setting(name: string): string | undefined
 }
 
@@ -513,6 +559,16 @@ export interface Store extends UsageStore {
   updateKeyStore(id: string, change: (current: KeyStoreRecord) => KeyStoreChange): Promise<KeyStoreRecord>
   /** Only one that is DISCONNECTED and has no keys; else StoreConflict. */
   deleteKeyStore(id: string): Promise<void>
+
+  /** Throws StoreConflict when the prefix is taken or the account has `most`. */
+  insertXksStore(store: XksStoreRecord, most: number): Promise<void>
+  /** As `updateKey`. */
+  updateXksStore(prefix: string, change: (current: XksStoreRecord) => XksStoreChange): Promise<XksStoreRecord>
+  /** With its keys' entries. Only one that is not enabled; else StoreConflict. */
+  deleteXksStore(prefix: string): Promise<void>
+  /** Throws StoreConflict when the store does not exist or has this external key id. */
+  insertXksKey(key: XksKeyRecord): Promise<void>
+  deleteXksKey(prefix: string, externalKeyId: string): Promise<void>
 
   /** Writes only if the present value is `expected` (undefined: absent); answers whether it did. Either way `view` has the newest. */
   compareAndSetSetting(name: string, expected: string | undefined, value: string): Promise<boolean>

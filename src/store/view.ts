@@ -5,7 +5,7 @@
  * without yielding, so a reader never sees half a transaction.
  */
 
-import { backingId, type ChangeKind } from './schema.ts'
+import { backingId, xksKeyName, type ChangeKind } from './schema.ts'
 import type {
   AccessKeyRecord,
   AccountRecord,
@@ -16,6 +16,8 @@ import type {
   Page,
   PrincipalRecord,
   View,
+  XksKeyRecord,
+  XksStoreRecord,
 } from './store.ts'
 
 /** Rows as the database has them now, and the ids of those it no longer has. */
@@ -27,6 +29,8 @@ export interface Delta {
   readonly principals: readonly PrincipalRecord[]
   readonly accessKeys: readonly AccessKeyRecord[]
   readonly keyStores: readonly KeyStoreRecord[]
+  readonly xksStores: readonly XksStoreRecord[]
+  readonly xksKeys: readonly XksKeyRecord[]
   readonly settings: readonly { readonly name: string; readonly value: string }[]
   readonly gone: readonly { readonly kind: ChangeKind; readonly id: string }[]
 }
@@ -149,6 +153,9 @@ export function openView(): MutableView {
   const principals = new Map<string, PrincipalRecord>()
   const accessKeys = new Map<string, AccessKeyRecord>()
   const keyStores = new Map<string, KeyStoreRecord>()
+  const xksStores = new Map<string, XksStoreRecord>()
+  /** By store, then by external key id: without making a string on the hot path. */
+  const xksKeys = new Map<string, Map<string, XksKeyRecord>>()
   const settings = new Map<string, string>()
 
   const accountIds = new Groups()
@@ -164,6 +171,8 @@ export function openView(): MutableView {
   const accessKeysByPrincipal = new Groups()
   const keyArnsByStore = new Groups()
   const keyArnByExternalKey = new Map<string, string>()
+  const xksKeysByStore = new Groups()
+  const xksKeysByKey = new Groups()
 
   const aliasAt = (place: string): AliasRecord | undefined => aliases.get(foundOf(place))
   const principalAt = (place: string): PrincipalRecord | undefined => principals.get(foundOf(place))
@@ -213,6 +222,19 @@ export function openView(): MutableView {
     accessKeys.delete(id)
     accessKeysByPrincipal.remove(old.principalArn, id)
   }
+  const xksKeyNamed = (name: string): XksKeyRecord | undefined => {
+    const space = name.indexOf(' ')
+    return xksKeys.get(name.slice(0, space))?.get(name.slice(space + 1))
+  }
+  const forgetXksKey = (name: string): void => {
+    const old = xksKeyNamed(name)
+    if (!old) return
+    const ofStore = xksKeys.get(old.prefix)
+    ofStore?.delete(old.externalKeyId)
+    if (ofStore?.size === 0) xksKeys.delete(old.prefix)
+    xksKeysByStore.remove(old.prefix, old.externalKeyId)
+    xksKeysByKey.remove(old.keyArn, name)
+  }
   const forget: Record<ChangeKind, (id: string) => void> = {
     account: forgetAccount,
     key: forgetKey,
@@ -221,6 +243,8 @@ export function openView(): MutableView {
     principal: forgetPrincipal,
     'access-key': forgetAccessKey,
     'key-store': (id) => keyStores.delete(id),
+    'xks-store': (id) => xksStores.delete(id),
+    'xks-key': forgetXksKey,
     setting: (id) => settings.delete(id),
   }
 
@@ -271,6 +295,16 @@ export function openView(): MutableView {
         accessKeysByPrincipal.add(key.principalArn, key.accessKeyId)
       }
       for (const keyStore of delta.keyStores) keyStores.set(keyStore.id, keyStore)
+      for (const store of delta.xksStores) xksStores.set(store.prefix, store)
+      for (const key of delta.xksKeys) {
+        const name = xksKeyName(key.prefix, key.externalKeyId)
+        forgetXksKey(name)
+        let ofStore = xksKeys.get(key.prefix)
+        if (!ofStore) xksKeys.set(key.prefix, (ofStore = new Map()))
+        ofStore.set(key.externalKeyId, key)
+        xksKeysByStore.add(key.prefix, key.externalKeyId)
+        xksKeysByKey.add(key.keyArn, name)
+      }
       for (const { name, value } of delta.settings) settings.set(name, value)
     },
     clear() {
@@ -283,6 +317,8 @@ export function openView(): MutableView {
         principals,
         accessKeys,
         keyStores,
+        xksStores,
+        xksKeys,
         settings,
         keyArnByExternalKey,
         keyArnById,
@@ -299,6 +335,8 @@ export function openView(): MutableView {
         aliasesByTarget,
         principalsByScope,
         accessKeysByPrincipal,
+        xksKeysByStore,
+        xksKeysByKey,
       ])
         groups.clear()
     },
@@ -337,6 +375,11 @@ export function openView(): MutableView {
     allKeyStores: () => [...keyStores.values()],
     keysIn: (keyStoreId, limit) => keyArnsByStore.page(keyStoreId, undefined, limit, (arn) => keys.get(arn)).items,
     keyByExternalKey: (keyStoreId, xksKeyId) => keys.get(keyArnByExternalKey.get(group(keyStoreId, xksKeyId)) ?? ''),
+    xksStore: (prefix) => xksStores.get(prefix),
+    allXksStores: () => [...xksStores.values()],
+    xksKey: (prefix, externalKeyId) => xksKeys.get(prefix)?.get(externalKeyId),
+    listXksKeys: (prefix, after, limit) => xksKeysByStore.page(prefix, after, limit, (id) => xksKeys.get(prefix)?.get(id)),
+    xksKeysOf: (keyArn) => xksKeysByKey.all(keyArn, xksKeyNamed),
     setting: (name) => settings.get(name),
   }
 }

@@ -27,6 +27,8 @@ function databaseWith(...keys: readonly KeyRecord[]) {
     principals: [],
     accessKeys: [],
     keyStores: [],
+    xksStores: [],
+    xksKeys: [],
     settings: [
       { name: 'system-key/service', value: JSON.stringify({ key: { ckaId: '51', label: 'holdfast/service' }, candidates }) },
       { name: 'system-key/audit', value: JSON.stringify({ key: { ckaId: 'a1', label: 'holdfast/audit' }, candidates: [] }) },

@@ -14,6 +14,7 @@ import {
   sampleKey,
   sampleKeyStore,
   samplePrincipal,
+  sampleXksStore,
 } from './store-suite.ts'
 
 describe.each(backEnds)('a store on $name', ({ make }) => {
@@ -632,6 +633,62 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
         undefined,
       ])
     }
+  })
+
+  test('a store of the XKS proxy is kept whole, changed under its newest record, and seen by other processes', async () => {
+    const root = sampleXksStore({ prefix: '', policy: '{}', policyMode: 'DRY_RUN', regions: ['eu-west-1', 'us-east-1'] })
+    await store.insertXksStore(root, 10)
+    const other = await database.open()
+    expect(other.view.xksStore('')).toEqual(root)
+    await Promise.all([
+      store.updateXksStore('', () => ({ enabled: false })),
+      other.updateXksStore('', ({ credentials }) => ({ credentials: [...credentials, { ...credentials[0]!, accessKeyId: 'B' }] })),
+    ])
+    await vi.waitFor(() => {
+      for (const { view } of [store, other]) expect(view.xksStore('')).toMatchObject({ enabled: false, version: 3 })
+    })
+    expect((await reopened()).allXksStores()).toEqual([
+      { ...root, enabled: false, version: 3, credentials: [root.credentials[0], { ...root.credentials[0], accessKeyId: 'B' }] },
+    ])
+    await expect(store.updateXksStore('/none', () => ({}))).rejects.toThrow(StoreConflict)
+  })
+
+  test('of stores of the XKS proxy an account has so many, and nobody has the prefix of another', async () => {
+    const first = sampleXksStore()
+    await store.insertXksStore(first, 2)
+    await expect(store.insertXksStore(sampleXksStore({ prefix: first.prefix, accountId: '999999999999' }), 2)).rejects.toThrow(
+      StoreConflict,
+    )
+    await store.insertXksStore(sampleXksStore(), 2)
+    await expect(store.insertXksStore(sampleXksStore(), 2)).rejects.toThrow(StoreConflict)
+    expect(store.view.allXksStores()).toHaveLength(2)
+  })
+
+  test('an external key id is one key in its store, is found by store and by key, and goes with the store, which must be disabled', async () => {
+    const [here, there] = [sampleXksStore({ prefix: '' }), sampleXksStore({ prefix: '/there' })]
+    for (const each of [here, there]) await store.insertXksStore(each, 10)
+    const shown = (prefix: string, externalKeyId: string, keyArn = 'arn:one') => ({ prefix, externalKeyId, keyArn, createdAt: 1 })
+    for (const key of [shown('', 'b'), shown('', 'a'), shown('', 'c', 'arn:two'), shown('/there', 'a')]) await store.insertXksKey(key)
+    await expect(store.insertXksKey(shown('', 'a', 'arn:two'))).rejects.toThrow(StoreConflict)
+    await expect(store.insertXksKey(shown('/none', 'a'))).rejects.toThrow(StoreConflict)
+    for (const view of [store.view, await reopened()]) {
+      expect(view.xksKey('', 'a')).toEqual(shown('', 'a'))
+      expect(view.xksKey('', 'd')).toBeUndefined()
+      expect(view.listXksKeys('', undefined, 2)).toEqual({ items: [shown('', 'a'), shown('', 'b')], next: 'b' })
+      expect(view.listXksKeys('', 'b', 2)).toEqual({ items: [shown('', 'c', 'arn:two')], next: undefined })
+      expect(view.xksKeysOf('arn:one')).toEqual([shown('', 'a'), shown('', 'b'), shown('/there', 'a')])
+    }
+    await store.deleteXksKey('', 'b')
+    await expect(store.deleteXksKey('', 'b')).rejects.toThrow(StoreConflict)
+    await expect(store.deleteXksStore('')).rejects.toThrow(StoreConflict)
+    expect(store.view.xksKey('', 'a')).toEqual(shown('', 'a'))
+    await store.updateXksStore('', () => ({ enabled: false }))
+    await store.deleteXksStore('')
+    for (const view of [store.view, await reopened()]) {
+      expect([view.xksStore(''), view.xksKey('', 'a'), view.listXksKeys('', undefined, 9).items]).toEqual([undefined, undefined, []])
+      expect(view.xksKeysOf('arn:one')).toEqual([shown('/there', 'a')])
+    }
+    await expect(store.deleteXksStore('')).rejects.toThrow(StoreConflict)
   })
 
   test('a change by another process comes into the view by itself', async () => {

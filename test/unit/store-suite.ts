@@ -15,6 +15,7 @@ import type {
   KeyStoreRecord,
   PrincipalRecord,
   Store,
+  XksStoreRecord,
 } from '../../src/store/store.ts'
 
 /** One empty database, opened as often as a test likes: each opening is what another process would see. */
@@ -61,6 +62,22 @@ export function sampleKeyStore(values: Partial<KeyStoreRecord> = {}): KeyStoreRe
     holder: null,
     backing: { type: 'AWS_CLOUDHSM', clusterId: `cluster-${id}`, trustAnchor: 'pem', passwordRefused: false },
     sealedSecret: new Uint8Array([1, 2, 3]),
+    version: 1,
+    ...values,
+  }
+}
+
+export function sampleXksStore(values: Partial<XksStoreRecord> = {}): XksStoreRecord {
+  return {
+    prefix: `/${randomUUID()}`,
+    accountId,
+    createdAt: clock.now(),
+    enabled: true,
+    regions: ['eu-west-1'],
+    requestRate: 1800,
+    policy: null,
+    policyMode: 'ENFORCE',
+    credentials: [{ accessKeyId: 'A'.repeat(20), sealedSecret: Buffer.from([1, 2, 3]), createdAt: 5 }],
     version: 1,
     ...values,
   }
