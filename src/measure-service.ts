@@ -1,24 +1,71 @@
 /**
  * The service that `measure.ts` measures, a process of its own as it is in earnest: what measures must not share its event loop or its heap.
  *
- * Started by fork; takes a configuration, answers where it listens, closes everything when its parent disconnects.
+ * Started by fork; takes one ServiceOrder, answers where it listens, answers every later message with what it noted since the last, and closes
+ * everything when its parent disconnects. Here alone can the audit trail be switched off: no setting leads here.
  */
 
 import { once } from 'node:events'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+import type { Trail } from './audit/trail.ts'
 import { openLog } from './base/log.ts'
+import { Spans, timed } from './base/spans.ts'
+import type { Observed } from './bench/part.ts'
 import type { Config } from './config.ts'
-import { openHouse } from './serve.ts'
+import type { Token } from './hsm/token.ts'
+import { openHouse, type Fittings } from './serve.ts'
+
+export interface ServiceOrder {
+  readonly config: Config
+  readonly audit: 'on' | 'off'
+  readonly spans: boolean
+}
 
 export interface ServiceAddress {
   readonly url: string
   readonly opsUrl: string
 }
 
-process.once('message', (config: Config) => {
+const deviceCalls: readonly (keyof Token)[] = ['wrap', 'unwrap', 'signMessage', 'mac', 'decryptOaep', 'random', 'deriveSharedSecret']
+const resolutionMs = 2
+
+/** A trail that forgets: what is appended counts as durable at once. */
+const withoutAudit = (trail: Trail): Trail =>
+  new Proxy(trail, {
+    get(target, name) {
+      if (name === 'append') return () => Promise.resolve()
+      const value: unknown = Reflect.get(target, name, target)
+      return typeof value === 'function' ? (value.bind(target) as unknown) : value
+    },
+  })
+
+function fittingsFor({ audit, spans: wanted }: ServiceOrder): Fittings {
+  const spans = wanted ? new Spans() : undefined
+  return {
+    ...(spans && { spans, token: (token: Token) => timed(token, deviceCalls, spans, 'device') }),
+    ...((spans || audit === 'off') && {
+      trail: (trail: Trail) => {
+        const kept = audit === 'off' ? withoutAudit(trail) : trail
+        return spans ? timed(kept, ['append'], spans, 'audit') : kept
+      },
+    }),
+  }
+}
+
+process.once('message', (order: ServiceOrder) => {
   // Lines are made and written as in earnest, to where nobody reads them.
   const log = openLog({ level: 'info', destination: '/dev/null' })
+  const delay = monitorEventLoopDelay({ resolution: resolutionMs })
   const serveUntilDisconnected = async (): Promise<void> => {
-    const house = await openHouse(config, log)
+    const fittings = fittingsFor(order)
+    const house = await openHouse(order.config, log, fittings)
+    process.on('message', () => {
+      // What the histogram holds is the time between two looks, and those are `resolutionMs` apart by themselves.
+      const eventLoopDelayP99Ms = Math.max(0, delay.percentile(99) / 1e6 - resolutionMs)
+      process.send?.({ eventLoopDelayP99Ms, spans: fittings.spans?.take() ?? {} } satisfies Observed)
+      delay.reset()
+    })
+    delay.enable()
     process.send?.({ url: house.url, opsUrl: house.opsUrl } satisfies ServiceAddress)
     await once(process, 'disconnect')
     await house.close()

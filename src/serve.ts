@@ -12,6 +12,7 @@ import type { Trail } from './audit/trail.ts'
 import { systemClock } from './base/clock.ts'
 import { openLog, type Log, type OpenLog } from './base/log.ts'
 import { openMetrics, type Metrics, type Sample } from './base/metrics.ts'
+import type { Spans } from './base/spans.ts'
 import { exitCodes } from './cli/command.ts'
 import { saveProfile } from './cli/credentials-file.ts'
 import { ConfigError, placesIn, readConfig, type Config } from './config.ts'
@@ -116,11 +117,18 @@ export interface House {
   close(): Promise<void>
 }
 
+/** What the bench puts in the place of rooms of a house that it measures. No setting leads here. */
+export interface Fittings {
+  readonly spans?: Spans
+  readonly token?: (token: Token) => Token
+  readonly trail?: (trail: Trail) => Trail
+}
+
 /** Opens the house; what was opened is closed again when a later room cannot be. */
-export async function openHouse(config: Config, log: Log): Promise<House> {
+export async function openHouse(config: Config, log: Log, fittings: Fittings = {}): Promise<House> {
   const opened = new Opened(config.http.drainTimeoutMs)
   try {
-    return await openRooms(config, log, opened)
+    return await openRooms(config, log, opened, fittings)
   } catch (error) {
     await opened.close(log)
     throw error
@@ -138,7 +146,7 @@ async function makeDataDir(dataDir: string): Promise<void> {
   }
 }
 
-async function openRooms(config: Config, log: Log, opened: Opened): Promise<House> {
+async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fittings): Promise<House> {
   const places = placesIn(config.dataDir)
   const metrics = openMetrics()
   const clock = systemClock
@@ -216,8 +224,8 @@ async function openRooms(config: Config, log: Log, opened: Opened): Promise<Hous
           },
         },
       },
-      token,
-      tokens: tokens.all,
+      token: fittings.token?.(token) ?? token,
+      tokens: fittings.token ? new Map([...tokens.all].map(([name, one]) => [name, fittings.token?.(one) ?? one])) : tokens.all,
       regionTokens: plans.regions,
       keyStoreRooms: {
         keyStoreTokens: keyStoreTokens(config, log),
@@ -230,8 +238,9 @@ async function openRooms(config: Config, log: Log, opened: Opened): Promise<Hous
         }),
       },
       store,
-      trail,
+      trail: fittings.trail?.(trail) ?? trail,
       offload,
+      ...(fittings.spans && { spans: fittings.spans }),
       auditKey,
       clock,
       log,

@@ -7,7 +7,8 @@
  */
 
 import type { SigningCredentials } from '../auth/sigv4.ts'
-import type { Token } from '../hsm/token.ts'
+import type { Layer } from '../base/spans.ts'
+import type { Token, WrapScheme } from '../hsm/token.ts'
 
 export interface Part {
   /** One word; the anchor in the report and the name for `--parts`. */
@@ -54,6 +55,8 @@ export interface ServiceOptions {
 
 export interface TokenOptions {
   readonly sessions?: number
+  /** For new blobs, instead of the profile's. */
+  readonly scheme?: WrapScheme
   /** The SoftHSM2 token behind the latency model instead of the measured one; starts without latency. */
   readonly model?: true
 }
@@ -61,8 +64,6 @@ export interface TokenOptions {
 /** A running service, and how to sign for it. */
 export interface BenchService {
   readonly endpoint: URL
-  /** Of `/metrics`. */
-  readonly opsUrl: string
   readonly region: string
   readonly credentials: SigningCredentials
   readonly now: () => number
@@ -70,8 +71,17 @@ export interface BenchService {
   restart(): Promise<number>
   /** Of the database, to be filled while the service runs. */
   readonly database: string
-  /** Seconds of CPU that its processes have used, those of the device's agent among them; undefined where the system does not say. */
+  /** What the service noted since it was asked last. */
+  observe(): Promise<Observed>
+  /** Seconds of CPU that its processes have used, the device's agent among them; undefined where the system does not say. */
   cpuSeconds(): number | undefined
+}
+
+export interface Observed {
+  /** How late the event loop was, 99th percentile. */
+  readonly eventLoopDelayP99Ms: number
+  /** Mean ms of a call in each layer; empty unless the service was started with `spans`. */
+  readonly spans: Readonly<Partial<Record<Layer, number>>>
 }
 
 export interface BenchToken {

@@ -87,6 +87,7 @@ export function openDoor(options: DoorOptions): Door {
     // What never reached the road is counted here; the road counts the rest itself.
     if (!executed) metrics.call('none', event.code, performance.now() - startedAt)
     write(response, rendered, facts.requestId)
+    service.spans?.add('total', performance.now() - startedAt)
     event.status = rendered.status
     event.ms = Math.round((performance.now() - startedAt) * 1000) / 1000
     log.info(event, 'call')

@@ -164,11 +164,13 @@ export function operation<const S extends Shape, K extends string = never, const
             admitted.push([use, found])
             call.touched.push({ arn: found.record.arn, accountId: found.record.accountId, type: 'AWS::KMS::Key' })
           }
+          const permittingAt = call.service.spans && performance.now()
           for (const [use, found] of admitted) {
             const waiting = use.permit ? use.permit(call, found, input) : permitKey(call, use.action ?? action, found, use, named)
             // Only where grants have to be read: what policies allow waits for nothing.
             if (waiting) await waiting
           }
+          if (permittingAt !== undefined) call.service.spans?.add('authorization', performance.now() - permittingAt)
         } catch (error) {
           // Neither the record, which its caller's account can read, nor the quota tells of a key that the answer does not tell of.
           forgetForeign(call)
@@ -236,6 +238,7 @@ export async function execute(service: Service, operation: Operation, incoming: 
   let error: KmsError | undefined
   try {
     const { principal, region } = await incoming.authenticate()
+    service.spans?.add('sigv4', performance.now() - startedAt)
     call.principal = principal
     call.region = region
     call.input = operation.read(incoming.body())

@@ -6,6 +6,7 @@ import type { Trail } from '../audit/trail.ts'
 import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { Metrics } from '../base/metrics.ts'
+import type { Spans } from '../base/spans.ts'
 import { TokenError, type Token } from '../hsm/token.ts'
 import type { InstanceRecord, KeyRecord, Store } from '../store/store.ts'
 import { openBudget, type Budget, type BudgetLimits } from './budget.ts'
@@ -70,6 +71,8 @@ export interface Service {
   /** Makes and reads the tokens that name grants. */
   readonly grantTokens: GrantTokens
   readonly offload: Offload
+  /** Only in a service that the bench measures. */
+  readonly spans?: Spans
   /** Encrypts access key secrets and session tokens. */
   readonly serviceKey: SystemKey
   /** Signs attestations; the same key seals the audit trail. */
@@ -93,6 +96,7 @@ export interface Foundations {
   readonly store: Store
   readonly trail: Trail
   readonly offload: Offload
+  readonly spans?: Spans
   readonly auditKey: SystemKey
   readonly clock: Clock
   readonly log: Log
