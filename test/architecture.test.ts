@@ -18,7 +18,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   // The XKS proxy protocol: it signs as a client of AWS does.
   xks: ['base', 'auth'],
   kms: ['base', 'hsm', 'store', 'auth', 'audit', 'xks'],
-  http: ['base', 'auth', 'kms', 'bulk'],
+  http: ['base', 'auth', 'kms', 'xks', 'bulk'],
   cli: ['base', 'auth', 'bulk', 'audit'],
   bench: ['base', 'auth'],
 }

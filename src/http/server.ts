@@ -1,6 +1,6 @@
 /**
- * A listening socket and its limits: HTTP/1.1 over TCP or TLS 1.2 and later, with bounds on connections, on how long a
- * request may take to arrive and on how long nothing may happen.
+ * A listening socket and its limits: HTTP/1.1 over TCP or TLS 1.2 and later, and HTTP/2 where it is wanted, with bounds on connections, on
+ * how long a request may take to arrive and on how long nothing may happen. Clients may be asked for a certificate.
  *
  * No `upgrade` listener, on purpose: some clients offer h2c with every request, and Node would then take their requests
  * for upgrades. The certificate can be replaced while connections go on; closing lets calls under way finish.
@@ -10,24 +10,36 @@ import { readFileSync } from 'node:fs'
 import { createServer as createHttpServer, STATUS_CODES, type RequestListener, type ServerOptions, type ServerResponse } from 'node:http'
 import { createServer as createHttpsServer, type Server as TlsServer } from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
-import { createSecureContext } from 'node:tls'
+import { createSecureContext, type SecureContextOptions } from 'node:tls'
 import { OperatorError } from '../base/operator-error.ts'
 import type { Log } from '../base/log.ts'
+import { admitClients, serveHttp2, type ClientCertificates, type Http2Handler } from './tls-connections.ts'
+
+export interface TlsFiles {
+  readonly certFile: string
+  readonly keyFile: string
+  /** Only clients with a certificate of these are spoken with. */
+  readonly clients?: ClientCertificates
+  /** OpenSSL's names; its own choice without. */
+  readonly suites?: readonly string[]
+}
 
 export interface ListenOptions {
-  /** For the log: `kms`, `ops`. */
+  /** For the log: `kms`, `ops`, `xks`. */
   readonly name: string
   readonly host: string
   /** 0 takes a free one. */
   readonly port: number
   /** Paths of PEM files; plain HTTP without. */
-  readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined
+  readonly tls: TlsFiles | undefined
   readonly maxConnections: number
   readonly headersTimeoutMs: number
   readonly requestTimeoutMs: number
   readonly idleTimeoutMs: number
   readonly drainTimeoutMs: number
   readonly handle: RequestListener
+  /** With it clients may choose HTTP/2 in the TLS handshake (ALPN). */
+  readonly handleHttp2?: Http2Handler
   readonly log: Log
 }
 
@@ -56,9 +68,22 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     if (draining) endAfter(response)
     options.handle(request, response)
   }
-  const server = tls
-    ? createHttpsServer({ ...limits(options), ...readCertificate(tls), minVersion: 'TLSv1.2', handshakeTimeout: options.headersTimeoutMs })
-    : createHttpServer(limits(options))
+  const { handleHttp2 } = options
+  const tlsServer =
+    tls &&
+    createHttpsServer({
+      ...limits(options),
+      ...readFiles(tls),
+      handshakeTimeout: options.headersTimeoutMs,
+      ...(handleHttp2 && { ALPNProtocols: ['h2', 'http/1.1'] }),
+      ...(tls.clients && { requestCert: true, rejectUnauthorized: true }),
+    })
+  const server = tlsServer ?? createHttpServer(limits(options))
+  const http2 = tlsServer && handleHttp2 && serveHttp2(tlsServer, { ...options, handle: handleHttp2 })
+  if (tlsServer && tls.clients)
+    admitClients(tlsServer, tls.clients.names, (names) =>
+      log.warn({ listener: name, names }, 'a client whose certificate is for another name was turned away'),
+    )
   server.maxConnections = options.maxConnections
   // A connection on which nothing moves, whatever the reason: the reader of an answer that does not read it.
   server.setTimeout(options.idleTimeoutMs + options.requestTimeoutMs, (socket) => socket.destroy())
@@ -87,8 +112,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     reloadCertificate() {
       if (!tls) return false
       try {
-        const certificate = readCertificate(tls)
-        ;(server as TlsServer).setSecureContext({ ...certificate, minVersion: 'TLSv1.2' })
+        ;(server as TlsServer).setSecureContext(readFiles(tls))
         log.info({ listener: name, certFile: tls.certFile }, 'the certificate was read again')
         return true
       } catch (error) {
@@ -102,9 +126,11 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       for (const response of underWay) endAfter(response)
       const closed = new Promise<void>((resolve) => server.close(() => resolve()))
       // A connection whose answer had begun when close() looked becomes idle later.
+      http2?.close()
       const sweep = setInterval(() => server.closeIdleConnections(), 50)
       const force = setTimeout(() => {
         log.warn({ listener: name }, 'calls were still under way when the time to finish them was over')
+        http2?.destroy()
         server.closeAllConnections()
       }, options.drainTimeoutMs)
       await closed
@@ -127,18 +153,24 @@ function limits(options: ListenOptions): ServerOptions {
   }
 }
 
-/** Both files, proved to belong together. */
-function readCertificate(tls: { readonly certFile: string; readonly keyFile: string }): { cert: Buffer; key: Buffer } {
-  const pair = { cert: readFileSync(tls.certFile), key: readFileSync(tls.keyFile) }
+/** What the files say, proved to belong together. */
+function readFiles({ certFile, keyFile, clients, suites }: TlsFiles): SecureContextOptions {
+  const context: SecureContextOptions = {
+    cert: readFileSync(certFile),
+    key: readFileSync(keyFile),
+    minVersion: 'TLSv1.2',
+    ...(clients && { ca: readFileSync(clients.caFile) }),
+    ...(suites && { ciphers: suites.join(':') }),
+  }
   try {
-    createSecureContext({ ...pair, minVersion: 'TLSv1.2' })
+    createSecureContext(context)
   } catch (cause) {
     throw new OperatorError(
-      `The certificate in ${tls.certFile} and the key in ${tls.keyFile} cannot be used together: ${cause instanceof Error ? cause.message : ''}`,
+      `The certificate in ${certFile} and the key in ${keyFile} cannot be used together: ${cause instanceof Error ? cause.message : ''}`,
       { cause },
     )
   }
-  return pair
+  return context
 }
 
 function endAfter(response: ServerResponse): void {
@@ -153,9 +185,11 @@ function refuseMalformed(error: NodeJS.ErrnoException, socket: Socket, answering
   socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`, () => socket.destroy())
 }
 
+const portSettings: Readonly<Record<string, string>> = { ops: 'HOLDFAST_OPS_PORT', xks: 'HOLDFAST_XKS_PROXY_PORT' }
+
 function listenProblem({ name, host, port }: ListenOptions, cause: NodeJS.ErrnoException): string {
   const where = `${urlHost(host)}:${port}`
-  const setting = name === 'ops' ? 'HOLDFAST_OPS_PORT' : 'HOLDFAST_PORT'
+  const setting = portSettings[name] ?? 'HOLDFAST_PORT'
   if (cause.code === 'EADDRINUSE')
     return `${where} is in use: stop what listens there, or set ${setting} to another port (0 takes a free one).`
   if (cause.code === 'EACCES') return `This user may not listen on ${where}: set ${setting} to a port above 1023.`
