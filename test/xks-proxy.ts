@@ -3,15 +3,12 @@
  * certificate of an authority of its own, SigV4 checked by another implementation than ours, requests with anything missing or
  * malformed refused, real AES-256-GCM with the AAD and metadata bound as the specification says. What goes wrong is for the test to say.
  */
-import { execFileSync } from 'node:child_process'
 import { createCipheriv, createDecipheriv, createHash, createHmac, randomBytes } from 'node:crypto'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:https'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { SignatureV4 } from '@smithy/signature-v4'
+import { makeAuthority } from './certificates.ts'
 
 export interface ProxyCredential {
   readonly AccessKeyId: string
@@ -75,29 +72,6 @@ export const newExternalKey = (values: Partial<ExternalKey> = {}): ExternalKey =
   ...values,
 })
 
-/** A certificate for `names`, from an authority made for it. */
-function makeCertificate(dir: string, names: readonly string[]): { readonly cert: string; readonly key: string; readonly ca: string } {
-  const at = (file: string): string => join(dir, file)
-  const openssl = (...args: readonly (string | readonly string[])[]): void => void execFileSync('openssl', args.flat(), { stdio: 'pipe' })
-  for (const name of ['ca', 'leaf']) openssl('ecparam', '-name', 'prime256v1', '-genkey', '-noout', '-out', at(`${name}.key`))
-  openssl('req', '-x509', '-new', '-key', at('ca.key'), '-subj', '/CN=Test Authority', '-days', '2', '-out', at('ca.pem'))
-  openssl('req', '-new', '-key', at('leaf.key'), '-subj', `/CN=${names[0]}`, '-out', at('leaf.csr'))
-  writeFileSync(at('ext'), `subjectAltName=${names.map((name) => `DNS:${name}`).join(',')}\n`)
-  openssl('x509 -req -CAcreateserial -days 2'.split(' '), [
-    '-in',
-    at('leaf.csr'),
-    '-CA',
-    at('ca.pem'),
-    '-CAkey',
-    at('ca.key'),
-    '-extfile',
-    at('ext'),
-    '-out',
-    at('leaf.pem'),
-  ])
-  return { cert: readFileSync(at('leaf.pem'), 'utf8'), key: readFileSync(at('leaf.key'), 'utf8'), ca: at('ca.pem') }
-}
-
 /** An error of the specification's table. */
 class Refusal extends Error {
   readonly status: number
@@ -117,12 +91,12 @@ export async function startXksProxy(options: {
   readonly path?: string
 }): Promise<XksProxy> {
   const { region, hostName = 'proxy.xks.test', alsoNamed = [], path = '/kms/xks/v1' } = options
-  const dir = mkdtempSync(join(tmpdir(), 'holdfast-xks-'))
-  const { cert, key, ca } = makeCertificate(dir, [hostName, ...alsoNamed])
+  const authority = makeAuthority()
+  const { cert, key } = authority.issue(hostName, [hostName, ...alsoNamed])
   const credential = newCredential()
   const proxy = {
     hostName,
-    caFile: ca,
+    caFile: authority.caFile,
     credential,
     path,
     keys: new Map<string, ExternalKey>(),
@@ -175,7 +149,7 @@ export async function startXksProxy(options: {
     async close() {
       server.closeAllConnections()
       await new Promise((resolve) => server.close(resolve))
-      rmSync(dir, { recursive: true, force: true })
+      authority.remove()
     },
   })
 }

@@ -41,6 +41,13 @@ export interface XksDoor {
 
 /** The longest request of the spec, with ARNs of 2048 characters, has 30,000 bytes. */
 export const maxXksBodyBytes = 65_536
+/** Those of which a proxy must have one at least, in OpenSSL's names: the first two are of TLS 1.3. */
+export const xksSuites = [
+  'TLS_AES_256_GCM_SHA384',
+  'TLS_CHACHA20_POLY1305_SHA256',
+  'ECDHE-ECDSA-AES256-GCM-SHA384',
+  'ECDHE-RSA-AES256-GCM-SHA384',
+] as const
 /** Of a body that nobody wants, so much is read and dropped before the connection ends. */
 const maxDroppedBytes = 1_048_576
 /** The spec's longest URI is 256 characters long, without what follows the version. */

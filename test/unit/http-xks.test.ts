@@ -3,14 +3,16 @@
 import { connect as connectHttp2, constants } from 'node:http2'
 import { request as plainRequest } from 'node:http'
 import { request as tlsRequest } from 'node:https'
+import { connect as tlsConnect, type ConnectionOptions } from 'node:tls'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../src/base/clock.ts'
 import { silentLog, type LogFields } from '../../src/base/log.ts'
 import { openMetrics } from '../../src/base/metrics.ts'
 import { listen, type Listener, type TlsFiles } from '../../src/http/server.ts'
-import { maxXksBodyBytes, openXksDoor, readTarget, type XksDoorOptions } from '../../src/http/xks.ts'
+import { maxXksBodyBytes, openXksDoor, readTarget, xksSuites, type XksDoorOptions } from '../../src/http/xks.ts'
 import type { XksAnswer, XksProxy, XksRequest } from '../../src/kms/xks/proxy.ts'
+import { makeAuthority } from '../certificates.ts'
 import { rawConnection, scratch, selfSigned, testLimits } from './http-fixture.ts'
 
 const files = scratch()
@@ -484,5 +486,90 @@ describe('time and turns', () => {
     await door.listener.close()
     expect([0, 'no answer']).toContain(await answer)
     inside.open()
+  })
+})
+
+/** What a TLS client comes to: what it negotiated and the first line of an answer to GET /ping, or how it was turned away. */
+function greet(port: number, options: ConnectionOptions): Promise<string> {
+  return new Promise((resolve) => {
+    const socket = tlsConnect({ host: '127.0.0.1', port, rejectUnauthorized: false, ...options })
+    let text = ''
+    socket.setEncoding('latin1')
+    socket.on('secureConnect', () => socket.write('GET /ping HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n'))
+    socket.on('data', (chunk: string) => (text += chunk))
+    socket.on('error', () => undefined)
+    socket.on('close', () => resolve(text === '' ? 'turned away' : text.slice(0, text.indexOf('\r\n'))))
+  })
+}
+const served = 'HTTP/1.1 200 OK'
+
+describe('TLS', () => {
+  test.each([
+    ['TLS_AES_256_GCM_SHA384', { minVersion: 'TLSv1.3', ciphers: 'TLS_AES_256_GCM_SHA384' }, served],
+    ['TLS_CHACHA20_POLY1305_SHA256', { minVersion: 'TLSv1.3', ciphers: 'TLS_CHACHA20_POLY1305_SHA256' }, served],
+    ['ECDHE-ECDSA-AES256-GCM-SHA384', { maxVersion: 'TLSv1.2', ciphers: 'ECDHE-ECDSA-AES256-GCM-SHA384' }, served],
+    ['ECDHE-ECDSA-AES128-GCM-SHA256', { maxVersion: 'TLSv1.2', ciphers: 'ECDHE-ECDSA-AES128-GCM-SHA256' }, 'turned away'],
+    ['ECDHE-ECDSA-AES256-SHA', { maxVersion: 'TLSv1.2', ciphers: 'ECDHE-ECDSA-AES256-SHA' }, 'turned away'],
+    ['AES256-GCM-SHA384', { maxVersion: 'TLSv1.2', ciphers: 'AES256-GCM-SHA384' }, 'turned away'],
+    ['TLS 1.1', { minVersion: 'TLSv1.1', maxVersion: 'TLSv1.1', ciphers: 'DEFAULT@SECLEVEL=0' }, 'turned away'],
+  ] as const)('the suites are those of the specification: %s', async (_name, options, outcome) => {
+    const door = await openDoor({ tls: { ...pair, suites: xksSuites } })
+    onTestFinished(() => door.listener.close())
+    expect(await greet(door.listener.port, options)).toBe(outcome)
+  })
+
+  test('a new certificate is served after a reload, on HTTP/2 too, with the same suites', async () => {
+    const [old, renewed] = [selfSigned('old'), selfSigned('renewed')]
+    const tls = { certFile: files.write('reload.pem', old.cert), keyFile: files.write('reload.key', old.key), suites: xksSuites }
+    const door = await openDoor({ tls })
+    const session = connectHttp2(door.listener.url, { ca: old.cert })
+    onTestFinished(async () => {
+      session.destroy()
+      await door.listener.close()
+    })
+    await new Promise((resolve) => session.once('connect', resolve))
+    files.write('reload.pem', renewed.cert)
+    files.write('reload.key', renewed.key)
+    expect(door.listener.reloadCertificate()).toBe(true)
+    expect(await greet(door.listener.port, { ca: renewed.cert, rejectUnauthorized: true })).toBe(served)
+    expect(await greet(door.listener.port, { maxVersion: 'TLSv1.2', ciphers: 'ECDHE-ECDSA-AES128-GCM-SHA256' })).toBe('turned away')
+    // The connection that was open goes on.
+    const stream = session.request({ ':method': 'GET', ':path': '/ping' })
+    expect(await new Promise((resolve) => stream.once('response', (headers) => resolve(headers[':status'])))).toBe(200)
+  })
+
+  test('clients are asked for a certificate where that is wanted: of the right authority and for a right name, in SAN or CN', async () => {
+    const [right, wrong] = [makeAuthority('Right'), makeAuthority('Wrong')]
+    const tls = { ...pair, clients: { caFile: right.caFile, names: ['cks.kms.us-east-1.amazonaws.com', 'second.example'] } }
+    const door = await openDoor({ tls })
+    onTestFinished(async () => {
+      await door.listener.close()
+      right.remove()
+      wrong.remove()
+    })
+    const name = 'cks.kms.us-east-1.amazonaws.com'
+    const cases = [
+      ['CN', right.issue(name), served],
+      ['SAN', right.issue('another', ['x.example', 'SECOND.example']), served],
+      ['neither', right.issue('another', ['x.example']), 'turned away'],
+      ['a name below it', right.issue(`x.${name}`, [`x.${name}`]), 'turned away'],
+      ['an authority that is not ours', wrong.issue(name), 'turned away'],
+      ['no certificate', undefined, 'turned away'],
+    ] as const
+    for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
+      for (const [what, issued, outcome] of cases) {
+        const options = { minVersion: version, maxVersion: version, ...(issued && { cert: issued.cert, key: issued.key }) }
+        expect([version, what, await greet(door.listener.port, options)]).toEqual([version, what, outcome])
+      }
+    }
+    const stranger = connectHttp2(door.listener.url, { ca: cert, ...right.issue('another') })
+    const ended = new Promise((resolve) => stranger.once('close', resolve))
+    stranger.on('error', () => undefined)
+    const stream = stranger.request({ ':method': 'GET', ':path': '/ping' })
+    let answered = false
+    stream.on('response', () => (answered = true))
+    stream.on('error', () => undefined)
+    await ended
+    expect(answered).toBe(false)
   })
 })
