@@ -38,6 +38,8 @@ export interface ListenOptions {
   readonly idleTimeoutMs: number
   readonly drainTimeoutMs: number
   readonly handle: RequestListener
+  /** Whether a request is being worked on while it arrives, and has limits of its own instead of `requestTimeoutMs`. */
+  readonly takesLong?: (socket: Socket) => boolean
   /** With it clients may choose HTTP/2 in the TLS handshake (ALPN). */
   readonly handleHttp2?: Http2Handler
   readonly log: Log
@@ -93,7 +95,11 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     endAfter(response)
     handle(request, response)
   })
-  server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => refuseMalformed(error, socket, answering.has(socket)))
+  server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
+    // Node says it once for each request, and leaves the connection as it is.
+    if (error.code === 'ERR_HTTP_REQUEST_TIMEOUT' && options.takesLong?.(socket)) return
+    refuseMalformed(error, socket, answering.has(socket))
+  })
   server.on('tlsClientError', (error) => log.debug({ listener: name, err: error }, 'a TLS handshake failed'))
   server.on('drop', () => log.warn({ listener: name, maxConnections: options.maxConnections }, 'too many connections: one was closed'))
 
