@@ -525,9 +525,9 @@ export const GetTransportKey = operation({
   readOnly: true,
   async run(call, { Region = call.region }) {
     requireHomeAccount(call)
-    const { config, tokenName, tokenOf } = call.service
-    if (!config.regions.includes(Region)) throw kmsError('UnsupportedOperationException', `Region ${Region} is not served here.`)
-    const token = tokenOf({ token: tokenName(Region) })
+    const { service } = call
+    if (!service.config.regions.includes(Region)) throw kmsError('UnsupportedOperationException', `Region ${Region} is not served here.`)
+    const token = service.tokenOf({ token: service.tokenName(Region) })
     const spki = await token.transportKey()
     if (!spki) throw kmsError('NotFoundException', `The token of ${Region} has no transport key: docs/replication.md says how to make it.`)
     const { label, serial } = token.info()
