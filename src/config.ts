@@ -257,6 +257,17 @@ const connectTo: Kind<Readonly<Record<string, { readonly host: string; readonly 
   },
 }
 
+const nameList: Kind<readonly string[]> = {
+  accepts: 'a comma-separated list of names such as cks.kms.eu-west-1.amazonaws.com, each once',
+  read(value) {
+    const names = typeof value === 'string' ? value.split(',').map((name) => name.trim()) : value
+    const valid = (name: unknown): name is string => typeof name === 'string' && /^[\x21-\x2b\x2d-\x7e]{1,253}$/.test(name)
+    if (!Array.isArray(names) || names.length === 0 || !names.every(valid) || new Set(names).size !== names.length)
+      throw new Expected(this.accepts)
+    return names
+  },
+}
+
 function parsedJson(text: string): unknown {
   try {
     return JSON.parse(text)
@@ -370,6 +381,46 @@ export const settings = {
       integer(50, 10_000, 'milliseconds'),
       250,
       'What one try of a call to the proxy of an external key store may take; the protocol says 250. There are two tries at most.',
+    ),
+  },
+  xksProxy: {
+    port: setting(
+      'XKS_PROXY_PORT',
+      orAbsent(integer(0, 65535)),
+      undefined,
+      'Port of the XKS proxy, by which AWS KMS uses keys of this service as external keys; AWS calls port 443. 0 takes a free one. Absent: there is none.',
+    ),
+    host: setting('XKS_PROXY_HOST', orAbsent(host), undefined, 'Address for the XKS proxy, where it is not `host`.'),
+    certFile: setting(
+      'XKS_PROXY_TLS_CERT',
+      orAbsent(path),
+      undefined,
+      'PEM certificate chain for the XKS proxy, whose host name AWS checks. Absent: that of `tls`.',
+    ),
+    keyFile: setting('XKS_PROXY_TLS_KEY', orAbsent(path), undefined, 'PEM private key of that certificate. SIGHUP reads both again.'),
+    clientCaFile: setting(
+      'XKS_PROXY_CLIENT_CA',
+      orAbsent(path),
+      undefined,
+      'PEM certificates of authorities: with it, and `clientNames`, only clients with a certificate of theirs are spoken with. AWS has deprecated it.',
+    ),
+    clientNames: setting(
+      'XKS_PROXY_CLIENT_NAMES',
+      orAbsent(nameList),
+      undefined,
+      'Whom a client certificate must be for, by a DNS name of its subjectAltName or its common name: `cks.kms.<region>.amazonaws.com` is AWS KMS.',
+    ),
+    deadlineMs: setting(
+      'XKS_PROXY_DEADLINE_MS',
+      integer(50, 10_000, 'milliseconds'),
+      200,
+      'When a call to the XKS proxy must be answered, from its first byte; AWS KMS waits for 250, the network included.',
+    ),
+    maxCalls: setting(
+      'XKS_PROXY_MAX_CALLS',
+      integer(1, 4096),
+      64,
+      'Calls to the XKS proxy at work at once; others wait, stores taking turns, for half of the deadline at most (then ThrottlingException).',
     ),
   },
   awsServices: setting(
@@ -642,10 +693,26 @@ function assemble(values: ReadonlyMap<Row, unknown>): Config {
 
 /** What no single setting can see. */
 function checkTogether(config: Config, where: (name: string) => string, problems: string[]): void {
-  const { pkcs11, tls, tokens, regionTokens, keyStoreTokens, xks } = config
+  const { pkcs11, tls, tokens, regionTokens, keyStoreTokens, xks, xksProxy } = config
   if ((tls.certFile === undefined) !== (tls.keyFile === undefined)) {
     const missing = tls.certFile === undefined ? 'tls.certFile' : 'tls.keyFile'
     problems.push(`${where(missing)} is missing: TLS needs a certificate file and a key file. Set both, or neither.`)
+  }
+  if ((xksProxy.certFile === undefined) !== (xksProxy.keyFile === undefined)) {
+    const missing = xksProxy.certFile === undefined ? 'xksProxy.certFile' : 'xksProxy.keyFile'
+    problems.push(`${where(missing)} is missing: TLS needs a certificate file and a key file. Set both, or neither.`)
+  }
+  if ((xksProxy.clientCaFile === undefined) !== (xksProxy.clientNames === undefined)) {
+    const missing = xksProxy.clientCaFile === undefined ? 'xksProxy.clientCaFile' : 'xksProxy.clientNames'
+    problems.push(
+      `${where(missing)} is missing: client certificates are checked for their authority and for their name. Set both, or neither.`,
+    )
+  }
+  const xksHasTls = (xksProxy.certFile ?? tls.certFile) !== undefined
+  if (xksProxy.clientCaFile !== undefined && !xksHasTls) {
+    problems.push(
+      `${where('xksProxy.clientCaFile')} is set, but the XKS proxy has no TLS: set HOLDFAST_XKS_PROXY_TLS_CERT and HOLDFAST_XKS_PROXY_TLS_KEY.`,
+    )
   }
   const files = [
     { name: 'tls.certFile', file: tls.certFile, secret: false },
@@ -653,6 +720,9 @@ function checkTogether(config: Config, where: (name: string) => string, problems
     { name: 'pkcs11.pinFile', file: pkcs11.pinFile, secret: true },
     { name: 'pkcs11.library', file: pkcs11.library, secret: false },
     { name: 'xks.caFile', file: xks.caFile, secret: false },
+    { name: 'xksProxy.certFile', file: xksProxy.certFile, secret: false },
+    { name: 'xksProxy.keyFile', file: xksProxy.keyFile, secret: true },
+    { name: 'xksProxy.clientCaFile', file: xksProxy.clientCaFile, secret: false },
     ...Object.values(keyStoreTokens).map(({ library }) => ({ name: 'keyStoreTokens', file: library, secret: false })),
     ...Object.values(tokens).flatMap(({ pinFile, library }) => [
       { name: 'tokens', file: pinFile, secret: true },
@@ -681,20 +751,27 @@ function checkTogether(config: Config, where: (name: string) => string, problems
       `${where('dataDir')} is ${config.dataDir}, where everybody on this machine may put files in the place of ours: chmod o-w it, or choose another.`,
     )
   }
-  if (tls.certFile === undefined && !tls.allowPlainHttp) {
-    for (const [name, address] of [
-      ['host', config.host],
-      ['opsHost', config.opsHost],
-    ] as const) {
-      if (address === undefined || isLoopback(address)) continue
-      problems.push(
-        `${where(name)} is ${address}: plain HTTP is for loopback only. Set HOLDFAST_TLS_CERT and HOLDFAST_TLS_KEY, ` +
-          'or HOLDFAST_ALLOW_PLAIN_HTTP=true if something in front of it speaks TLS.',
-      )
-    }
+  for (const [name, address, hasTls] of [
+    ['host', config.host, tls.certFile !== undefined],
+    ['opsHost', config.opsHost, tls.certFile !== undefined],
+    ['xksProxy.host', xksProxy.port === undefined ? undefined : xksProxy.host, xksHasTls],
+  ] as const) {
+    if (address === undefined || isLoopback(address) || hasTls || tls.allowPlainHttp) continue
+    problems.push(
+      `${where(name)} is ${address}: plain HTTP is for loopback only. Set HOLDFAST_TLS_CERT and HOLDFAST_TLS_KEY, ` +
+        'or HOLDFAST_ALLOW_PLAIN_HTTP=true if something in front of it speaks TLS.',
+    )
   }
   if (config.port !== 0 && config.port === config.opsPort && (config.opsHost ?? config.host) === config.host) {
     problems.push(`${where('opsPort')} is ${config.opsPort}, which is the main port: give it another one.`)
+  }
+  const taken = [
+    ['the main port', config.port, config.host],
+    ['the operations port', config.opsPort, config.opsHost ?? config.host],
+  ] as const
+  for (const [what, port, address] of taken) {
+    if (xksProxy.port === undefined || xksProxy.port === 0 || xksProxy.port !== port || (xksProxy.host ?? config.host) !== address) continue
+    problems.push(`${where('xksProxy.port')} is ${port}, which is ${what}: give it another one.`)
   }
   if (pkcs11.library === undefined) {
     for (const member of ['tokenSerial', 'pinFile'] as const) {
