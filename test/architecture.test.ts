@@ -17,9 +17,11 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   bulk: ['base'],
   // The XKS proxy protocol: it signs as a client of AWS does.
   xks: ['base', 'auth'],
+  // Keyrings over a KMS: it signs as a client of AWS does.
+  envelope: ['base', 'auth', 'bulk'],
   kms: ['base', 'hsm', 'store', 'auth', 'audit', 'xks'],
-  http: ['base', 'auth', 'kms', 'xks', 'bulk'],
-  cli: ['base', 'auth', 'bulk', 'audit'],
+  http: ['base', 'auth', 'kms', 'xks', 'bulk', 'envelope'],
+  cli: ['base', 'auth', 'bulk', 'envelope', 'audit'],
   bench: ['base', 'auth'],
 }
 
