@@ -1,8 +1,171 @@
-/** Threads that seal and open the frames of messages, and hash what is signed. */
+/**
+ * Threads that seal and open the frames of messages, and hash what is signed. They start when they are needed and end when they have not been for a
+ * while. What is worked on lies in slabs of shared memory, which are lent to streams and used again.
+ */
+
+import { availableParallelism } from 'node:os'
+import { MessageChannel, type MessagePort } from 'node:worker_threads'
+import { Piscina } from 'piscina'
+import { programOf } from '../base/program.ts'
+import type { NotaryAnswer, NotaryOrder, NotaryQuestion, RunAnswer, RunOrder } from './bulk-worker.ts'
+import type { OpenRun, SealRun } from './frames.ts'
+import { MessageError } from './message.ts'
+import type { SignatureKind } from './suites.ts'
 
 export interface BulkPool {
-  /** As many frames' runs are worked on at once. */
+  /** So many runs are worked on at once. */
   readonly threads: number
+  /** Seals a run in place. @throws PoolFailure */
+  seal(order: RunOrder<SealRun>): Promise<number>
+  /** Opens a run in place. @throws MessageError, PoolFailure */
+  open(order: RunOrder<OpenRun>): Promise<number>
+  /** One for every signed message; it must be closed. @throws MessageError for a public key that is none, PoolFailure */
+  notary(kind: SignatureKind, publicKey?: Uint8Array): Promise<Notary>
+  /** Memory of `slabBytes`, as some stream before left it: who writes to it wipes what it wrote. */
+  takeSlab(): SharedArrayBuffer
+  giveSlab(slab: SharedArrayBuffer): void
   /** Ends the threads; streams under way fail. */
   close(): Promise<void>
+}
+
+/** Hashes a message in order, in a thread, and signs or judges it. What it is given must not change before it has answered. @throws PoolFailure */
+export interface Notary {
+  /** Of a new pair, compressed; nothing when it verifies. */
+  readonly publicKey: Uint8Array | undefined
+  update(bytes: Uint8Array | { readonly slab: SharedArrayBuffer; readonly length: number }): Promise<void>
+  /** DER. */
+  sign(): Promise<Uint8Array>
+  verify(signature: Uint8Array): Promise<boolean>
+  close(): void
+}
+
+/** A thread ended before its work did, or the pool was closed. The message it worked on is not at fault. */
+export class PoolFailure extends Error {
+  override readonly name = 'PoolFailure'
+}
+
+export interface BulkPoolOptions {
+  /** As many as there are processors, unless given. */
+  readonly threads?: number
+}
+
+/** A run: long enough that handing it over costs little, short enough that several lie in the processor's cache. */
+export const slabBytes = 2 ** 20 + 4096
+
+const idleMs = 60_000
+const spareSlabs = 32
+
+export function openBulkPool({ threads = availableParallelism() }: BulkPoolOptions = {}): BulkPool {
+  // Two runs for each thread: the next one lies there when it is done with the first.
+  const sealers = openThreads(threads, { concurrentTasksPerWorker: 2 })
+  // A notary waits for its stream most of the time: many share a thread, and no stream waits for another's end.
+  const notaries = openThreads(threads, {
+    concurrentTasksPerWorker: 2 ** 20,
+    loadBalancer: (_task, workers) => {
+      const least = workers.reduce<(typeof workers)[number] | null>((a, b) => (a && a.currentUsage <= b.currentUsage ? a : b), null)
+      return least && least.currentUsage > 0 && workers.length < threads ? null : least
+    },
+  })
+  const spare: SharedArrayBuffer[] = []
+  return {
+    threads,
+    seal: async (order) => answered(await sealers.run<RunAnswer>('seal', order)),
+    open: async (order) => answered(await sealers.run<RunAnswer>('open', order)),
+    notary: (kind, publicKey) => openNotary(notaries.run, kind, publicKey),
+    takeSlab: () => spare.pop() ?? new SharedArrayBuffer(slabBytes),
+    giveSlab(slab) {
+      if (spare.length < spareSlabs) spare.push(slab)
+    },
+    async close() {
+      await Promise.all([sealers.close(), notaries.close()])
+    },
+  }
+}
+
+function answered(answer: RunAnswer): number {
+  if (typeof answer === 'object') throw new MessageError(answer.fault, answer.message)
+  return answer
+}
+
+let shared: BulkPool | undefined
+/** The program's own, for who names no other. It does not keep a program running. */
+export const sharedPool = (): BulkPool => (shared ??= openBulkPool())
+
+type PiscinaOptions = NonNullable<ConstructorParameters<typeof Piscina>[0]>
+type Run = <Answer>(task: string, input: unknown, transferList?: MessagePort[]) => Promise<Answer>
+
+function openThreads(threads: number, options: PiscinaOptions): { readonly run: Run; readonly close: () => Promise<void> } {
+  const waiting = new Set<(cause: unknown) => void>()
+  const pool = new Piscina({
+    filename: new URL('./boot.mjs', import.meta.url).href,
+    workerData: { program: programOf(new URL('./bulk-worker.ts', import.meta.url)).href },
+    // Flags of the parent (a test runner's, an inspector's) are not for these.
+    execArgv: [],
+    minThreads: 0,
+    maxThreads: threads,
+    idleTimeout: idleMs,
+    ...options,
+  })
+  // A thread ended before it took up any work: what waits would wait for ever.
+  pool.on('error', (cause) => {
+    for (const fail of [...waiting]) fail(cause)
+  })
+  return {
+    run<Answer>(task: string, input: unknown, transferList: MessagePort[] = []): Promise<Answer> {
+      return new Promise<Answer>((resolve, reject) => {
+        const fail = (cause: unknown): void => {
+          waiting.delete(fail)
+          reject(new PoolFailure('a thread that worked on the message ended before its work was done; trying again may help', { cause }))
+          // The pool replaces a thread when more work comes, which may be never; what waits already must not wait for that.
+          if (pool.queueSize > 0 && waiting.size > 0) pool.run({ task: 'wake' }).catch(() => {})
+        }
+        waiting.add(fail)
+        const run = pool.run({ task, input }, { transferList }) as Promise<Answer>
+        run.then((answer) => {
+          waiting.delete(fail)
+          resolve(answer)
+        }, fail)
+      })
+    },
+    close: () => pool.destroy(),
+  }
+}
+
+async function openNotary(run: Run, kind: SignatureKind, publicKey: Uint8Array | undefined): Promise<Notary> {
+  const { port1: port, port2 } = new MessageChannel()
+  const asked: { readonly resolve: (answer: NotaryAnswer) => void; readonly reject: (cause: unknown) => void }[] = []
+  let failed: { readonly cause: unknown } | undefined
+  const expect = (): Promise<NotaryAnswer> =>
+    new Promise((resolve, reject) => {
+      if (failed) reject(failed.cause)
+      else asked.push({ resolve, reject })
+    })
+  const ask = (question: NotaryQuestion): Promise<NotaryAnswer> => {
+    port.postMessage(question)
+    return expect()
+  }
+  const fail = (cause: unknown): void => {
+    failed = { cause }
+    for (const { reject } of asked.splice(0)) reject(cause)
+  }
+  port.on('message', (answer: NotaryAnswer) => asked.shift()?.resolve(answer))
+  const first = expect()
+  const order: NotaryOrder = { kind, publicKey, port: port2 }
+  run<void>('notary', order, [port2]).then(() => fail(new PoolFailure("the signature's thread ended")), fail)
+  try {
+    const answer = await first
+    if (answer && typeof answer === 'object' && 'fault' in answer) throw new MessageError(answer.fault, answer.message)
+    return {
+      publicKey: answer instanceof Uint8Array ? answer : undefined,
+      async update(bytes) {
+        await ask(bytes instanceof Uint8Array ? { bytes } : bytes)
+      },
+      sign: async () => (await ask('sign')) as Uint8Array,
+      verify: async (signature) => (await ask({ signature })) === true,
+      close: () => port.close(),
+    }
+  } catch (error) {
+    port.close()
+    throw error
+  }
 }

@@ -2,13 +2,31 @@
  * Messages of the AWS Encryption SDK made and read as they pass: `encryptStream`, `decryptStream`, and the same for bytes.
  */
 
-import type { BulkPool } from './bulk-pool.ts'
+import { randomBytes } from 'node:crypto'
+import { sharedPool, type BulkPool, type Notary } from './bulk-pool.ts'
+import { checkCommitment, checkHeaderTag, deriveKeys, headerTag, zeroIv, type MessageKeys } from './derive.ts'
 import type { Keyring } from './keyring.ts'
-import type { EncryptionContext, HeaderLimits, MessageHeader } from './message.ts'
-import type { Suite } from './suites.ts'
-
-/** A Readable, a generator, an array of chunks: read one by one, never ahead of what can be worked on. */
-export type Source = AsyncIterable<Uint8Array> | Iterable<Uint8Array>
+import { Line } from './line.ts'
+import {
+  checkCallersContext,
+  defaultHeaderLimits,
+  encodeHeaderBody,
+  frameOverhead,
+  lastFrameHeadBytes,
+  lastFrameMark,
+  maxUint32,
+  MessageError,
+  parseHeader,
+  publicKeyName,
+  singleHeadBytes,
+  tagBytes,
+  type EncryptionContext,
+  type HeaderLimits,
+  type MessageHeader,
+  type WrittenHeader,
+} from './message.ts'
+import { Reader, type Source } from './reader.ts'
+import { unsignedSuite, type Suite } from './suites.ts'
 
 /** What comes out, in order, each piece as soon as it may be seen. To stop early is to `return` (as leaving a `for await` does, or destroying a Readable made of it). */
 export interface MessageStream extends AsyncIterableIterator<Buffer> {
@@ -56,5 +74,352 @@ export interface ReadLimits extends HeaderLimits {
   readonly maxFrameLength: number
 }
 
-export declare function encryptStream(source: Source, options: EncryptOptions): MessageStream
-export declare function decryptStream(source: Source, options: DecryptOptions): MessageStream
+const defaultFrameLength = 65_536
+const defaultReadLimits: ReadLimits = { ...defaultHeaderLimits, maxFrameLength: 2 ** 26 }
+
+/** @throws RangeError at once, for options that no message can meet. Everything else is thrown by the stream: PoolFailure, what the keyring or the source threw. */
+export function encryptStream(source: Source, options: EncryptOptions): MessageStream {
+  const { context = {}, keptOut = [], suite = unsignedSuite, frameLength = defaultFrameLength } = options
+  checkCallersContext(context)
+  if (!suite.commits) throw new RangeError(`${suite.name} is only read: it does not commit to its key`)
+  if (!Number.isInteger(frameLength) || frameLength < 1 || frameLength > maxUint32)
+    throw new RangeError(`a frame length of ${frameLength}: frames have 1 to ${maxUint32} bytes`)
+  const unknown = keptOut.find((name) => !Object.hasOwn(context, name))
+  if (unknown !== undefined) throw new RangeError(`"${unknown}" is to be kept out of the message, but is not in the encryption context`)
+  return messageStream(() => openSealing(source, { ...options, context, keptOut, suite, frameLength, pool: options.pool ?? sharedPool() }))
+}
+
+/** What is wrong with the message is a MessageError, thrown by the stream; besides it PoolFailure, and what the keyring or the source threw. */
+export function decryptStream(source: Source, options: DecryptOptions): MessageStream {
+  const limits = { ...defaultReadLimits, ...options.limits }
+  return messageStream(() => openOpening(source, { ...options, limits, pool: options.pool ?? sharedPool() }))
+}
+
+/** The same for bytes that are there: a message of its own memory. */
+export const encrypt = (plaintext: Uint8Array, options: EncryptOptions): Promise<Buffer> => collect(encryptStream([plaintext], options))
+
+export async function decrypt(
+  message: Uint8Array,
+  options: DecryptOptions,
+): Promise<{ readonly plaintext: Buffer; readonly header: MessageHeader }> {
+  const stream = decryptStream([message], options)
+  const plaintext = await collect(stream)
+  return { plaintext, header: await stream.header }
+}
+
+async function collect(stream: MessageStream): Promise<Buffer> {
+  const pieces: Buffer[] = []
+  for await (const piece of stream) pieces.push(piece)
+  return pieces.length === 1 && pieces[0] ? pieces[0] : Buffer.concat(pieces)
+}
+
+/** A message whose header is there. It is closed once, after the last piece or instead of it. */
+interface Opened {
+  readonly header: MessageHeader
+  pieces(): AsyncGenerator<Buffer, void>
+  close(): Promise<void>
+}
+
+/** Nothing begins before the header or a piece is asked for. */
+function messageStream(open: () => Promise<Opened>): MessageStream {
+  let opened: Promise<Opened> | undefined
+  const openOnce = (): Promise<Opened> => (opened ??= open())
+  const pieces = (async function* () {
+    const message = await openOnce()
+    try {
+      yield* message.pieces()
+    } finally {
+      await message.close()
+    }
+  })()
+  return {
+    get header() {
+      return openOnce().then(({ header }) => header)
+    },
+    [Symbol.asyncIterator]() {
+      return this
+    },
+    next: () => pieces.next(),
+    async return() {
+      const result = await pieces.return()
+      // Opened for its header only.
+      await opened?.then(
+        (message) => message.close(),
+        () => {},
+      )
+      return result
+    },
+  }
+}
+
+type Given<Options, Known extends keyof Options> = Options & { readonly [Name in Known]-?: Exclude<Options[Name], undefined> }
+
+async function openSealing(
+  source: Source,
+  options: Given<EncryptOptions, 'context' | 'keptOut' | 'suite' | 'frameLength' | 'pool'>,
+): Promise<Opened> {
+  const { suite, keyring, keptOut, frameLength, pool, lend = false } = options
+  const reader = new Reader(source)
+  let notary: Notary | undefined
+  try {
+    notary = suite.signature && (await pool.notary(suite.signature))
+    const context = notary?.publicKey
+      ? { ...options.context, [publicKeyName]: Buffer.from(notary.publicKey).toString('base64') }
+      : options.context
+    const { dataKey, encryptedDataKeys } = await keyring.encrypting({ suite, context })
+    const messageId = randomBytes(suite.messageIdBytes)
+    const { key, commitment } = deriveAndWipe(suite, dataKey, messageId)
+    const line = new Line({ pool, suite, key, messageId, frameLength, lend, notary })
+    const close = (): Promise<void> => closeBoth(line, reader)
+    try {
+      const [keptPairs, writtenPairs] = split(context, keptOut)
+      const header: MessageHeader = { suite, messageId, context: writtenPairs, encryptedDataKeys, frameLength, commitment }
+      const body = encodeHeaderBody(header)
+      const head = Buffer.concat([body, headerTag(suite, key, zeroIv, body, keptPairs)])
+      await notary?.update(head)
+      return { header, pieces: () => sealPieces(reader, head, line), close }
+    } catch (error) {
+      await line.close()
+      throw error
+    }
+  } catch (error) {
+    notary?.close()
+    await reader.close()
+    throw error
+  }
+}
+
+async function* sealPieces(reader: Reader, head: Buffer, line: Line): AsyncGenerator<Buffer, void> {
+  yield head
+  let slab = line.slab()
+  let filled = 0
+  for (let bytes; (bytes = await reader.next());) {
+    let at = 0
+    while (at < bytes.length) {
+      // A full slab waits for a byte more: the message's last frame is made when it is known to be the last.
+      if (filled === line.plaintextCapacity) {
+        line.seal(slab, filled, false)
+        while (line.full || line.ready) yield await line.next()
+        slab = line.slab()
+        filled = 0
+      }
+      const taken = Math.min(bytes.length - at, line.plaintextCapacity - filled)
+      slab.memory.set(bytes.subarray(at, at + taken), line.plaintextAt + filled)
+      at += taken
+      filled += taken
+    }
+  }
+  line.seal(slab, filled, true)
+  while (line.runs > 0) yield await line.next()
+  if (line.notary) yield encodeFooter(await line.notary.sign())
+}
+
+async function openOpening(source: Source, options: Given<DecryptOptions, 'pool'> & { readonly limits: ReadLimits }): Promise<Opened> {
+  const { keyring, pool, limits, commitmentPolicy = 'REQUIRE_ENCRYPT_REQUIRE_DECRYPT', lend = false } = options
+  const reader = new Reader(source)
+  let notary: Notary | undefined
+  try {
+    const { written, bytes } = await readWrittenHeader(reader, limits)
+    const { header } = written
+    const { suite, messageId } = header
+    checkHeader(header, commitmentPolicy, limits)
+    const keptPairs = reconcile(header.context, options.context ?? {})
+    const { dataKey } = await keyring.decrypting({
+      suite,
+      context: { ...header.context, ...keptPairs },
+      encryptedDataKeys: header.encryptedDataKeys,
+    })
+    const keys = deriveAndWipe(suite, dataKey, messageId)
+    try {
+      checkCommitment(header, keys)
+      checkHeaderTag(written, keys.key, keptPairs)
+      notary = suite.signature && (await pool.notary(suite.signature, Buffer.from(header.context[publicKeyName] ?? '', 'base64')))
+      await notary?.update(bytes)
+      const single = header.frameLength === 0
+      const frameLength = single ? await readSingleLength(reader, limits) : header.frameLength
+      const holdBytes = notary && options.holdBytes
+      const line = new Line({ pool, suite, key: keys.key, messageId, frameLength, lend: lend && holdBytes === undefined, notary })
+      return {
+        header,
+        pieces: () => (holdBytes === undefined ? openPieces(reader, line, single) : held(openPieces(reader, line, single), holdBytes)),
+        close: () => closeBoth(line, reader),
+      }
+    } catch (error) {
+      keys.key.fill(0)
+      throw error
+    }
+  } catch (error) {
+    notary?.close()
+    await reader.close()
+    throw error
+  }
+}
+
+/** What can be said of a message before any key is asked for. @throws MessageError */
+function checkHeader({ suite, context, frameLength }: MessageHeader, policy: CommitmentPolicy, limits: ReadLimits): void {
+  if (!suite.commits && policy === 'REQUIRE_ENCRYPT_REQUIRE_DECRYPT')
+    throw new MessageError(
+      'policy',
+      `${suite.name} does not commit to its key: it is read under the commitment policy REQUIRE_ENCRYPT_ALLOW_DECRYPT only`,
+    )
+  if (frameLength > limits.maxFrameLength) throw tooLong(`frames of ${frameLength} bytes`, limits)
+  const hasKey = publicKeyName in context
+  if (hasKey && !suite.signature)
+    throw new MessageError('malformed', `${suite.name} has no signature, but the encryption context has a public key for one`)
+  if (!hasKey && suite.signature)
+    throw new MessageError('malformed', `${suite.name} is signed, but the encryption context lacks the public key`)
+}
+
+const tooLong = (what: string, { maxFrameLength }: ReadLimits): MessageError =>
+  new MessageError('limit', `the message has ${what}, which must be held in memory; ${maxFrameLength} are allowed (maxFrameLength)`)
+
+/** Of a body without frames, which stays unread. */
+async function readSingleLength(reader: Reader, limits: ReadLimits): Promise<number> {
+  const head = await reader.gather(Buffer.alloc(0), singleHeadBytes, singleHeadBytes)
+  if (head.length < singleHeadBytes) throw truncated('before its body')
+  reader.unread(head)
+  const length = head.readBigUInt64BE(singleHeadBytes - 8)
+  if (length > limits.maxFrameLength) throw tooLong(`one piece of ${length} bytes`, limits)
+  return Number(length)
+}
+
+async function* openPieces(reader: Reader, line: Line, single: boolean): AsyncGenerator<Buffer, void> {
+  const stride = line.frameLength + frameOverhead
+  const capacity = line.framesInRun * stride
+  for (;;) {
+    const slab = line.slab()
+    let filled = 0
+    /** Where the next frame begins. */
+    let frameAt = 0
+    let end = single ? { at: singleHeadBytes + line.frameLength + tagBytes, bytes: line.frameLength } : undefined
+    while (filled < (end?.at ?? capacity)) {
+      const bytes = await reader.next()
+      if (!bytes) throw truncated(single ? 'in its body' : `in frame ${line.sequence + Math.floor(filled / stride)}`)
+      const taken = bytes.subarray(0, (end?.at ?? capacity) - filled)
+      slab.memory.set(taken, filled)
+      filled += taken.length
+      reader.unread(bytes.subarray(taken.length))
+      while (!end && frameAt < capacity && filled >= frameAt + 4) {
+        if (slab.memory.readUInt32BE(frameAt) !== lastFrameMark) frameAt += stride
+        else if (filled < frameAt + lastFrameHeadBytes) break
+        else end = lastFrame(slab.memory, frameAt, line.frameLength)
+      }
+      // Of what follows the last frame, some may be here already.
+      if (end && filled > end.at) {
+        reader.unread(Buffer.from(slab.memory.subarray(end.at, filled)))
+        filled = end.at
+      }
+    }
+    const wholeFrames = Math.floor(frameAt / stride)
+    line.open(slab, filled, { wholeFrames, end: single ? 'single' : end ? 'last' : 'none', endBytes: end?.bytes ?? 0 })
+    if (end) break
+    while (line.full || line.ready) yield await line.next()
+  }
+  while (line.runs > 1) yield await line.next()
+  const signature = line.notary && (await readFooter(reader))
+  if (await reader.next()) throw new MessageError('trailing', 'bytes follow the message')
+  const last = await line.next()
+  if (line.notary && signature && !(await line.notary.verify(signature)))
+    throw new MessageError('unauthentic', 'the signature is wrong: what came out of this message before was not what its author signed')
+  yield last
+}
+
+function lastFrame(memory: Buffer, at: number, frameLength: number): { readonly at: number; readonly bytes: number } {
+  const bytes = memory.readUInt32BE(at + lastFrameHeadBytes - 4)
+  if (bytes > frameLength)
+    throw new MessageError('malformed', `the last frame claims ${bytes} bytes; frames have ${frameLength} at the most`)
+  return { at: at + lastFrameHeadBytes + bytes + tagBytes, bytes }
+}
+
+/** Nothing of it before all of it. */
+async function* held(pieces: AsyncIterable<Buffer>, maxBytes: number): AsyncGenerator<Buffer, void> {
+  const all: Buffer[] = []
+  let length = 0
+  for await (const piece of pieces) {
+    length += piece.length
+    if (length > maxBytes)
+      throw new MessageError('limit', `the message has more than the ${maxBytes} bytes that may be held until its signature is verified`)
+    all.push(piece)
+  }
+  yield* all
+}
+
+async function readWrittenHeader(
+  reader: Reader,
+  limits: HeaderLimits,
+): Promise<{ readonly written: WrittenHeader; readonly bytes: Buffer }> {
+  let bytes: Buffer = Buffer.alloc(0)
+  for (let needs = 1; ;) {
+    bytes = await reader.gather(bytes, needs, Math.max(needs, usualHeaderBytes))
+    if (bytes.length === 0) throw new MessageError('truncated', 'there is no message: the source is empty')
+    if (bytes.length < needs) throw truncated('in its header')
+    const written = parseHeader(bytes, limits)
+    if ('needs' in written) needs = written.needs
+    else {
+      reader.unread(bytes.subarray(written.byteLength))
+      return { written, bytes: bytes.subarray(0, written.byteLength) }
+    }
+  }
+}
+
+const usualHeaderBytes = 4096
+
+const encodeFooter = (signature: Uint8Array): Buffer => {
+  const footer = Buffer.alloc(2 + signature.length)
+  footer.writeUInt16BE(signature.length)
+  footer.set(signature, 2)
+  return footer
+}
+
+async function readFooter(reader: Reader): Promise<Buffer> {
+  const head = await reader.gather(Buffer.alloc(0), 2, 2)
+  const length = head.length === 2 ? head.readUInt16BE() : 0
+  const signature = await reader.gather(Buffer.alloc(0), length, length)
+  if (head.length < 2 || signature.length < length) throw truncated('in its signature')
+  return signature
+}
+
+const truncated = (where: string): MessageError => new MessageError('truncated', `the message ends too soon, ${where}`)
+
+function deriveAndWipe(suite: Suite, dataKey: Buffer, messageId: Buffer): MessageKeys {
+  try {
+    return deriveKeys(suite, dataKey, messageId)
+  } finally {
+    dataKey.fill(0)
+  }
+}
+
+async function closeBoth(line: Line, reader: Reader): Promise<void> {
+  try {
+    await line.close()
+  } finally {
+    await reader.close()
+  }
+}
+
+/** The pairs of these names, and the others. */
+function split(context: EncryptionContext, names: readonly string[]): readonly [EncryptionContext, EncryptionContext] {
+  const pairs = Object.entries(context)
+  const has = ([name]: readonly [string, string]): boolean => names.includes(name)
+  return names.length === 0
+    ? [{}, context]
+    : [Object.fromEntries(pairs.filter(has)), Object.fromEntries(pairs.filter((pair) => !has(pair)))]
+}
+
+/** Of what the caller names, the pairs that the message does not carry. @throws MessageError when it carries another value */
+function reconcile(written: EncryptionContext, named: EncryptionContext): EncryptionContext {
+  const other = Object.keys(named).find((name) => name in written && written[name] !== named[name])
+  if (other !== undefined)
+    throw new MessageError('context', `the message was encrypted with another value of "${other}" in its encryption context`)
+  return Object.fromEntries(Object.entries(named).filter(([name]) => !(name in written)))
+}
+
+/** What a message says of itself; believed by nobody yet. The source is read no further than it must, and closed. @throws MessageError */
+export async function readHeader(source: Source, limits: Partial<HeaderLimits> = {}): Promise<WrittenHeader> {
+  const reader = new Reader(source)
+  try {
+    return (await readWrittenHeader(reader, { ...defaultHeaderLimits, ...limits })).written
+  } finally {
+    await reader.close()
+  }
+}
