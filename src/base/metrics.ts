@@ -20,6 +20,15 @@ type Reading = () => number | readonly Sample[] | undefined | Promise<number | u
 export interface Metrics {
   /** Counts a finished call and how long it took. `code` is an error's fixed code, `ok` for success. */
   call(operation: string, code: string, durationMs: number): void
+  /**
+   * The same for another kind of call: makes `NAME_total` and `NAME_seconds`, with the labels given and `code` on the total. Every combination of
+   * values stays for good: there must be few.
+   */
+  calls<L extends string>(
+    name: string,
+    help: string,
+    labelNames: readonly L[],
+  ): (labels: Readonly<Record<L, string>>, code: string, durationMs: number) => void
   /** Makes a histogram of seconds and answers the function that observes. */
   seconds(name: string, help: string): (seconds: number) => void
   /** Makes a counter and answers the function that adds (1 unless told). */
@@ -65,7 +74,7 @@ export function openMetrics(): Metrics {
       for (const sample of value) set(sample.labels, sample.value)
     }
     // prom-client wants label names up front; what a reading may carry is decided by its samples, so all of ours are named.
-    const labelNames = ['key', 'region', 'kind', 'state', 'device', 'account', 'class', 'token'] as const
+    const labelNames = ['key', 'region', 'kind', 'state', 'device', 'account', 'class', 'token', 'prefix', 'credential'] as const
     if (type === 'gauge') {
       const gauge: Gauge = new Gauge({
         name,
@@ -100,6 +109,34 @@ export function openMetrics(): Metrics {
       let histogram = durationChildren.get(operation)
       if (!histogram) durationChildren.set(operation, (histogram = durations.labels(operation)))
       histogram.observe(durationMs / 1000)
+    },
+    calls(name, help, labelNames) {
+      const total = new Counter({
+        name: `${name}_total`,
+        help: `${help}, by error code (ok for success).`,
+        labelNames: [...labelNames, 'code'],
+        registers: [registry],
+      })
+      const seconds = new Histogram({
+        name: `${name}_seconds`,
+        help: `How long it took: ${help.charAt(0).toLowerCase()}${help.slice(1)}.`,
+        labelNames: [...labelNames],
+        buckets: secondsBuckets,
+        registers: [registry],
+      })
+      const totals = new Map<string, Counter.Internal>()
+      const histograms = new Map<string, Histogram.Internal<string>>()
+      return (labels, code, durationMs) => {
+        const values = labelNames.map((label) => labels[label])
+        const place = values.join('\n')
+        const coded = `${place}\n${code}`
+        let counter = totals.get(coded)
+        if (!counter) totals.set(coded, (counter = total.labels(...values, code)))
+        counter.inc()
+        let histogram = histograms.get(place)
+        if (!histogram) histograms.set(place, (histogram = seconds.labels(...values)))
+        histogram.observe(durationMs / 1000)
+      }
     },
     seconds(name, help) {
       const histogram = new Histogram({ name, help, buckets: secondsBuckets, registers: [registry] })

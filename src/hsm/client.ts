@@ -43,7 +43,7 @@ import {
   type Operation,
   type ToAgent,
 } from './wire.ts'
-import { findScheme, maxAadBytes, maxBodyBytes, maxPlaintextBytes } from './wrap.ts'
+import { findScheme, maxAadBytes, maxBodyBytes, maxPlaintextBytes, maxWrapBytes } from './wrap.ts'
 
 export interface TokenConfig {
   /** Absolute path of the PKCS#11 module. */
@@ -272,7 +272,7 @@ class TokenClient implements Token {
 
   /** `aad` and `plaintext` must stay as they are until the promise settles. */
   async wrap(ckaId: string, aad: Uint8Array, plaintext: Uint8Array): Promise<{ scheme: WrapScheme; body: Buffer }> {
-    refuseUnless(plaintext.length >= 1 && plaintext.length <= maxPlaintextBytes, `a plaintext of ${plaintext.length} bytes`)
+    refuseUnless(plaintext.length >= 1 && plaintext.length <= maxWrapBytes, `a plaintext of ${plaintext.length} bytes`)
     refuseUnless(aad.length <= maxAadBytes, `additional data of ${aad.length} bytes`)
     const { number, data } = await this.#callKey('wrap', 0, ckaId, aad, plaintext)
     const scheme = findScheme(number)

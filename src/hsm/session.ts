@@ -17,7 +17,7 @@ import type { TokenObject } from './token.ts'
 
 export type Handle = Buffer
 
-/** The largest answer of one call: 4096 bytes of plaintext, a 16 byte tag, a 16 byte IV behind it, and room. */
+/** The largest answer of one call: 4300 bytes of plaintext, a 16 byte tag, a 16 byte IV behind it, and room. */
 const scratchBytes = 8192
 
 /** How many handles one native C_FindObjects answers. */

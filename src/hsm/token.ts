@@ -147,7 +147,7 @@ export interface Token {
   /** Every private or secret key object that the login shows. */
   allObjects(): Promise<readonly TokenObject[]>
 
-  /** Encrypts 1…4096 bytes with the profile's scheme; `aad` (0…12,288 bytes) is authenticated. Never retried after a doubtful answer by the caller: a fresh call is harmless. */
+  /** Encrypts 1…4300 bytes with the profile's scheme; `aad` (0…12,288 bytes) is authenticated. Never retried after a doubtful answer by the caller: a fresh call is harmless. */
   wrap(ckaId: string, aad: Uint8Array, plaintext: Uint8Array): Promise<{ readonly scheme: WrapScheme; readonly body: Buffer }>
   /** The reverse. `rejected` for any change of any bit of `aad` or `body`, all alike. */
   unwrap(ckaId: string, scheme: WrapScheme, aad: Uint8Array, body: Uint8Array): Promise<Buffer>

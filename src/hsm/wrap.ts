@@ -2,7 +2,7 @@
  * The five ways in which a key in the device protects bytes for the outside, behind one interface. What they make is
  * stored for ever, so each layout below is final; a change is a new scheme with a new number.
  *
- * `aad` is whatever the caller wants authenticated (0…12288 bytes), `n` the length of the plaintext (1…4096).
+ * `aad` is whatever the caller wants authenticated (0…12288 bytes), `n` the length of the plaintext (1…4300).
  *
  *   gcm-iv-in, gcm-iv-back     1 | L = 12        | AES-256-GCM in the device: the caller's bytes and its
  *   gcm-iv-tail                1 | L = 16        | `aad` exactly as given
@@ -34,9 +34,11 @@ import { cbcMechanism, gcmMechanism, hmacMechanism, oaepMechanism, type DeviceSe
 import { wrapSchemes, type WrapScheme } from './token.ts'
 
 export const maxPlaintextBytes = 4096
+/** What `wrap` takes: a proxy of AWS's external key stores must take this much, everything else is content with less. */
+export const maxWrapBytes = 4300
 export const maxAadBytes = 12_288
 /** Above the longest body: rsa-oaep with a modulus of 16384 bits. */
-export const maxBodyBytes = maxPlaintextBytes + 4096
+export const maxBodyBytes = maxWrapBytes + 4096
 
 /** The body was not made by this scheme under this key for this `aad`. */
 export class Rejected extends Error {

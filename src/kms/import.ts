@@ -21,6 +21,7 @@ import {
 } from '../store/store.ts'
 import { parseKmsArn } from './arn.ts'
 import { kmsError } from './errors.ts'
+import { removeTogether, type Claim } from './leftovers.ts'
 import { serviceEvent } from './record.ts'
 import { primaryOf, relatedKeys } from './multi-region.ts'
 import { pendingRotation } from './rotation.ts'
@@ -128,18 +129,24 @@ const released = (service: Service, key: KeyRecord, { ckaId, label }: BackingKey
   creator: service.instance.id,
 })
 
+/** Takes over what is to be removed. */
+async function claimObject(service: Service, object: ImportObject): Promise<Claim> {
+  if (await service.store.claimImportObject(object.ckaId, object.creator, service.instance.id)) return 'ours'
+  return (await isFinished(service, object)) ? 'finished' : 'theirs'
+}
+
 /**
  * Destroys an object that is no key's material, then forgets it. May be run again after a stop at any point. Leaves alone what turns out to be
  * finished.
  */
-async function removeObject(service: Service, object: ImportObject): Promise<void> {
-  const { store, instance, clock, trail } = service
+async function removeObject(service: Service, object: ImportObject, claim?: Claim): Promise<void> {
+  const { store, clock, trail } = service
   const { ckaId, label, keyArn: arn } = object
-  const ours = await store.claimImportObject(ckaId, object.creator, instance.id)
-  if (!ours && (await isFinished(service, object))) return
+  const claimed = claim ?? (await claimObject(service, object))
+  if (claimed === 'finished') return
   // Where another has taken it over, that one may have looked before the object was there.
   await service.tokenOf(object).destroyKey(ckaId, label)
-  if (!ours) return
+  if (claimed === 'theirs') return
   if (object.kind === 'expired') {
     const { accountId, region, name } = parseKmsArn(arn) ?? { accountId: object.accountId, region: '', name: '' }
     await trail.append(serviceEvent(clock.now(), { arn, accountId, region, keyId: name }, 'DeleteExpiredKeyMaterial', {}))
@@ -191,10 +198,17 @@ export function isLeftImport(
   return (dueAt !== null && dueAt <= clock.now()) || !store.view.key(arn)
 }
 
-/** Removes such a one. */
-export async function removeLeftImport(service: Service, object: ImportObject): Promise<void> {
-  await making(service, object, () => removeObject(service, object))
-  if (object.creator !== null) service.log.warn({ key: object.keyArn }, 'an object that an interrupted import left in the token is removed')
+/** Removes such ones. */
+export function removeLeftImports(service: Service, left: readonly ImportObject[]): Promise<void> {
+  return removeTogether(service, left, {
+    arnOf: ({ keyArn: arn }) => arn,
+    claim: (object) => making(service, object, () => claimObject(service, object)),
+    async remove(object, claim) {
+      await making(service, object, () => removeObject(service, object, claim))
+      if (object.creator !== null)
+        service.log.warn({ key: object.keyArn }, 'an object that an interrupted import left in the token is removed')
+    },
+  })
 }
 
 // ---- parameters ----

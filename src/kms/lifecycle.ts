@@ -8,11 +8,21 @@
  */
 
 import type { Token } from '../hsm/token.ts'
-import type { BackingKeyRecord, KeyRecord } from '../store/store.ts'
-import { expireMaterial, isLeftImport, removeLeftImport } from './import.ts'
-import { abandonMaterial, destroyKey, isShown, isWhole, shownObjects, type ShownObjects } from './material.ts'
+import type { BackingKeyRecord, ImportObject, KeyRecord } from '../store/store.ts'
+import { expireMaterial, isLeftImport, removeLeftImports } from './import.ts'
 import { reachOf } from './key-stores.ts'
+import { removeTogether } from './leftovers.ts'
 import { discardNameless } from './managed-keys.ts'
+import {
+  claimMaterial,
+  destroyKey,
+  isShown,
+  isWhole,
+  removeMaterial,
+  shownObjects,
+  type ClaimedMaterial,
+  type ShownObjects,
+} from './material.ts'
 import { hasReplicas } from './multi-region.ts'
 import { serviceEvent } from './record.ts'
 import { recordRotations, rotateDue } from './rotation.ts'
@@ -25,6 +35,8 @@ const heartbeatMs = 5_000
 const deadAfterMs = 30_000
 /** At least this long, so that a lease outlives a slow step; it is renewed before each. */
 const minLeaseMs = 60_000
+/** So many leftovers are removed at once, and between two such lots the lease is renewed. */
+const togetherAtMost = 256
 
 export interface Lifecycle {
   /** One round now: the same at start-up, on the timer and in tests. Rounds never overlap. */
@@ -48,35 +60,46 @@ export function startLifecycle(service: Service): Lifecycle {
     // Each process has its own logins.
     await service.keyStores.follow(dead.isDead)
     if (!(await holdLease())) return
-    for (const step of [
-      discardNameless,
-      recoverDead(dead.isDead),
-      destroyDue,
-      releasePrimary,
-      expireMaterial,
-      reviveUnavailable(),
-      rotateDue,
-      recordRotations,
-    ]) {
-      for (const { arn } of store.view.allKeys()) {
-        const due = (): { key: KeyRecord; work: () => Promise<void> } | undefined => {
-          const key = store.view.key(arn)
-          const work = key && step(service, key)
-          return work && { key, work }
+    /** What is to be done about each key by itself. @returns whether we still hold the lease */
+    const each = async (steps: readonly Step[]): Promise<boolean> => {
+      for (const step of steps) {
+        for (const { arn } of store.view.allKeys()) {
+          const due = (): { key: KeyRecord; work: () => Promise<void> } | undefined => {
+            const key = store.view.key(arn)
+            const work = key && step(service, key)
+            return work && { key, work }
+          }
+          if (!due()) continue
+          if (!(await holdLease())) return false
+          // Asked again: what another holder has done since is in the view now.
+          const now = due()
+          if (now) await attempt(service, now.key.arn, now.work)
         }
-        if (!due()) continue
-        if (!(await holdLease())) return
-        // Asked again: what another holder has done since is in the view now.
-        const now = due()
-        if (now) await attempt(service, now.key.arn, now.work)
       }
+      return true
     }
-    for (const object of await store.importObjects()) {
-      if (!isLeftImport(service, object, dead.isDead)) continue
-      if (!(await holdLease())) return
-      // Asked again as above.
-      if (isLeftImport(service, object, dead.isDead)) await attempt(service, object.keyArn, () => removeLeftImport(service, object))
+    /** The same for what is done about many together. */
+    const together = async <T>(found: readonly T[], isStill: (one: T) => boolean, work: (some: readonly T[]) => Promise<void>) => {
+      for (let from = 0; from < found.length; from += togetherAtMost) {
+        if (!(await holdLease())) return false
+        await work(found.slice(from, from + togetherAtMost).filter(isStill))
+      }
+      return true
     }
+    const isLeft = (object: ImportObject): boolean => isLeftImport(service, object, dead.isDead)
+    const steps: readonly (() => Promise<boolean>)[] = [
+      () => each([discardNameless, recoverDead(dead.isDead)]),
+      // What has been finished since it was found shows when it is claimed.
+      () =>
+        together(
+          leftMaterial(service, dead.isDead),
+          () => true,
+          (left) => removeLeftMaterial(service, left),
+        ),
+      () => each([destroyDue, releasePrimary, expireMaterial, reviveUnavailable(), rotateDue, recordRotations]),
+      async () => together((await store.importObjects()).filter(isLeft), isLeft, (left) => removeLeftImports(service, left)),
+    ]
+    for (const step of steps) if (!(await step())) return
     for (const id of dead.known) await store.removeInstance(id)
   }
   const run = (): Promise<void> => {
@@ -139,19 +162,36 @@ export type Step = (service: Service, key: KeyRecord) => (() => Promise<void>) |
 function recoverDead(isDead: (id: string) => boolean): Step {
   return (service, key) => {
     if (key.state === 'Destroying') return reachOf(service, key) === 'changing' ? undefined : () => finishDestruction(service, key)
-    const isLeft = ({ state, creator, ckaId }: BackingKeyRecord): boolean =>
-      state === 'creating' && (creator === service.instance.id ? !service.making.has(ckaId) : creator === null || isDead(creator))
-    const left = service.store.view.backingKeys(key.arn).filter(isLeft)
-    if (isLeftAlone(service, key, isDead)) return () => service.store.deleteKey(key.arn)
-    if (left.length === 0 || reachOf(service, key) !== 'connected') return undefined
-    return async () => {
-      for (const backing of left) {
-        if (await abandonMaterial(service, key, backing)) {
-          service.log.warn({ key: key.arn, state: key.state }, 'key material whose making was interrupted has been removed')
-        }
-      }
-    }
+    return isLeftAlone(service, key, isDead) ? () => service.store.deleteKey(key.arn) : undefined
   }
+}
+
+interface LeftMaterial {
+  readonly key: KeyRecord
+  readonly left: readonly BackingKeyRecord[]
+}
+
+function leftMaterial(service: Service, isDead: (id: string) => boolean): readonly LeftMaterial[] {
+  const { store, instance, making } = service
+  const isLeft = ({ state, creator, ckaId }: BackingKeyRecord): boolean =>
+    state === 'creating' && (creator === instance.id ? !making.has(ckaId) : creator === null || isDead(creator))
+  const found: LeftMaterial[] = []
+  for (const key of store.view.allKeys()) {
+    const left = key.state === 'Destroying' ? [] : store.view.backingKeys(key.arn).filter(isLeft)
+    if (left.length > 0 && reachOf(service, key) === 'connected') found.push({ key, left })
+  }
+  return found
+}
+
+function removeLeftMaterial(service: Service, found: readonly LeftMaterial[]): Promise<void> {
+  return removeTogether<LeftMaterial, readonly ClaimedMaterial[]>(service, found, {
+    arnOf: ({ key }) => key.arn,
+    claim: ({ left }) => Promise.all(left.map((backing) => claimMaterial(service, backing))),
+    async remove({ key }, claimed) {
+      if (await removeMaterial(service, key, claimed))
+        service.log.warn({ key: key.arn, state: key.state }, 'key material whose making was interrupted has been removed')
+    },
+  })
 }
 
 /** A key whose making was interrupted when it had no material: a replica that waits for an import. */

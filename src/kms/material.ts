@@ -12,6 +12,7 @@ import { TokenError, type Token, type TokenObject, type WrapScheme } from '../hs
 import { StoreConflict, type BackingKeyRecord, type KeyChange, type KeyRecord, type RotationType } from '../store/store.ts'
 import { additionalData, encodeHeader, type Ciphertext } from './ciphertext.ts'
 import { kmsError } from './errors.ts'
+import type { Claim } from './leftovers.ts'
 import type { Service } from './service.ts'
 import { tokenKind } from './specs.ts'
 import { newCkaId } from './system-keys.ts'
@@ -191,29 +192,42 @@ export async function generate(service: Service, key: KeyRecord, { ckaId, label 
 /** The caller is told why making the key failed, not why cleaning up did: the lifecycle job tries that again. */
 export async function abandonLoudly(service: Service, key: KeyRecord, backing: BackingKeyRecord): Promise<void> {
   try {
-    await abandonMaterial(service, key, backing)
+    await removeMaterial(service, key, [await claimMaterial(service, backing)])
   } catch (error) {
     service.log.warn({ key: backing.keyArn, err: error }, 'what a failed key generation left could not be removed yet')
   }
 }
 
+/** Material of one key that was begun and not finished, and whose it is now. */
+export interface ClaimedMaterial {
+  readonly backing: BackingKeyRecord
+  readonly claim: Claim
+}
+
+export async function claimMaterial({ store, instance }: Service, backing: BackingKeyRecord): Promise<ClaimedMaterial> {
+  const ours = await store.claimBackingKey(backing, backing.creator, instance.id)
+  const isFinished = !ours && store.view.backingKey(backing.keyArn, backing.materialId)?.state === 'ready'
+  return { backing, claim: ours ? 'ours' : isFinished ? 'finished' : 'theirs' }
+}
+
 /**
- * Removes material that was begun and not finished, and its key if that was never answered for. Leaves alone what turns out to be finished.
+ * Removes material that was begun and not finished, and its key if that was never answered for.
  * @returns whether there was anything to remove.
  */
-export async function abandonMaterial(service: Service, key: KeyRecord, backing: BackingKeyRecord): Promise<boolean> {
+export async function removeMaterial(service: Service, key: KeyRecord, claimed: readonly ClaimedMaterial[]): Promise<boolean> {
   const { store } = service
-  const { materialId, keyArn, ckaId, label } = backing
-  const ours = await store.claimBackingKey(backing, backing.creator, service.instance.id)
-  if (!ours && store.view.backingKey(keyArn, materialId)?.state === 'ready') return false
+  const token = service.tokenOf(key)
   // Where another has taken it over, that one may have looked before the object was there.
-  await service.tokenOf(key).destroyKey(ckaId, label)
-  if (!ours) return false
-  // A replica has several at once, and goes with the last.
-  const isLast = store.view.backingKeys(keyArn).length === 1
-  if (isLast && store.view.key(keyArn)?.state === 'Creating') await store.deleteKey(keyArn)
-  else await store.deleteBackingKey(backing)
-  return true
+  const unfinished = claimed.filter(({ claim }) => claim !== 'finished')
+  await Promise.all(unfinished.map(({ backing: { ckaId, label } }) => token.destroyKey(ckaId, label)))
+  const ours = claimed.filter(({ claim }) => claim === 'ours')
+  for (const { backing } of ours) {
+    // A replica has several at once, and goes with the last.
+    const isLast = store.view.backingKeys(backing.keyArn).length === 1
+    if (isLast && store.view.key(backing.keyArn)?.state === 'Creating') await store.deleteKey(backing.keyArn)
+    else await store.deleteBackingKey(backing)
+  }
+  return ours.length > 0
 }
 
 /** Whether the token shows, now, objects for everything that the key ever encrypted with. */

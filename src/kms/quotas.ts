@@ -119,7 +119,7 @@ function classOf(name: string, key: KeyRecord | undefined, keyPairSpec: unknown)
 }
 
 /** Holds at most `capacity`, is full when it is made, and fills at `rate` a second. */
-class Bucket {
+export class Bucket {
   readonly #rate: number
   readonly #capacity: number
   #level: number

@@ -6,7 +6,13 @@ import type { Service } from './service.ts'
 type Rooms = Pick<Service, 'token' | 'serviceKey'>
 
 /** Authenticated with what is sealed: a secret never opens as a session. */
-export type SealPurpose = 'session' | 'import' | 'grant-token-key' | `access-key/${string}` | `key-store/${string}`
+export type SealPurpose =
+  | 'session'
+  | 'import'
+  | 'grant-token-key'
+  | `access-key/${string}`
+  | `key-store/${string}`
+  | `xks-credential/${string}`
 
 const purposeBytes = (purpose: SealPurpose): Buffer => Buffer.from(`holdfast/${purpose}`)
 

@@ -58,6 +58,7 @@ export const allowedStates = {
   Verify: usable,
   VerifyMac: usable,
   // Our own.
+  AddXksKey: usable,
   AttestKey: any,
 } as const satisfies Record<string, readonly KeyState[]>
 

@@ -22,6 +22,8 @@ export const standardUsage: UsageSettings = { flushIntervalMs: 10_000, retention
 export interface Usage {
   /** Counts a call that succeeded. @param eventId of its audit record */
   count(call: Call, eventId: string): void
+  /** Remembers a use of a key that was no call of an API: it counts for nothing but the key's last use. */
+  used(use: LastUse): void
   /** A key's last cryptographic operation, as far as this process and the store know. */
   lastUse(keyArn: string): Promise<LastUse | undefined>
   /** Since when uses are counted. */
@@ -143,7 +145,12 @@ export async function openUsage({ store, clock, log }: Pick<Service, 'store' | '
   }, settings.flushIntervalMs)
   timer.unref()
 
+  const used = (use: LastUse): void => {
+    if ((uses.get(use.keyArn)?.at ?? 0) <= use.at) uses.set(use.keyArn, use)
+  }
+
   return {
+    used,
     count({ operation, touched, nowMs, input, principal, region, facts }, eventId) {
       if (operation.eventSource !== 'kms.amazonaws.com') return
       const day = Math.floor(nowMs / dayMs)
@@ -155,9 +162,7 @@ export async function openUsage({ store, clock, log }: Pick<Service, 'store' | '
         if (type !== 'AWS::KMS::Key') continue
         ofKey = true
         add(day, arn, counted)
-        if (isUse && (uses.get(arn)?.at ?? 0) <= nowMs) {
-          uses.set(arn, { keyArn: arn, operation: operation.name, at: nowMs, eventId, requestId: facts.requestId })
-        }
+        if (isUse) used({ keyArn: arn, operation: operation.name, at: nowMs, eventId, requestId: facts.requestId })
       }
       if (!ofKey) add(day, `arn:aws:kms:${region}:${principal.accountId}:`, counted)
     },

@@ -1,6 +1,7 @@
 /**
- * The XKS proxy API, version 1 (AWS KMS External Key Store Proxy API Specification 1.0.3), as its client sees it: what is sent, and what an
- * answer must look like to be believed. A format file: no I/O. The spec's words are kept for names that travel.
+ * The XKS proxy API, version 1 (AWS KMS External Key Store Proxy API Specification 1.0.3): what both sides share, and the client's side, which is what
+ * is sent and what an answer must look like to be believed; the proxy's side is `requests.ts`. A format file: no I/O. The spec's words are kept
+ * for names that travel.
  *
  * Answers are read strictly (a length that is not the spec's, or base64 that is none, is no answer); members that the spec does not have
  * are ignored, as it asks.
@@ -18,11 +19,20 @@ export const paths = {
 
 export const signingService = 'kms-xks-proxy'
 
+/** A URI path prefix: '' or `/tenant`, so long that the whole path has at most the 128 characters of `XksProxyUriPath`. */
+export const isUriPathPrefix = (text: string): boolean => text.length <= 117 && /^(?:\/[A-Za-z0-9_-]+)*$/.test(text)
+/** What AWS calls `XksProxyUriPath`. */
+export const uriPath = (prefix: string): string => `${prefix}/kms/xks/v1`
+export const externalKeyIdForm = /^[A-Za-z0-9._-]{1,128}$/
+
 /** Lengths in bytes, before base64. */
 export const ivBytes: readonly number[] = [12, 16]
 export const tagBytes = 16
 const cdivBytes = 32
 export const maxMetadataBytes = 20
+/** What a proxy must take at least. */
+export const maxPlaintextBytes = 4300
+export const maxAadBytes = 8192
 /** No answer of the spec is longer: a plaintext in base64 with its fields. */
 export const maxAnswerBytes = 65_536
 
@@ -122,6 +132,21 @@ export function readEncrypted(answer: unknown, plaintextBytes: number, aad: Uint
   const cdiv = readBytes(members, 'ciphertextDataIntegrityValue', (length) => length === cdivBytes)
   if (!timingSafeEqual(cdiv, integrityValue(outer, aad))) throw new InvalidAnswer('ciphertextDataIntegrityValue does not fit the answer')
   return outer
+}
+
+/**
+ * What the key itself authenticates (spec, Encrypt): `additionalAuthenticatedData` and `ciphertextMetadata`, kept apart by their lengths; what is absent has
+ * length 0.
+ *
+ * It never begins with 0x48 0x01, since no AAD has 18,433 bytes: so nothing that is encrypted here is a CiphertextBlob of the same key, or the reverse.
+ */
+export function authenticatedData(aad: Uint8Array, metadata: Uint8Array): Buffer {
+  const framed = Buffer.allocUnsafe(2 + aad.length + 1 + metadata.length)
+  framed.writeUInt16BE(aad.length)
+  framed.set(aad, 2)
+  framed.writeUInt8(metadata.length, 2 + aad.length)
+  framed.set(metadata, 2 + aad.length + 1)
+  return framed
 }
 
 /** CDIV: over the decoded bytes, without lengths; what is absent is empty (appendix C). */

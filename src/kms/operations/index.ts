@@ -21,6 +21,7 @@ import * as sts from './sts.ts'
 import * as tags from './tags.ts'
 import * as trail from './trail.ts'
 import * as usage from './usage.ts'
+import * as xksStores from './xks-stores.ts'
 
 export interface Api {
   readonly name: 'kms' | 'sts' | 'cloudtrail' | 'holdfast'
@@ -81,6 +82,6 @@ export const apis: readonly Api[] = [
   ),
   open(
     { name: 'holdfast', target: 'Holdfast', signingName: 'holdfast', eventSource: 'holdfast', actionPrefix: 'holdfast' },
-    { ...administration, ...usage },
+    { ...administration, ...usage, ...xksStores },
   ),
 ]

@@ -12,9 +12,9 @@ import { findKeyStore, keyStoreMissing, sealSecret, wrongState } from '../key-st
 import { seconds } from '../metadata.ts'
 import { operation, type Call } from '../operation.ts'
 import { page, pageOf } from '../page.ts'
-import { integer, oneOf, optional, string, structure, type Input, type Shape } from '../shape.ts'
+import { integer, oneOf, optional, string, type Input, type Shape } from '../shape.ts'
 import { xksKmsError } from '../xks-failures.ts'
-import { marker } from './members.ts'
+import { marker, xksCredential } from './members.ts'
 
 const keyStoreId = string({ min: 1, max: 64 })
 const keyStoreName = string({ min: 1, max: 256 })
@@ -31,12 +31,7 @@ const settings = {
     string({ min: 20, max: 64, pattern: /^(com|eu)\.amazonaws\.vpce\.([a-z]+-){2,3}\d+\.vpce-svc-[0-9a-z]+$/ }),
   ),
   XksProxyVpcEndpointServiceOwner: optional(string({ min: 12, max: 12, pattern: /[0-9]{12}/ })),
-  XksProxyAuthenticationCredential: optional(
-    structure({
-      AccessKeyId: string({ min: 20, max: 30, pattern: /^[A-Z2-7]+$/, secret: true }),
-      RawSecretAccessKey: string({ min: 43, max: 64, pattern: String.raw`^[a-zA-Z0-9\/+=]+$`, secret: true }),
-    }),
-  ),
+  XksProxyAuthenticationCredential: optional(xksCredential),
   XksProxyConnectivity: optional(oneOf('PUBLIC_ENDPOINT', 'VPC_ENDPOINT_SERVICE')),
 } as const satisfies Shape
 

@@ -235,6 +235,7 @@ export const ScheduleKeyDeletion = operation({
         ? { state: 'PendingReplicaDeletion', deletionWindowDays: days }
         : { state: 'PendingDeletion', deletionAt: call.nowMs + days * dayMs },
     )
+    warnOfXksStores(call, key)
     return {
       KeyId: arn,
       ...(deletionAt !== null && { DeletionDate: seconds(deletionAt) }),
@@ -243,6 +244,17 @@ export const ScheduleKeyDeletion = operation({
     }
   },
 })
+
+/** Whoever schedules the deletion may not know that AWS KMS works with the key: the record names the stores, and so does the log. */
+function warnOfXksStores(call: Call, { arn }: KeyRecord): void {
+  const shown = call.service.store.view.xksKeysOf(arn).map(({ prefix, externalKeyId }) => ({ uriPathPrefix: prefix, externalKeyId }))
+  if (shown.length === 0) return
+  call.note['xksKeys'] = shown.slice(0, 100)
+  call.service.log.warn(
+    { key: arn, xksKeys: shown.slice(0, 100) },
+    'a key that is shown in XKS stores is pending deletion: AWS KMS cannot use it any more',
+  )
+}
 
 export const CancelKeyDeletion = operation({
   input: { KeyId: keyId },

@@ -16,3 +16,9 @@ export const marker = optional(string({ min: 1, max: 1024, pattern: /[\u0020-\u0
 export const maxTagsGiven = 1000
 export const tagList = list(structure({ TagKey: string({ min: 1, max: 128 }), TagValue: string({ max: 256 }) }), { max: maxTagsGiven })
 export const policyText = string({ min: 1, max: 131072, pattern: /[\u0009\u000A\u000D\u0020-\u00FF]+/ })
+
+/** What signs for a store of an XKS proxy, with the bounds of AWS's API and of the proxy's specification. */
+export const xksCredential = structure({
+  AccessKeyId: string({ min: 20, max: 30, pattern: /^[A-Z2-7]+$/, secret: true }),
+  RawSecretAccessKey: string({ min: 43, max: 64, pattern: String.raw`^[a-zA-Z0-9\/+=]+$`, secret: true }),
+})
