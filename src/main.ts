@@ -81,7 +81,13 @@ const wiring: Wiring = {
     const [{ planTokens }, { examine }] = await Promise.all([import('./tokens.ts'), import('./doctor.ts')])
     return examine({ tokens: (await planTokens(config, false)).tokens, database: places.database })
   },
-  bench: async (options) => (await import('./measure.ts')).measure(readConfig().config, options),
+  async xksDoctor(options) {
+    const { describeProxy, examineProxy } = await import('./xks/doctor.ts')
+    const report = await examineProxy({ ...options, clock: systemClock })
+    return { text: describeProxy(report), report, healthy: report.healthy }
+  },
+  bench: async (options) => (await import('./bench-command.ts')).bench(readConfig().config, options, process.stderr),
+  compareBenches: async (first, second) => (await import('./bench-command.ts')).compare(first, second),
   clientSettings,
   auditTrail: () => placesIn(readConfig().config.dataDir).auditTrail,
   effectiveConfig: () => readConfig().config,

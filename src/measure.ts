@@ -1,53 +1,252 @@
 /**
- * `holdfast bench`: brings up a service with a SoftHSM2 token and a data directory of its own, measures it beside its
- * baselines (`bench/bench.ts`), and takes it down again. The configured token is not touched. Part of the wiring.
+ * `holdfast bench`: gives the parts of the bench (`bench/part.ts`) what they measure, and takes it away again. Part of the wiring.
  *
- * The data directory lies in the configured one: what an fsync costs depends on the file system.
+ * The measured token is the configured one; without a configured module, SoftHSM2 tokens of the bench's own. Services have databases of their own, in
+ * a directory in the configured data directory: what an fsync costs depends on the file system. In a configured token everything that was made
+ * is destroyed at the end, by the rows and the list that name it; what a run that was killed left there, the next run on that token destroys.
  */
 
-import { fork } from 'node:child_process'
+import { execFileSync, fork } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
-import { join } from 'node:path'
-import { runBench, type BenchOptions, type BenchSubjects } from './bench/bench.ts'
-import { runGrantsBench } from './bench/grants.ts'
-import { runKeysBench } from './bench/keys.ts'
+import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdir, readFile, rm } from 'node:fs/promises'
+import { cpus, release, totalmem } from 'node:os'
+import { basename, isAbsolute, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { findSoftHsm } from '../softhsm/find.mjs'
+import { provisionSoftHsm } from '../softhsm/provision.mjs'
+import { compileShim } from '../softhsm/shim.mjs'
 import { systemClock } from './base/clock.ts'
+import { openLog } from './base/log.ts'
+import { OperatorError } from './base/operator-error.ts'
 import { loaderFlags, programOf } from './base/program.ts'
+import type { BenchService, BenchToken, Means, Observed, PartContext, ServiceOptions, TokenOptions } from './bench/part.ts'
+import { parts } from './bench/parts.ts'
+import { planFor, runParts, type Bench, type Machine, type PlanWishes } from './bench/run.ts'
 import { parseCredentials } from './cli/credentials-file.ts'
-import { placesIn, type Config } from './config.ts'
+import { childEnvironment, placesIn, type Config } from './config.ts'
+import { openToken, type SelfTestMemory } from './hsm/client.ts'
+import { readProfile } from './hsm/profile.ts'
 import type { RawLoopOrder, RawLoopResult } from './hsm/raw-loop.ts'
-import type { ServiceAddress } from './measure-service.ts'
+import type { Token } from './hsm/token.ts'
+import type { ServiceAddress, ServiceOrder } from './measure-service.ts'
 import { fillGrants } from './store/fill-grants.ts'
-import { planTokens } from './tokens.ts'
+import { objectsNamedIn, type NamedObject } from './store/token-objects.ts'
+import { planTokens, type TokenPlan } from './tokens.ts'
 
-export async function measure(
-  config: Config,
-  { grants, keys, ...options }: BenchOptions & { readonly grants?: number; readonly keys?: number },
-): Promise<unknown> {
-  if (keys !== undefined) {
-    return withService(config, ({ service: few }) =>
-      withService(config, ({ service: many, restart }) => runKeysBench({ few, many, restart }, keys, options)),
-    )
-  }
-  if (grants === undefined) return withService(config, (subjects) => runBench(subjects, options))
-  return withService(config, ({ service: few }) =>
-    withService(config, ({ service: many, database }) =>
-      runGrantsBench({ few, many, fill: (count) => fillGrants(database, count) }, grants, options),
-    ),
-  )
+export interface BenchWishes extends PlanWishes {
+  /** Names of parts; all unless told. */
+  readonly parts?: readonly string[]
 }
 
-/** Brings up a service for a measurement, and takes it down after it. */
-async function withService<T>(
-  config: Config,
-  run: (subjects: BenchSubjects & { readonly database: string; readonly restart: () => Promise<number> }) => Promise<T>,
-): Promise<T> {
+type Reached = TokenPlan['config']
+
+/** @param progress takes one line at a time: what is being measured */
+export async function measure(config: Config, wishes: BenchWishes, progress: (part: string, text: string) => void): Promise<Bench> {
+  const chosen = parts.filter(({ name }) => wishes.parts?.includes(name) ?? true)
+  const unknown = wishes.parts?.find((name) => !parts.some((part) => part.name === name))
+  if (unknown !== undefined)
+    throw new OperatorError(`There is no part ${JSON.stringify(unknown)}, only ${parts.map(({ name }) => name).join(', ')}.`)
   await mkdir(config.dataDir, { recursive: true, mode: 0o700 })
-  const dataDir = await mkdtemp(join(config.dataDir, 'bench-'))
-  const own: Config = {
+  const site = await openSite(config)
+  try {
+    const plan = planFor(wishes)
+    const machine = await site.describe()
+    const context = (name: string): PartContext => ({
+      plan,
+      progress: (text) => progress(name, text),
+      withService: (run, options = {}) => site.withService(run, options),
+      withToken: (run, options = {}) => site.withToken(run, options),
+      means: site.means,
+    })
+    return await runParts(chosen, context, plan, machine, systemClock)
+  } finally {
+    await site.close()
+  }
+}
+
+/** The directory in which one run of the bench keeps everything, and what it brings up. */
+interface Site {
+  readonly means: Means
+  withService<T>(run: (service: BenchService) => Promise<T>, options: ServiceOptions): Promise<T>
+  withToken<T>(run: (token: BenchToken) => Promise<T>, options: TokenOptions): Promise<T>
+  describe(): Promise<Machine>
+  close(): Promise<void>
+}
+
+const sitePrefix = 'bench-'
+const journalOf = (dir: string): string => join(dir, 'keys')
+/** Whose directory it is, and which token has its keys. */
+interface Owner {
+  readonly pid: number
+  readonly token?: { readonly library: string; readonly label: string; readonly serial: string }
+}
+
+async function openSite(config: Config): Promise<Site> {
+  const log = openLog({ level: 'error', destination: '/dev/null' })
+  const dir = mkdtempSync(join(config.dataDir, sitePrefix))
+  const isConfigured = config.pkcs11.library !== undefined
+  const own = ownConfig(config, dir)
+  const memories = new Map<string, unknown>()
+  const memory = (name: string): SelfTestMemory => ({ recall: () => memories.get(name), keep: (proof) => void memories.set(name, proof) })
+  const say = (owner: Owner): void => writeFileSync(join(dir, 'owner.json'), JSON.stringify(owner))
+  let services = 0
+  let reached: Reached
+  let sessions: number
+  let token: Machine['token']
+  let maxObjects: number | null
+  try {
+    say({ pid: process.pid })
+    const planned = isConfigured ? (await planTokens(own, false)).tokens[0]?.config : await softHsm(join(dir, 'token'))
+    if (!planned) throw new Error('no token is planned')
+    reached = planned
+    const opened = await openToken({ ...reached, provision: true }, { log, selfTest: memory('measured') })
+    try {
+      const { limits } = readProfile(reached.profile ?? opened.info().profile)
+      sessions = await sessionsOf(opened, reached.sessions ?? limits.sessions)
+      token = describeToken(opened, reached, sessions)
+      maxObjects = limits.objects
+      if (isConfigured) {
+        say({ pid: process.pid, token: identify(opened, reached) })
+        await clearLeftovers(config.dataDir, opened, reached)
+      } else removeLeftovers(config.dataDir)
+    } finally {
+      await opened.close()
+    }
+  } catch (error) {
+    await rm(dir, { recursive: true, force: true })
+    throw error
+  }
+
+  /** SoftHSM2 behind the shim, made when the first part asks for it. */
+  let model: { readonly reached: Reached; readonly setLatency: (ms: number) => void } | undefined
+  const shim = compileShim(dir)
+  const softHsmLibrary = findSoftHsm()
+  const noModel =
+    shim === undefined
+      ? 'There is no C compiler (cc) on this machine, which the latency model needs.'
+      : softHsmLibrary === undefined
+        ? 'SoftHSM2 is not installed on this machine: the latency model stands on it.'
+        : undefined
+  const openModel = async (): Promise<NonNullable<typeof model>> => {
+    if (model) return model
+    if (shim === undefined || noModel !== undefined) throw new OperatorError(noModel ?? '')
+    const made = await softHsm(join(dir, 'model'))
+    const file = join(dir, 'latency')
+    const setLatency = (ms: number): void => {
+      const bytes = Buffer.alloc(4)
+      new DataView(bytes.buffer, bytes.byteOffset).setUint32(0, Math.round(ms * 1000), isLittleEndian)
+      // In place: the module has mapped this very file.
+      writeFileSync(file, bytes, { flag: existsSync(file) ? 'r+' : 'w' })
+    }
+    setLatency(0)
+    model = { reached: { ...made, library: shim, env: { ...made.env, SHIM_MODULE: made.library, SHIM_LATENCY_FILE: file } }, setLatency }
+    return model
+  }
+
+  return {
+    means: {
+      noModel,
+      maxObjects,
+      fillGrants,
+      rawLoop: (order) =>
+        rawLoop({ ...order, library: reached.library, tokenLabel: reached.tokenLabel, pinFile: reached.pinFile }, reached.env),
+    },
+    async withToken(run, options) {
+      const base = options.model ? (await openModel()).reached : reached
+      model?.setLatency(0)
+      const wanted = {
+        ...base,
+        provision: true,
+        ...(options.sessions !== undefined && { sessions: options.sessions }),
+        ...(options.scheme !== undefined && { profile: profileWith(dir, base.profile ?? token.profile, options.scheme) }),
+      }
+      const name = options.model ? 'model' : (options.scheme ?? 'measured')
+      const opened = await openToken(wanted, { log, selfTest: memory(name) })
+      try {
+        return await run({
+          token: opened,
+          sessions: await sessionsOf(opened, options.sessions ?? sessions),
+          newKey() {
+            const made = { ckaId: randomBytes(opened.capabilities().keyIdBytes).toString('hex'), label: 'holdfast/bench' }
+            if (!options.model) appendFileSync(journalOf(dir), `${JSON.stringify(made)}\n`, { mode: 0o600 })
+            return made
+          },
+          setLatency: (ms) => model?.setLatency(ms),
+        })
+      } finally {
+        model?.setLatency(0)
+        await opened.close()
+      }
+    },
+    async withService(run, options) {
+      const dataDir = join(dir, `service-${(services += 1)}`)
+      mkdirSync(dataDir, { mode: 0o700 })
+      const modelled = options.latencyMs === undefined ? undefined : await openModel()
+      modelled?.setLatency(0)
+      const pkcs11 = modelled
+        ? { ...own.pkcs11, library: modelled.reached.library, tokenLabel: modelled.reached.tokenLabel, pinFile: modelled.reached.pinFile }
+        : own.pkcs11
+      const mine: Config = {
+        ...own,
+        dataDir,
+        pkcs11: { ...pkcs11, ...(options.sessions !== undefined && { sessions: options.sessions }) },
+      }
+      const order: ServiceOrder = { config: mine, audit: options.audit ?? 'on', spans: options.spans ?? false }
+      const env = { ...childEnvironment(), ...modelled?.reached.env }
+      let house = await startService(order, env)
+      try {
+        modelled?.setLatency(options.latencyMs ?? 0)
+        const credentials = parseCredentials(await readFile(placesIn(dataDir).credentials, 'utf8')).get('default')
+        if (!credentials) throw new Error('the service made no credentials')
+        return await run({
+          endpoint: new URL(house.url),
+          region: mine.regions[0] ?? '',
+          credentials,
+          now: () => systemClock.now(),
+          database: placesIn(dataDir).database,
+          observe: () => house.observe(),
+          cpuSeconds: () => house.cpuSeconds(),
+          async restart() {
+            await house.close()
+            const startedAt = performance.now()
+            house = await startService(order, env)
+            const tookMs = performance.now() - startedAt
+            return { tookMs, endpoint: new URL(house.url) }
+          },
+        })
+      } finally {
+        modelled?.setLatency(0)
+        await house.close()
+        if (isConfigured && !modelled) {
+          const named = objectsNamedIn(placesIn(dataDir).database)
+          appendFileSync(journalOf(dir), named.map((object) => `${JSON.stringify(object)}\n`).join(''), { mode: 0o600 })
+        }
+        await rm(dataDir, { recursive: true, force: true })
+      }
+    },
+    describe: async () => describeMachine(token),
+    async close() {
+      if (isConfigured && existsSync(journalOf(dir))) {
+        const opened = await openToken({ ...reached, provision: true }, { log, selfTest: memory('measured') })
+        try {
+          await destroyNamed(opened, namedIn(dir))
+        } finally {
+          await opened.close()
+        }
+      }
+      await rm(dir, { recursive: true, force: true })
+    },
+  }
+}
+
+/** What every service of the bench has in common. */
+function ownConfig(config: Config, dir: string): Config {
+  return {
     ...config,
-    dataDir,
+    dataDir: dir,
     host: '127.0.0.1',
     port: 0,
     opsPort: 0,
@@ -56,54 +255,147 @@ async function withService<T>(
     regions: config.regions.slice(0, 1),
     regionTokens: {},
     tokens: {},
-    pkcs11: { ...config.pkcs11, library: undefined, tokenLabel: undefined, tokenSerial: undefined, pinFile: undefined, profile: undefined },
+    keyStoreTokens: {},
     quotas: { ...config.quotas, requestRates: 'off' },
     tls: { certFile: undefined, keyFile: undefined, allowPlainHttp: false },
   }
-  try {
-    let house = await startService(own)
-    try {
-      const credentials = parseCredentials(await readFile(placesIn(dataDir).credentials, 'utf8')).get('default')
-      if (!credentials) throw new Error('the service made no credentials')
-      const token = (await planTokens(own, false)).tokens[0]?.config
-      if (!token) throw new Error('the service made no token')
-      const service = { endpoint: new URL(house.url), region: own.regions[0] ?? '', credentials, now: () => systemClock.now() }
-      return await run({
-        service,
-        sessions: await sessionsOf(house.opsUrl),
-        rawLoop: (order) => rawLoop({ ...token, ...order }),
-        database: placesIn(dataDir).database,
-        async restart() {
-          await house.close()
-          const startedAt = performance.now()
-          house = await startService(own)
-          return performance.now() - startedAt
-        },
-      })
-    } finally {
-      await house.close()
-    }
-  } finally {
-    await rm(dataDir, { recursive: true, force: true })
+}
+
+async function softHsm(dir: string): Promise<Reached> {
+  const library = findSoftHsm()
+  if (library === undefined)
+    throw new OperatorError(
+      'No PKCS#11 module is configured and SoftHSM2 is not installed: set HOLDFAST_PKCS11_LIBRARY, or run: apt-get install softhsm2',
+    )
+  const made = await provisionSoftHsm({ dir, label: 'holdfast-bench', library })
+  return { library, tokenLabel: made.label, pinFile: made.pinFile, env: { ...childEnvironment(), ...made.env } }
+}
+
+/** The token's profile with another wrap scheme, as a file. */
+function profileWith(dir: string, profile: string, scheme: string): string {
+  const source = isAbsolute(profile) ? profile : fileURLToPath(new URL(`../native-config/${profile}.json`, import.meta.url))
+  const fields = {
+    ...(JSON.parse(readFileSync(source, 'utf8')) as object),
+    wrap: { value: scheme, why: 'The bench measures every scheme that the token has.' },
+  }
+  const path = join(dir, `profile-${scheme}.json`)
+  writeFileSync(path, JSON.stringify(fields))
+  return path
+}
+
+/** The first session serves as soon as it is there; the others follow. A device that has fewer than it was asked for gives what it has. */
+async function sessionsOf(token: Token, wanted: number): Promise<number> {
+  const until = performance.now() + sessionsOpenWithinMs
+  while (token.health().sessions < wanted && performance.now() < until) await sleep(20)
+  return token.health().sessions
+}
+
+const sessionsOpenWithinMs = 10_000
+
+const isLittleEndian = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1
+
+// ---- taking everything away again ----
+
+const identify = (token: Token, { library }: Reached): NonNullable<Owner['token']> => ({
+  library,
+  label: token.info().label,
+  serial: token.info().serial,
+})
+
+function namedIn(dir: string): readonly NamedObject[] {
+  const listed = existsSync(journalOf(dir)) ? readFileSync(journalOf(dir), 'utf8').split('\n') : []
+  const services = readdirSync(dir).filter((name) => name.startsWith('service-'))
+  return [
+    // A line that was not finished names a key that was not made.
+    ...listed.filter((line) => line.endsWith('}')).map((line) => JSON.parse(line) as NamedObject),
+    ...services.flatMap((name) => objectsNamedIn(placesIn(join(dir, name)).database)),
+  ]
+}
+
+/** Destroys what is there of these objects, each by its CKA_ID and its label. Nothing else in the token is touched. */
+async function destroyNamed(token: Token, named: readonly NamedObject[]): Promise<void> {
+  if (named.length === 0) return
+  const name = ({ ckaId, label }: NamedObject): string => `${ckaId} ${label}`
+  const ours = new Map(named.map((object) => [name(object), object]))
+  const there = new Set((await token.allObjects()).map(name))
+  for (const [each, { ckaId, label }] of ours) if (there.has(each)) await token.destroyKey(ckaId, label)
+}
+
+/** Directories of runs that are over but were killed. */
+function leftovers(dataDir: string): readonly { readonly dir: string; readonly owner: Owner }[] {
+  return readdirSync(dataDir)
+    .filter((name) => name.startsWith(sitePrefix))
+    .flatMap((name) => {
+      const dir = join(dataDir, name)
+      const file = join(dir, 'owner.json')
+      if (!existsSync(file)) return []
+      try {
+        const owner = JSON.parse(readFileSync(file, 'utf8')) as Owner
+        return isRunning(owner.pid) ? [] : [{ dir, owner }]
+      } catch {
+        return []
+      }
+    })
+}
+
+function removeLeftovers(dataDir: string): void {
+  for (const { dir, owner } of leftovers(dataDir)) if (!owner.token) rmSync(dir, { recursive: true, force: true })
+}
+
+async function clearLeftovers(dataDir: string, token: Token, reached: Reached): Promise<void> {
+  removeLeftovers(dataDir)
+  const here = JSON.stringify(identify(token, reached))
+  for (const { dir, owner } of leftovers(dataDir)) {
+    if (JSON.stringify(owner.token) !== here) continue
+    await destroyNamed(token, namedIn(dir))
+    rmSync(dir, { recursive: true, force: true })
   }
 }
 
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'
+  }
+}
+
+// ---- the processes ----
+
+interface StartedService extends ServiceAddress {
+  observe(): Promise<Observed>
+  cpuSeconds(): number | undefined
+  close(): Promise<void>
+}
+
 /** Starts the service in its own process. */
-async function startService(config: Config): Promise<ServiceAddress & { close(): Promise<void> }> {
+async function startService(order: ServiceOrder, env: Readonly<Record<string, string>>): Promise<StartedService> {
   const child = fork(programOf(new URL('measure-service.ts', import.meta.url)), [], {
     execArgv: [...process.execArgv, ...loaderFlags],
     serialization: 'advanced',
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    env,
   })
   const ended = once(child, 'exit')
-  const address = await new Promise<ServiceAddress>((resolve, reject) => {
-    child.once('message', (message) => resolve(message as ServiceAddress))
-    child.once('error', reject)
-    child.once('close', (code, signal) => reject(new Error(`the service ended with ${signal ?? `code ${code}`}`)))
-    child.send(config)
-  })
+  const answer = async <T>(message: object): Promise<T> => {
+    const given = new Promise<T>((resolve, reject) => {
+      const onEnd = (code: number | null, signal: string | null): void =>
+        reject(new Error(`the service ended with ${signal ?? `code ${code}`}`))
+      child.once('exit', onEnd)
+      child.once('message', (value) => {
+        child.off('exit', onEnd)
+        resolve(value as T)
+      })
+    })
+    child.send(message)
+    return given
+  }
+  const address = await answer<ServiceAddress>(order)
   return {
     ...address,
+    observe: () => answer<Observed>({}),
+    cpuSeconds: () => cpuSecondsOf(child.pid ?? 0),
     async close() {
       if (child.connected) child.disconnect()
       await ended
@@ -111,33 +403,79 @@ async function startService(config: Config): Promise<ServiceAddress & { close():
   }
 }
 
-/** How many sessions the service has on its token, by its own metrics. */
-async function sessionsOf(opsUrl: string): Promise<number> {
-  const page = await (await fetch(`${opsUrl}/metrics`)).text()
-  const [, sessions] = /^holdfast_token_sessions(?:\{[^}]*\})? (\d+)$/m.exec(page) ?? []
-  if (sessions === undefined) throw new Error('the service does not say how many sessions it has')
-  return Number(sessions)
+/** Of a process and all that it started, from /proc; undefined where there is none. Of 1/100 s, as Linux counts for programs. */
+function cpuSecondsOf(root: number): number | undefined {
+  if (!existsSync('/proc/self/stat')) return undefined
+  const parents = new Map<number, { readonly parent: number; readonly ticks: number }>()
+  for (const name of readdirSync('/proc')) {
+    if (!/^\d+$/.test(name)) continue
+    try {
+      const text = readFileSync(`/proc/${name}/stat`, 'utf8')
+      // After the name, which may hold anything, in brackets: state, parent, …; 12th and 13th are user and system time.
+      const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
+      parents.set(Number(name), { parent: Number(fields[1]), ticks: Number(fields[11]) + Number(fields[12]) })
+    } catch {
+      // It has ended meanwhile.
+    }
+  }
+  const isOurs = (pid: number): boolean => pid === root || (pid > 1 && isOurs(parents.get(pid)?.parent ?? 0))
+  let ticks = 0
+  for (const [pid, { ticks: used }] of parents) if (isOurs(pid)) ticks += used
+  return ticks / 100
 }
 
-/** Runs the raw token loop in its own process. Answers calls a second. */
-function rawLoop({
-  library,
-  tokenLabel,
-  pinFile,
-  durationMs,
-  operation,
-  sessions,
-  env,
-}: Required<RawLoopOrder> & { readonly env?: Readonly<Record<string, string>> }): Promise<number> {
+/** Runs the raw token loop in its own process; undefined where the token cannot do it. */
+function rawLoop(order: RawLoopOrder, env: Readonly<Record<string, string>> | undefined): Promise<number | undefined> {
   return new Promise((resolve, reject) => {
     const child = fork(programOf(new URL('hsm/raw-loop.ts', import.meta.url)), [], {
       execArgv: [...loaderFlags],
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+      stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
       ...(env && { env }),
     })
-    child.once('message', (result) => resolve((result as RawLoopResult).perSecond))
+    let perSecond: number | undefined
+    child.once('message', (result) => (perSecond = (result as RawLoopResult).perSecond))
     child.once('error', reject)
-    child.once('close', (code, signal) => reject(new Error(`the raw token loop ended with ${signal ?? `code ${code}`}`)))
-    child.send({ library, tokenLabel, pinFile, durationMs, operation, sessions } satisfies RawLoopOrder)
+    child.once('close', () => resolve(perSecond))
+    child.send(order)
   })
+}
+
+// ---- what the figures were taken on ----
+
+function describeToken(token: Token, { library }: Reached, sessions: number): Machine['token'] {
+  const { profile, manufacturer, model, firmware } = token.info()
+  const { wrapScheme, wrapSchemes } = token.capabilities()
+  return {
+    library: basename(library),
+    profile: isAbsolute(profile) ? basename(profile) : profile,
+    manufacturer,
+    model,
+    firmware,
+    sessions,
+    wrapScheme: wrapScheme ?? null,
+    wrapSchemes,
+  }
+}
+
+function describeMachine(token: Machine['token']): Machine {
+  const all = cpus()
+  const manifest = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { readonly version: string }
+  return {
+    cpu: all[0]?.model.trim() ?? 'unknown',
+    cores: all.length,
+    memoryBytes: totalmem(),
+    platform: `${process.platform} ${process.arch} ${release()}`,
+    versions: { holdfast: manifest.version, commit: commit(), node: process.versions.node, openssl: process.versions.openssl },
+    token,
+  }
+}
+
+/** Which version of the sources, where they are a working copy of git. */
+function commit(): string | null {
+  try {
+    const cwd = fileURLToPath(new URL('..', import.meta.url))
+    return execFileSync('git', ['rev-parse', '--short=12', 'HEAD'], { cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim()
+  } catch {
+    return null
+  }
 }

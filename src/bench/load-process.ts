@@ -6,6 +6,7 @@
  */
 
 import { connect } from 'node:net'
+import { Durations } from './histogram.ts'
 
 export interface LoadOrder {
   readonly host: string
@@ -45,21 +46,19 @@ function run(order: LoadOrder): Promise<LoadResult> {
   return new Promise((resolve, reject) => {
     const startAt = performance.now() + order.warmupMs
     const stopAt = startAt + order.durationMs
-    const latencies: number[] = []
+    const durations = new Durations()
     let failed = 0
     let open = order.connections
     let turn = 0
 
     const finish = (): void => {
       if (--open > 0) return
-      latencies.sort((a, b) => a - b)
-      const at = (share: number): number => latencies[Math.min(latencies.length - 1, Math.floor(latencies.length * share))] ?? 0
       resolve({
-        perSecond: latencies.length / (order.durationMs / 1000),
-        answered: latencies.length,
+        perSecond: durations.count / (order.durationMs / 1000),
+        answered: durations.count,
         failed,
-        p50Ms: at(0.5),
-        p99Ms: at(0.99),
+        p50Ms: durations.at(0.5),
+        p99Ms: durations.at(0.99),
       })
     }
 
@@ -82,7 +81,7 @@ function run(order: LoadOrder): Promise<LoadResult> {
         if (length === undefined) return
         usualLength = length
         const now = performance.now()
-        if (now >= startAt && now < stopAt) latencies.push(now - sentAt)
+        if (now >= startAt && now < stopAt) durations.add(now - sentAt)
         if (!isOk(pending)) failed++
         pending = pending.length > length ? pending.subarray(length) : undefined
         if (now < stopAt) return send()

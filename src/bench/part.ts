@@ -26,6 +26,9 @@ export interface Plan {
   readonly warmupMs: number
   /** Connections where only one number of them is measured. */
   readonly connections: number
+  /** How many keys and grants the growth part goes up to; 0 leaves them out. */
+  readonly keys: number
+  readonly grants: number
 }
 
 export interface PartContext {
@@ -67,8 +70,8 @@ export interface BenchService {
   readonly region: string
   readonly credentials: SigningCredentials
   readonly now: () => number
-  /** Ends its processes and starts them again on the same data; answers ms from the process to the port. */
-  restart(): Promise<number>
+  /** Ends its processes and starts them again on the same data; answers where it is then, and the ms from the process to the port. */
+  restart(): Promise<{ readonly tookMs: number; readonly endpoint: URL }>
   /** Of the database, to be filled while the service runs. */
   readonly database: string
   /** What the service noted since it was asked last. */

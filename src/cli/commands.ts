@@ -3,8 +3,9 @@
 import { closest } from '../base/closest.ts'
 import { adminCommands } from './admin.ts'
 import { auditCommands } from './audit.ts'
-import { CommandFailure, describeCommand, exitCodes, parseArguments, UsageError, type Command } from './command.ts'
+import { CommandFailure, describeCommand, exitCodes, parseArguments, UsageError, type Arguments, type Command } from './command.ts'
 import type { Wiring } from './wiring.ts'
+import { xksDoctor } from './xks-doctor.ts'
 
 const json = { about: 'Prints JSON.' }
 
@@ -38,34 +39,64 @@ const config: Command = {
   },
 }
 
+/** A number from 0.1 for seconds, whole numbers for the rest. */
+function benchNumber(flags: Arguments['flags'], name: string, least: number, most: number): Record<string, number> {
+  const text = flags[name]?.[0]
+  if (text === undefined) return {}
+  const whole = Number.isInteger(least)
+  const number = (whole ? /^\d{1,8}$/ : /^\d{1,4}(?:\.\d{1,3})?$/).test(text) ? Number(text) : Number.NaN
+  if (!(number >= least && number <= most))
+    throw new UsageError(`--${name} must be a ${whole ? 'whole ' : ''}number from ${least} to ${most}.`)
+  return { [name]: number }
+}
+
 const bench: Command = {
   name: 'bench',
-  summary: 'Measures signed, authorized, audited calls beside a bare HTTP server and the bare token, on this machine.',
+  summary: 'Measures what keeping keys in the configured token costs, and the service around it; writes a report.',
+  detail:
+    'Runs a few minutes and writes report.html and bench.json into the output directory. Without a configured PKCS#11 module the token is a SoftHSM2 ' +
+    'token of the bench itself. In a configured token it makes keys of its own and destroys them at the end; nothing else there is touched.\n' +
+    'With --compare A.json B.json it measures nothing and shows two runs side by side: two devices, or two versions.',
+  positionals: [{ name: 'B.json', optional: true }],
   flags: {
-    seconds: { value: 'N', about: 'How long each part is measured; 5 unless given.' },
-    connections: { value: 'N', about: 'Connections at once; 64 unless given.' },
-    grants: { value: 'N', about: 'Measures instead a call that a grant allows, with 10 grants in the store and with N more.' },
-    keys: { value: 'N', about: 'Measures instead Encrypt with 10 keys and with N, and how long a start takes with N.' },
+    quick: { about: 'Ends within a minute: fewer numbers of callers, shorter and fewer rounds, no growth.' },
+    full: { about: 'Longer and more rounds, up to 10,000 keys and a million grants; takes an hour.' },
+    output: { value: 'DIR', about: 'Where the report and the figures go; bench-report unless given.' },
+    parts: { value: 'NAMES', about: 'Only these parts, comma-separated: token, latency, service, bulk, xks, growth.' },
+    seconds: { value: 'N', about: 'How long each side is measured in each round.' },
+    rounds: { value: 'N', about: 'How many rounds.' },
+    connections: { value: 'N', about: 'Connections at once, where one number of them is measured; 64 unless given.' },
+    keys: { value: 'N', about: 'How many keys the growth part goes up to.' },
+    grants: { value: 'N', about: 'How many grants the growth part goes up to.' },
+    json: { about: 'Prints the figures as JSON instead of the table.' },
+    compare: { value: 'A.json', about: 'Shows the run in A.json beside the one in B.json.' },
   },
-  async run({ flags }, wiring) {
-    const number = (name: string, fallback: number, most = 9999): number => {
-      const text = flags[name]?.[0] ?? String(fallback)
-      if (!/^[1-9]\d{0,7}$/.test(text) || Number(text) > most) throw new UsageError(`--${name} must be a whole number from 1 to ${most}.`)
-      return Number(text)
+  async run({ flags, positionals }, wiring) {
+    const [first] = flags['compare'] ?? []
+    const second = positionals['B.json']
+    if (first !== undefined || second !== undefined) {
+      if (first === undefined || second === undefined) throw new UsageError('bench compares two files: --compare A.json B.json.')
+      await wiring.print(await wiring.compareBenches(first, second))
+      return exitCodes.done
     }
-    const report = await wiring.bench({
-      seconds: number('seconds', 5),
-      connections: number('connections', 64),
-      ...(flags['grants'] && { grants: number('grants', 1, 10_000_000) }),
-      ...(flags['keys'] && { keys: number('keys', 1, 1_000_000) }),
+    if (flags['quick'] && flags['full']) throw new UsageError('bench takes --quick or --full, not both.')
+    const { text, json, complete } = await wiring.bench({
+      level: flags['quick'] ? 'quick' : flags['full'] ? 'full' : 'standard',
+      output: flags['output']?.[0] ?? 'bench-report',
+      ...(flags['parts'] && { parts: flags['parts'][0]?.split(',').map((name) => name.trim()) ?? [] }),
+      ...benchNumber(flags, 'seconds', 0.01, 600),
+      ...benchNumber(flags, 'rounds', 1, 100),
+      ...benchNumber(flags, 'connections', 1, 4096),
+      ...benchNumber(flags, 'keys', 0, 1_000_000),
+      ...benchNumber(flags, 'grants', 0, 10_000_000),
     })
-    await wiring.print(`${JSON.stringify(report, undefined, 2)}\n`)
-    return exitCodes.done
+    await wiring.print(flags['json'] ? json : text)
+    return complete ? exitCodes.done : exitCodes.failed
   },
 }
 
 /** The table. */
-export const commands: readonly Command[] = [serve, doctor, config, ...adminCommands, ...auditCommands, bench]
+export const commands: readonly Command[] = [serve, doctor, config, ...adminCommands, ...auditCommands, xksDoctor, bench]
 
 const exitCodesHelp = 'Exit codes: 0 done, 1 it did not work or is not well, 2 the command line is wrong.'
 

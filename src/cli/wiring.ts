@@ -24,6 +24,43 @@ export interface Examination {
   readonly healthy: boolean
 }
 
+export interface BenchOptions {
+  readonly level: 'quick' | 'standard' | 'full'
+  /** A directory; made if need be. */
+  readonly output: string
+  /** All unless told. */
+  readonly parts?: readonly string[]
+  readonly seconds?: number
+  readonly rounds?: number
+  readonly connections?: number
+  readonly keys?: number
+  readonly grants?: number
+}
+
+export interface BenchOutcome {
+  /** For a person. */
+  readonly text: string
+  /** All figures, as in the file. */
+  readonly json: string
+  /** No part failed. */
+  readonly complete: boolean
+}
+
+/** What `holdfast xks doctor` is to look at. */
+export interface XksDoctorOptions {
+  readonly endpoint: URL
+  readonly connectTo?: { readonly host: string; readonly port: number }
+  /** XksProxyUriPath. */
+  readonly path: string
+  readonly region: string
+  readonly credentials: ProfileCredentials
+  readonly externalKeyId?: string
+  /** PEM. */
+  readonly ca?: string
+  readonly client?: { readonly cert: string; readonly key: string }
+  readonly calls: number
+}
+
 export interface Wiring {
   /** Resolves when whoever reads has room for more. */
   print(text: string): Promise<void>
@@ -36,6 +73,8 @@ export interface Wiring {
   serve(): Promise<number>
   /** Examines configuration, token and store. */
   doctor(): Promise<Examination>
+  /** Holds the conversation of AWS KMS with a running XKS proxy. */
+  xksDoctor(options: XksDoctorOptions): Promise<Examination>
   clientSettings(): ClientSettings
   /** The configuration in force, as JSON. */
   effectiveConfig(): unknown
@@ -43,11 +82,8 @@ export interface Wiring {
   settingsTable(): string
   /** The file of the audit trail. */
   readonly auditTrail: () => string
-  /** Measures this machine with a service and a token of its own; with `grants`, what that many more of them cost. */
-  bench(options: {
-    readonly seconds: number
-    readonly connections: number
-    readonly grants?: number
-    readonly keys?: number
-  }): Promise<unknown>
+  /** Runs the bench and writes its report and figures; what is being measured is told on standard error. */
+  bench(options: BenchOptions): Promise<BenchOutcome>
+  /** Two files of figures side by side. */
+  compareBenches(first: string, second: string): Promise<string>
 }

@@ -29,9 +29,11 @@ async function runCli(words: readonly string[], wiring: Partial<Wiring> = {}): P
     doctor: unused,
     clientSettings: unused,
     effectiveConfig: unused,
+    xksDoctor: unused,
     settingsTable: unused,
     auditTrail: unused,
     bench: unused,
+    compareBenches: unused,
     ...wiring,
   })
   return { code, out, err }
@@ -144,8 +146,11 @@ test.each([
   [['policy', 'list'], /Say whose policy: --user USER or --role ROLE/],
   [['policy', 'list', '--user', 'a', '--role', 'b'], /Say whose policy/],
   [['access-key', 'create', '--save-profile', 'a\nb'], /--save-profile must be/],
-  [['bench', '--seconds', '0'], /--seconds must be a whole number/],
-  [['bench', '--grants', 'many'], /--grants must be a whole number from 1 to 10000000/],
+  [['bench', '--seconds', '0'], /--seconds must be a number from 0\.01 to 600/],
+  [['bench', '--rounds', '1.5'], /--rounds must be a whole number from 1 to 100/],
+  [['bench', '--quick', '--full'], /--quick or --full, not both/],
+  [['bench', '--compare', 'a.json'], /compares two files: --compare A\.json B\.json/],
+  [['bench', '--grants', 'many'], /--grants must be a whole number from 0 to 10000000/],
   [['audit', 'export', '--from', 'yesterday'], /--from must be a time/],
 ] as const)('%j is a usage error with exit code 2', async (words, message) => {
   const { code, out, err } = await runCli(words)

@@ -1,0 +1,74 @@
+/** What `holdfast bench` does around the measurement: progress on the terminal, and the files. Part of the wiring. */
+
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import type { WriteStream } from 'node:tty'
+import { OperatorError } from './base/operator-error.ts'
+import { compareRuns } from './bench/compare.ts'
+import { renderReport } from './bench/report.ts'
+import type { Bench } from './bench/run.ts'
+import { summarize } from './bench/summary.ts'
+import type { BenchOptions, BenchOutcome } from './cli/wiring.ts'
+import type { Config } from './config.ts'
+import { measure } from './measure.ts'
+
+export async function bench(
+  config: Config,
+  options: BenchOptions,
+  terminal: Pick<WriteStream, 'write' | 'isTTY' | 'columns'>,
+): Promise<BenchOutcome> {
+  // Before anything is measured: a report that cannot be written is found out at once.
+  const output = resolve(options.output)
+  mkdirSync(output, { recursive: true })
+  const progress = showProgress(terminal)
+  const { text, json, report, complete } = await measure(config, options, progress.line)
+    .finally(() => progress.end())
+    .then((run) => ({
+      text: summarize(run),
+      json: `${JSON.stringify(run, undefined, 1)}\n`,
+      report: renderReport(run),
+      complete: run.parts.every(({ failure }) => failure === null),
+    }))
+  const files = { figures: join(output, 'bench.json'), report: join(output, 'report.html') }
+  writeFileSync(files.figures, json)
+  writeFileSync(files.report, report)
+  return { text: `${text}\nReport: ${files.report}\nFigures: ${files.figures}\n`, json, complete }
+}
+
+/** One line that is written over where there is a terminal, else one line for each part and a sign of life every ten seconds. */
+function showProgress(terminal: Pick<WriteStream, 'write' | 'isTTY' | 'columns'>): { line(part: string, text: string): void; end(): void } {
+  const since = performance.now()
+  let lastPart = ''
+  let lastAt = 0
+  return {
+    line(part, text) {
+      const now = performance.now()
+      const seconds = Math.floor((now - since) / 1000)
+      const line = `${String(Math.floor(seconds / 60))}:${String(seconds % 60).padStart(2, '0')} ${part} · ${text}`
+      if (terminal.isTTY) terminal.write(`\r\u001b[2K${line.slice(0, Math.max(20, terminal.columns - 1))}`)
+      else if (part !== lastPart || now - lastAt > 10_000) {
+        terminal.write(`${line}\n`)
+        lastAt = now
+      }
+      lastPart = part
+    },
+    end() {
+      if (terminal.isTTY) terminal.write('\r\u001b[2K')
+    },
+  }
+}
+
+function readRun(file: string): Bench {
+  let run: Partial<Bench>
+  try {
+    run = JSON.parse(readFileSync(file, 'utf8')) as Partial<Bench>
+  } catch (error) {
+    throw new OperatorError(`${file} cannot be read: ${error instanceof Error ? error.message : String(error)}`)
+  }
+  if (run.format !== 'holdfast-bench/1')
+    throw new OperatorError(`${file} is not what holdfast bench writes: its format is ${JSON.stringify(run.format)}.`)
+  return run as Bench
+}
+
+export const compare = (first: string, second: string): Promise<string> =>
+  Promise.resolve(compareRuns({ name: first, run: readRun(first) }, { name: second, run: readRun(second) }))

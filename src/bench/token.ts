@@ -1,0 +1,398 @@
+/**
+ * What keeping keys in this token costs against software: every operation by the token, through the device layer that the service uses, and by
+ * node:crypto, at 1, 2, 4 … callers up to the token's sessions, and at many more, which is when it gives most.
+ */
+
+import { constants, createPublicKey, publicEncrypt, randomBytes } from 'node:crypto'
+import { cpus } from 'node:os'
+import type { ChildProcess } from 'node:child_process'
+import type { Capabilities, Token, TokenAlgorithm, TokenKeyKind, WrapScheme } from '../hsm/token.ts'
+import { ask, endChild, startChild } from './child.ts'
+import { Durations } from './histogram.ts'
+import {
+  figure,
+  inTurns,
+  ratioOf,
+  type BenchToken,
+  type Figure,
+  type LineChart,
+  type Part,
+  type PartContext,
+  type PartReport,
+  type Side,
+  type Table,
+} from './part.ts'
+import type { SoftwareOrder, SoftwareResult } from './software-process.ts'
+import type { SoftwareOperation } from './software.ts'
+
+/** One operation of the token. */
+interface Operation {
+  readonly id: SoftwareOperation
+  readonly title: string
+  readonly kind: TokenKeyKind | undefined
+  readonly algorithm?: TokenAlgorithm
+  /** What each call makes anew. */
+  readonly makes?: TokenKeyKind
+  /** Only with wrapping keys of such schemes. */
+  readonly schemes?: readonly WrapScheme[]
+  /** Readies what calls need, with a key of `kind`, and answers one call. */
+  readonly open: (token: BenchToken, ckaId: string) => Promise<Call>
+}
+
+/** An operation with the numbers of callers at which it was measured. */
+type Measured = Operation & { readonly steps: readonly number[] }
+
+interface Call {
+  once(): Promise<unknown>
+  /** What must be undone after each call, outside the time that is measured. Answers come in the order of calls. */
+  readonly after?: (answer: unknown) => Promise<void>
+}
+
+const aad = Buffer.alloc(96, 1)
+const digest = Buffer.alloc(32, 3)
+const gcmSchemes: readonly WrapScheme[] = ['gcm-iv-in', 'gcm-iv-back', 'gcm-iv-tail']
+
+const wrapping = (id: SoftwareOperation, title: string, schemes: readonly WrapScheme[], open: Operation['open']): Operation => ({
+  id,
+  title,
+  kind: 'wrapping',
+  schemes,
+  open,
+})
+const wrap: Operation['open'] = async ({ token }, ckaId) => ({
+  once: async () => token.wrap(ckaId, aad, await token.random(32)),
+})
+const unwrap: Operation['open'] = async ({ token }, ckaId) => {
+  const { scheme, body } = await token.wrap(ckaId, aad, randomBytes(32))
+  return { once: () => token.unwrap(ckaId, scheme, aad, body) }
+}
+const encrypt =
+  (bytes: number): Operation['open'] =>
+  async ({ token }, ckaId) => {
+    const plaintext = Buffer.alloc(bytes, 2)
+    return { once: () => token.wrap(ckaId, aad, plaintext) }
+  }
+const signing = (
+  id: SoftwareOperation,
+  title: string,
+  kind: TokenKeyKind,
+  algorithm: Parameters<Token['signMessage']>[1],
+  bytes = 32,
+): Operation => ({
+  id,
+  title,
+  kind,
+  algorithm,
+  open: async ({ token }, ckaId) => {
+    const digested = bytes === digest.length ? digest : Buffer.alloc(bytes, 3)
+    return { once: () => token.signMessage(ckaId, algorithm, 'digest', digested) }
+  },
+})
+const making = (id: SoftwareOperation, title: string, kind: TokenKeyKind): Operation => ({
+  id,
+  title,
+  kind: undefined,
+  makes: kind,
+  open: async (bench) => ({
+    async once() {
+      const key = bench.newKey()
+      await bench.token.generateKey({ kind, ...key })
+      return key
+    },
+    async after(key) {
+      const { ckaId, label } = key as ReturnType<BenchToken['newKey']>
+      await bench.token.destroyKey(ckaId, label)
+    },
+  }),
+})
+
+/** The table. */
+const operations: readonly Operation[] = [
+  wrapping('wrap-gcm', 'Data key, new and wrapped (AES-GCM)', gcmSchemes, wrap),
+  wrapping('unwrap-gcm', 'Data key, unwrapped (AES-GCM)', gcmSchemes, unwrap),
+  wrapping('wrap-cbc-hmac', 'Data key, new and wrapped (AES-CBC and HMAC)', ['cbc-hmac'], wrap),
+  wrapping('unwrap-cbc-hmac', 'Data key, unwrapped (AES-CBC and HMAC)', ['cbc-hmac'], unwrap),
+  wrapping('wrap-rsa-oaep', 'Data key, new and wrapped (RSA-OAEP)', ['rsa-oaep'], wrap),
+  wrapping('unwrap-rsa-oaep', 'Data key, unwrapped (RSA-OAEP)', ['rsa-oaep'], unwrap),
+  wrapping('gcm-32', 'AES-256-GCM, 32 B', gcmSchemes, encrypt(32)),
+  wrapping('gcm-4k', 'AES-256-GCM, 4 KiB', gcmSchemes, encrypt(4096)),
+  {
+    id: 'hmac-256',
+    title: 'HMAC-SHA-256, 32 B',
+    kind: 'HMAC_256 GENERATE_VERIFY_MAC',
+    algorithm: 'HMAC_SHA_256',
+    open: async ({ token }, ckaId) => ({ once: () => token.mac(ckaId, 'HMAC_SHA_256', digest) }),
+  },
+  signing('ecdsa-p256', 'ECDSA P-256, signature', 'ECC_NIST_P256 SIGN_VERIFY', 'ECDSA_SHA_256'),
+  signing('ecdsa-p384', 'ECDSA P-384, signature', 'ECC_NIST_P384 SIGN_VERIFY', 'ECDSA_SHA_384', 48),
+  signing('rsa-2048', 'RSA-2048, signature', 'RSA_2048 SIGN_VERIFY', 'RSASSA_PKCS1_V1_5_SHA_256'),
+  signing('rsa-3072', 'RSA-3072, signature', 'RSA_3072 SIGN_VERIFY', 'RSASSA_PKCS1_V1_5_SHA_256'),
+  signing('rsa-4096', 'RSA-4096, signature', 'RSA_4096 SIGN_VERIFY', 'RSASSA_PKCS1_V1_5_SHA_256'),
+  {
+    id: 'oaep-2048',
+    title: 'RSA-2048, OAEP decryption',
+    kind: 'RSA_2048 ENCRYPT_DECRYPT',
+    algorithm: 'RSAES_OAEP_SHA_256',
+    open: async ({ token }, ckaId) => {
+      const key = createPublicKey({ key: await token.publicKey(ckaId), format: 'der', type: 'spki' })
+      const ciphertext = publicEncrypt({ key, padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: 'sha256' }, randomBytes(32))
+      return { once: () => token.decryptOaep(ckaId, 'RSAES_OAEP_SHA_256', ciphertext) }
+    },
+  },
+  making('new-aes', 'A new symmetric key', 'wrapping'),
+  making('new-p256', 'A new P-256 key pair', 'ECC_NIST_P256 SIGN_VERIFY'),
+  making('new-rsa-2048', 'A new RSA-2048 key pair', 'RSA_2048 SIGN_VERIFY'),
+  {
+    id: 'random-32',
+    title: '32 random bytes',
+    kind: undefined,
+    open: async ({ token }) => ({ once: () => token.random(32) }),
+  },
+]
+
+/** Why this token cannot do it; undefined when it can. */
+function lackOf({ kind, makes, algorithm, schemes }: Operation, can: Capabilities): string | undefined {
+  if (schemes && !schemes.some((scheme) => can.wrapSchemes.includes(scheme))) return `has no wrap scheme ${schemes.join(' or ')}`
+  const wanted = kind ?? makes
+  if (wanted !== undefined && !can.keyKinds.includes(wanted)) return `makes no key ${wanted}`
+  if (algorithm !== undefined && !can.algorithms.includes(algorithm)) return `does not do ${algorithm}`
+  return undefined
+}
+
+/** Keeps so many calls under way for a while. What is under way at the end of it counts too: nothing is dropped. */
+async function callFor(
+  call: Call,
+  callers: number,
+  durationMs: number,
+): Promise<{ readonly perSecond: number; readonly durations: Durations }> {
+  const durations = new Durations()
+  const startedAt = performance.now()
+  let lastAt = startedAt
+  const caller = async (): Promise<void> => {
+    do {
+      const before = performance.now()
+      const answer = await call.once()
+      lastAt = performance.now()
+      durations.add(lastAt - before)
+      await call.after?.(answer)
+    } while (performance.now() - startedAt < durationMs)
+  }
+  await Promise.all(Array.from({ length: callers }, caller))
+  // Where something is undone between calls, the calls' own time says how many there could have been.
+  const perSecond = call.after ? (callers * 1000) / durations.meanMs : (durations.count * 1000) / (lastAt - startedAt)
+  return { perSecond, durations }
+}
+
+const numbers = (perSecond: number, durations: Durations): Readonly<Record<string, number>> => ({
+  perSecond,
+  p50: durations.at(0.5),
+  p99: durations.at(0.99),
+})
+
+/** 1, 2, 4 … up to the sessions, and many more. */
+export function ladder(sessions: number, level: PartContext['plan']['level']): readonly number[] {
+  const steps = [1]
+  for (let n = 2; n < sessions; n *= 2) steps.push(n)
+  const most = level === 'quick' ? 8 * sessions : Math.max(32, 8 * sessions)
+  return level === 'quick' ? [1, most] : [...new Set([...steps, sessions, most])]
+}
+
+/** New keys are made one at a time in a session: more callers would only wait. */
+const stepsOf = ({ makes }: Operation, steps: readonly number[], sessions: number): readonly number[] =>
+  makes === undefined ? steps : [...new Set([...steps.filter((callers) => callers <= sessions), sessions])]
+
+const callersOf = (count: number): string => (count === 1 ? '1 caller' : `${count} callers`)
+
+async function run(context: PartContext): Promise<PartReport> {
+  const { plan } = context
+  const figures: Record<string, Figure> = {}
+  const lacking: string[] = []
+  const measured: Measured[] = []
+  let steps: readonly number[] = []
+  const software = Array.from({ length: cpus().length }, () => startChild('software-process.ts'))
+  try {
+    const schemes = await context.withToken(async ({ token }) => token.capabilities().wrapSchemes)
+    // A token has one scheme for what is new; with the others it is opened again.
+    const families = [
+      undefined,
+      ...(plan.level === 'quick' ? [] : (['cbc-hmac', 'rsa-oaep'] as const).filter((scheme) => schemes.includes(scheme))),
+    ]
+    let usual: WrapScheme | undefined
+    for (const family of families) {
+      if (family !== undefined && family === usual) continue
+      await context.withToken(
+        async (bench) => {
+          const can = bench.token.capabilities()
+          usual ??= can.wrapScheme
+          steps = ladder(bench.sessions, plan.level)
+          for (const operation of operations) {
+            const inFamily = operation.schemes
+              ? can.wrapScheme !== undefined && operation.schemes.includes(can.wrapScheme)
+              : family === undefined
+            if (!inFamily) continue
+            const lack = lackOf(operation, can)
+            if (lack !== undefined) {
+              lacking.push(`${operation.title}: this token ${lack}.`)
+              continue
+            }
+            const own = stepsOf(operation, steps, bench.sessions)
+            try {
+              Object.assign(figures, await measure(context, bench, software, operation, own))
+              measured.push({ ...operation, steps: own })
+            } catch (error) {
+              // A token's word against one operation is no reason to keep the others back.
+              if (!(error instanceof Error) || error.name !== 'TokenError') throw error
+              lacking.push(`${operation.title}: the token failed (${error.message}).`)
+            }
+          }
+        },
+        family === undefined ? {} : { scheme: family },
+      )
+    }
+    if (plan.level === 'quick' && schemes.length > 1) lacking.push('Only the wrap scheme in use is measured in a quick run.')
+    for (const operation of operations) {
+      const gone = operation.schemes && !operation.schemes.some((scheme) => schemes.includes(scheme))
+      if (gone) lacking.push(`${operation.title}: this token has no such wrap scheme.`)
+    }
+  } finally {
+    await Promise.all(software.map(endChild))
+  }
+  const order = operations.map(({ id }) => id)
+  measured.sort((a, b) => order.indexOf(a.id) - order.indexOf(b.id))
+  return describe(figures, measured, steps, lacking)
+}
+
+async function measure(
+  context: PartContext,
+  bench: BenchToken,
+  software: readonly ChildProcess[],
+  operation: Operation,
+  steps: readonly number[],
+): Promise<Readonly<Record<string, Figure>>> {
+  const { plan } = context
+  const key = operation.kind === undefined ? undefined : bench.newKey()
+  if (key && operation.kind !== undefined) await bench.token.generateKey({ kind: operation.kind, ...key })
+  try {
+    const call = await operation.open(bench, key?.ckaId ?? '')
+    const sides = steps.flatMap((callers): readonly Side[] => [
+      {
+        name: `token/${callers}`,
+        async measure() {
+          await callFor(call, callers, plan.warmupMs)
+          const { perSecond, durations } = await callFor(call, callers, plan.durationMs)
+          return numbers(perSecond, durations)
+        },
+      },
+      {
+        name: `software/${callers}`,
+        async measure() {
+          const order: SoftwareOrder = { operation: operation.id, warmupMs: plan.warmupMs, durationMs: plan.durationMs }
+          const results = await Promise.all(software.slice(0, callers).map((child) => ask<SoftwareResult>(child, order)))
+          const all = new Durations()
+          let perSecond = 0
+          for (const { durations, elapsedMs } of results) {
+            const one = new Durations(durations.counts, durations.sumMs)
+            perSecond += (one.count * 1000) / elapsedMs
+            all.addAll(one)
+          }
+          return numbers(perSecond, all)
+        },
+      },
+    ])
+    const rounds = await inTurns(context, sides, operation.title)
+    const figures: Record<string, Figure> = {}
+    for (const callers of steps) {
+      for (const side of ['token', 'software'] as const) {
+        const read = (name: string): readonly number[] => rounds.get(`${side}/${callers}/${name}`) ?? []
+        const id = `${operation.id}/${callers}/${side}`
+        figures[`${id}/throughput`] = figure('calls/s', 'higher', read('perSecond'))
+        figures[`${id}/p50`] = figure('ms', 'lower', read('p50'))
+        figures[`${id}/p99`] = figure('ms', 'lower', read('p99'))
+      }
+      const at = (side: string): Figure => figures[`${operation.id}/${callers}/${side}/throughput`] as Figure
+      figures[`${operation.id}/${callers}/cost`] = ratioOf(at('software'), at('token'), 'lower')
+    }
+    return figures
+  } finally {
+    if (key) await bench.token.destroyKey(key.ckaId, key.label)
+  }
+}
+
+function describe(
+  figures: Readonly<Record<string, Figure>>,
+  measured: readonly Measured[],
+  steps: readonly number[],
+  lacking: readonly string[],
+): PartReport {
+  const most = steps.at(-1) ?? 1
+  const mostOf = (operation: Measured): number => operation.steps.at(-1) ?? 1
+  const table = (callersFor: (operation: Measured) => number, title: string, about: string): Table => ({
+    kind: 'table',
+    title,
+    about,
+    columns: ['Operation', 'Token', 'p50', 'p99', 'Software', 'p50', 'p99', 'Software ÷ token'],
+    rows: measured.map((operation) => [
+      operation.title,
+      ...['token/throughput', 'token/p50', 'token/p99', 'software/throughput', 'software/p50', 'software/p99', 'cost'].map((what) => ({
+        figure: `${operation.id}/${callersFor(operation)}/${what}`,
+      })),
+    ]),
+  })
+  const curves = (title: string, ids: readonly SoftwareOperation[]): readonly LineChart[] => {
+    const shown = measured.filter(({ id }) => ids.includes(id))
+    if (shown.length === 0 || steps.length < 2) return []
+    return [
+      {
+        kind: 'lines',
+        title,
+        x: { label: 'callers at once', scale: 'log' },
+        y: { label: 'calls a second', scale: 'log' },
+        lines: shown.flatMap(({ id, title: name }) =>
+          (['token', 'software'] as const).map((side) => ({
+            name: `${name}, ${side}`,
+            dashed: side === 'software',
+            points: steps.map((x) => ({ x, figure: `${id}/${x}/${side}/throughput` })),
+          })),
+        ),
+      },
+    ]
+  }
+  const head = measured.find(({ id }) => id.startsWith('wrap-'))
+  const cost = head && figures[`${head.id}/${most}/cost`]
+  return {
+    about: [
+      'Each operation by the token and by node:crypto (OpenSSL) with the key in memory, in turn. The token is used through the device layer of the ' +
+        'service, with its queue, its checks and its processes, so this is what a caller of the service can have of it. A caller asks again as soon as it is answered. ' +
+        `Software has a process for each caller, but no more than the machine has cores (${cpus().length}).`,
+      'The last column is what the token costs: how many times more calls software answers in the same time.',
+    ],
+    figures,
+    views: [
+      {
+        kind: 'bars',
+        title: `Calls a second, ${callersOf(most)}`,
+        about: 'Logarithmic: a step is ten times as much.',
+        y: { label: 'calls a second', scale: 'log' },
+        groups: measured.map((operation) => ({
+          name: operation.title,
+          bars: (['token', 'software'] as const).map((side) => ({
+            name: side,
+            figure: `${operation.id}/${mostOf(operation)}/${side}/throughput`,
+          })),
+        })),
+      },
+      table(
+        mostOf,
+        `All sessions busy: ${callersOf(most)}`,
+        'Calls a second, and how long one took. New keys have one caller for each session.',
+      ),
+      table(() => 1, 'One caller at a time', 'Nobody else is there: what one call takes.'),
+      ...curves('Symmetric keys: throughput by callers', ['wrap-gcm', 'unwrap-gcm', 'gcm-4k', 'hmac-256']),
+      ...curves('Key pairs: throughput by callers', ['ecdsa-p256', 'rsa-2048', 'rsa-4096']),
+    ],
+    lacking,
+    headlines: cost ? [`A wrapped data key: software does ${cost.median.toFixed(0)} while the token does 1, ${callersOf(most)}`] : [],
+  }
+}
+
+export const tokenPart: Part = { name: 'token', title: 'Token against software', run }
