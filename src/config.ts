@@ -885,7 +885,7 @@ export function placesIn(dataDir: string) {
     softhsmOf: (region: string) => join(dataDir, `softhsm-${region}`),
     /** Which SoftHSM2 tokens have been introduced to each other. */
     softhsmTrust: join(dataDir, 'softhsm-trust.json'),
-    /** Where the running service listens: `{ url, opsUrl, pid }`. */
+    /** Where the running service listens: `{ url, opsUrl, xksUrl, pid }`. */
     endpoint: join(dataDir, 'endpoint.json'),
   }
 }

@@ -1,6 +1,6 @@
 /**
  * The service: opens each room with what it needs, tells where it listens, and closes everything in the other order when
- * a signal says so. SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads the TLS certificate again.
+ * a signal says so. SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads the TLS certificates again.
  */
 
 import { existsSync, readFileSync } from 'node:fs'
@@ -20,14 +20,18 @@ import type { Token, TokenHealth } from './hsm/token.ts'
 import { openApp } from './http/app.ts'
 import { openDoor } from './http/door.ts'
 import { openOps } from './http/ops.ts'
-import { listen, type Listener } from './http/server.ts'
+import { listen, type Listener, type TlsFiles } from './http/server.ts'
+import { openXksDoor, xksSuites } from './http/xks.ts'
 import { standardBudget } from './kms/budget.ts'
 import { bootstrapAccount } from './kms/identity.ts'
 import { standardRates } from './kms/quotas.ts'
 import { isKeyStoreId } from './kms/key-stores.ts'
 import { apis } from './kms/operations/index.ts'
 import { openService, type Service } from './kms/service.ts'
+import { deadInstances } from './kms/lifecycle.ts'
 import { ensureSystemKey } from './kms/system-keys.ts'
+import { openXksHealth } from './kms/xks/health.ts'
+import { openXksProxy } from './kms/xks/proxy.ts'
 import { openStore } from './store/open.ts'
 import type { Store } from './store/store.ts'
 import { openXksClient } from './xks/client.ts'
@@ -269,12 +273,14 @@ async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fit
       handle: (request, response) => door.handle(request, response),
     }),
   )
+  const xks = config.xksProxy.port === undefined ? undefined : await openXks(config, config.xksProxy.port, service, tokens, opened)
   watchRooms(metrics, { tokens: tokens.all, store, trail, main, calls: () => door.calls() })
-  opened.add('endpoint file', await announce(places.endpoint, main, ops))
+  opened.add('endpoint file', await announce(places.endpoint, main, ops, xks))
   log.info(
     {
       url: main.url,
       opsUrl: ops.url,
+      xksUrl: xks?.url,
       regions: config.regions,
       token: token.info(),
       wrapScheme: token.capabilities().wrapScheme,
@@ -286,12 +292,60 @@ async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fit
     url: main.url,
     opsUrl: ops.url,
     greeting: greet(config, places.credentials, main, ops),
-    reload: tls && (() => [main, ops].forEach((listener) => listener.reloadCertificate())),
+    reload: (tls ?? xksTls(config)) && (() => [main, ops, xks].forEach((listener) => listener?.reloadCertificate())),
     close() {
       draining = true
       return opened.close(log)
     },
   }
+}
+
+/** What the XKS proxy shows in the TLS handshake: a certificate of its own, else that of the other ports. */
+function xksTls({ tls, xksProxy }: Config): TlsFiles | undefined {
+  const { clientCaFile, clientNames } = xksProxy
+  const { certFile, keyFile } = xksProxy.certFile === undefined ? tls : xksProxy
+  if (certFile === undefined || keyFile === undefined) return undefined
+  const clients = clientCaFile !== undefined && clientNames !== undefined ? { caFile: clientCaFile, names: clientNames } : undefined
+  return { certFile, keyFile, suites: xksSuites, ...(clients && { clients }) }
+}
+
+/** How long the body of a request to the XKS proxy may take: none is longer than a few packets. */
+const xksBodyTimeoutMs = 1000
+
+async function openXks(config: Config, port: number, service: Service, tokens: OpenTokens, opened: Opened): Promise<Listener> {
+  const { clock, log, metrics, store } = service
+  const { deadlineMs, maxCalls } = config.xksProxy
+  const health = openXksHealth({
+    tokens: tokens.all,
+    fleetSize: async () => (await store.instances()).length - (await deadInstances(service)).known.length,
+    product: `Holdfast ${ownVersion()}`,
+    clock,
+    log,
+    slowMs: deadlineMs / 2,
+  })
+  opened.add('XKS health', health)
+  const proxy = opened.add('XKS proxy', openXksProxy(service, { health: health.read }))
+  const door = openXksDoor({ proxy, clock, log, metrics, deadlineMs, maxCalls, bodyTimeoutMs: xksBodyTimeoutMs })
+  const listener = await listen({
+    ...config.http,
+    // Nobody waits that long for an answer.
+    headersTimeoutMs: Math.min(config.http.headersTimeoutMs, xksBodyTimeoutMs * 5),
+    name: 'xks',
+    host: config.xksProxy.host ?? config.host,
+    port,
+    tls: xksTls(config),
+    handle: (request, response) => door.handle(request, response),
+    handleHttp2: (request, response) => door.handle(request, response),
+    log,
+  })
+  metrics.gauge('holdfast_xks_proxy_connections', 'Open connections on the port of the XKS proxy.', () => listener.connections())
+  return opened.add('XKS port', listener)
+}
+
+/** What `package.json` says. */
+function ownVersion(): string {
+  const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { readonly version: string }
+  return version
 }
 
 /** All but home. */
@@ -418,9 +472,9 @@ function mostUsed(store: Store, limit: number): readonly { readonly keyArn: stri
 const reachable = (url: string): string => url.replace('://0.0.0.0:', '://127.0.0.1:').replace('://[::]:', '://[::1]:')
 
 /** Says in the data directory where this process listens, for as long as it does. What another living process says there stays. */
-async function announce(file: string, main: Listener, ops: Listener): Promise<{ close(): Promise<void> }> {
+async function announce(file: string, main: Listener, ops: Listener, xks: Listener | undefined): Promise<{ close(): Promise<void> }> {
   if (announcedByAnother(file)) return { close: async () => undefined }
-  const text = `${JSON.stringify({ url: reachable(main.url), opsUrl: reachable(ops.url), pid: process.pid })}\n`
+  const text = `${JSON.stringify({ url: reachable(main.url), opsUrl: reachable(ops.url), ...(xks && { xksUrl: reachable(xks.url) }), pid: process.pid })}\n`
   const beside = `${file}.${process.pid}`
   await writeFile(beside, text)
   await rename(beside, file)
