@@ -6,6 +6,7 @@
  */
 
 import { connect } from 'node:net'
+import { connect as connectTls } from 'node:tls'
 import { Durations } from './histogram.ts'
 
 export interface LoadOrder {
@@ -16,6 +17,10 @@ export interface LoadOrder {
   readonly durationMs: number
   /** Whole HTTP/1.1 requests, bytes as they go on the wire. */
   readonly requests: readonly Uint8Array[]
+  /** PEM of the server's certificate: the connections are TLS. */
+  readonly ca?: string
+  /** How long a connection rests between an answer and its next request. */
+  readonly restMs?: number
 }
 
 export interface LoadResult {
@@ -23,6 +28,7 @@ export interface LoadResult {
   readonly answered: number
   /** Answers that were not 200. */
   readonly failed: number
+  readonly meanMs: number
   readonly p50Ms: number
   readonly p99Ms: number
 }
@@ -57,13 +63,15 @@ function run(order: LoadOrder): Promise<LoadResult> {
         perSecond: durations.count / (order.durationMs / 1000),
         answered: durations.count,
         failed,
+        meanMs: durations.meanMs,
         p50Ms: durations.at(0.5),
         p99Ms: durations.at(0.99),
       })
     }
 
     for (let n = 0; n < order.connections; n++) {
-      const socket = connect(order.port, order.host)
+      const { host, port, ca, restMs } = order
+      const socket = ca === undefined ? connect(port, host) : connectTls({ host, port, ca })
       let sentAt = 0
       let pending: Buffer | undefined
       // Answers to one operation are of one length: one that is whole again need not be read again. What the load costs, the service lacks.
@@ -73,7 +81,7 @@ function run(order: LoadOrder): Promise<LoadResult> {
         socket.write(order.requests[turn++ % order.requests.length] ?? Buffer.alloc(0))
       }
       socket.setNoDelay(true)
-      socket.on('connect', send)
+      socket.on(ca === undefined ? 'connect' : 'secureConnect', send)
       socket.on('error', reject)
       socket.on('data', (chunk: Buffer) => {
         pending = pending ? Buffer.concat([pending, chunk]) : chunk
@@ -84,7 +92,7 @@ function run(order: LoadOrder): Promise<LoadResult> {
         if (now >= startAt && now < stopAt) durations.add(now - sentAt)
         if (!isOk(pending)) failed++
         pending = pending.length > length ? pending.subarray(length) : undefined
-        if (now < stopAt) return send()
+        if (now < stopAt) return restMs === undefined ? send() : void setTimeout(send, restMs)
         socket.destroy()
         finish()
       })
