@@ -132,8 +132,16 @@ export function openRun(
   return written
 }
 
+/**
+ * Copies. `set` copies shared memory byte by byte, at 2 GB/s, unless both sides happen to be aligned; filling with exactly as many bytes as there is
+ * room for is memcpy, at 20 to 40.
+ */
+export function copyInto(target: Buffer, at: number, bytes: Uint8Array): void {
+  if (bytes.length > 0) target.fill(bytes, at, at + bytes.length)
+}
+
 /** In place, in any overlap that reads ahead of where it writes. */
 function transform(gcm: CipherGCM | DecipherGCM, memory: Buffer, from: number, to: number, bytes: number): void {
   for (let done = 0; done < bytes; done += pieceBytes)
-    memory.set(gcm.update(memory.subarray(from + done, from + Math.min(bytes, done + pieceBytes))), to + done)
+    copyInto(memory, to + done, gcm.update(memory.subarray(from + done, from + Math.min(bytes, done + pieceBytes))))
 }

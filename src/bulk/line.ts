@@ -6,7 +6,7 @@
 import type { BulkPool, Notary } from './bulk-pool.ts'
 import { PoolFailure, slabBytes } from './bulk-pool.ts'
 import type { RunOrder } from './bulk-worker.ts'
-import { openRun, sealRoom, sealRun, type OpenRun, type SealRun } from './frames.ts'
+import { copyInto, openRun, sealRoom, sealRun, type OpenRun, type SealRun } from './frames.ts'
 import { frameOverhead, lastFrameOverhead, maxUint32 } from './message.ts'
 import type { Suite } from './suites.ts'
 
@@ -155,7 +155,7 @@ export class Line {
       return bytes
     }
     const piece = Buffer.allocUnsafeSlow(bytes.length)
-    piece.set(bytes)
+    copyInto(piece, 0, bytes)
     this.#free.push(run.slab)
     return piece
   }

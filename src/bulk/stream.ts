@@ -5,6 +5,7 @@
 import { randomBytes } from 'node:crypto'
 import { sharedPool, type BulkPool, type Notary } from './bulk-pool.ts'
 import { checkCommitment, checkHeaderTag, deriveKeys, headerTag, zeroIv, type MessageKeys } from './derive.ts'
+import { copyInto } from './frames.ts'
 import type { Keyring } from './keyring.ts'
 import { Line } from './line.ts'
 import {
@@ -204,7 +205,7 @@ async function* sealPieces(reader: Reader, head: Buffer, line: Line): AsyncGener
         filled = 0
       }
       const taken = Math.min(bytes.length - at, line.plaintextCapacity - filled)
-      slab.memory.set(bytes.subarray(at, at + taken), line.plaintextAt + filled)
+      copyInto(slab.memory, line.plaintextAt + filled, bytes.subarray(at, at + taken))
       at += taken
       filled += taken
     }
@@ -296,7 +297,7 @@ async function* openPieces(reader: Reader, line: Line, single: boolean): AsyncGe
       const bytes = await reader.next()
       if (!bytes) throw truncated(single ? 'in its body' : `in frame ${line.sequence + Math.floor(filled / stride)}`)
       const taken = bytes.subarray(0, (end?.at ?? capacity) - filled)
-      slab.memory.set(taken, filled)
+      copyInto(slab.memory, filled, taken)
       filled += taken.length
       reader.unread(bytes.subarray(taken.length))
       while (!end && frameAt < capacity && filled >= frameAt + 4) {
