@@ -67,6 +67,11 @@ export async function measure(config: Config, wishes: BenchWishes, progress: (pa
   }
 }
 
+interface Model {
+  readonly reached: Reached
+  setLatency(ms: number): void
+}
+
 /** The directory in which one run of the bench keeps everything, and what it brings up. */
 interface Site {
   readonly means: Means
@@ -120,43 +125,44 @@ async function openSite(config: Config): Promise<Site> {
     throw error
   }
 
-  /** SoftHSM2 behind the shim, made when the first part asks for it. */
-  let model: { readonly reached: Reached; readonly setLatency: (ms: number) => void } | undefined
   const shim = compileShim(dir)
-  const softHsmLibrary = findSoftHsm()
   const noModel =
     shim === undefined
       ? 'There is no C compiler (cc) on this machine, which the latency model needs.'
-      : softHsmLibrary === undefined
+      : findSoftHsm() === undefined
         ? 'SoftHSM2 is not installed on this machine: the latency model stands on it.'
         : undefined
-  const openModel = async (): Promise<NonNullable<typeof model>> => {
-    if (model) return model
+  let models = 0
+  /** SoftHSM2 behind the shim: one token for all, a latency for each that opens it. Nothing waits to begin with. */
+  const openModel = async (): Promise<Model> => {
     if (shim === undefined || noModel !== undefined) throw new OperatorError(noModel ?? '')
     const made = await softHsm(join(dir, 'model'))
-    const file = join(dir, 'latency')
-    const setLatency = (ms: number): void => {
-      const bytes = Buffer.alloc(4)
-      new DataView(bytes.buffer, bytes.byteOffset).setUint32(0, Math.round(ms * 1000), isLittleEndian)
-      // In place: the module has mapped this very file.
-      writeFileSync(file, bytes, { flag: existsSync(file) ? 'r+' : 'w' })
+    const file = join(dir, `latency-${(models += 1)}`)
+    writeFileSync(file, Buffer.alloc(4))
+    return {
+      reached: { ...made, library: shim, env: { ...made.env, SHIM_MODULE: made.library, SHIM_LATENCY_FILE: file } },
+      setLatency(ms) {
+        const bytes = Buffer.alloc(4)
+        new DataView(bytes.buffer, bytes.byteOffset).setUint32(0, Math.round(ms * 1000), isLittleEndian)
+        // In place: the module has mapped this very file.
+        writeFileSync(file, bytes, { flag: 'r+' })
+      },
     }
-    setLatency(0)
-    model = { reached: { ...made, library: shim, env: { ...made.env, SHIM_MODULE: made.library, SHIM_LATENCY_FILE: file } }, setLatency }
-    return model
   }
 
   return {
     means: {
       noModel,
+      sessions,
+      manyProcesses: undefined,
       maxObjects,
       fillGrants,
       rawLoop: (order) =>
         rawLoop({ ...order, library: reached.library, tokenLabel: reached.tokenLabel, pinFile: reached.pinFile }, reached.env),
     },
     async withToken(run, options) {
-      const base = options.model ? (await openModel()).reached : reached
-      model?.setLatency(0)
+      const model = options.model ? await openModel() : undefined
+      const base = model?.reached ?? reached
       const wanted = {
         ...base,
         provision: true,
@@ -177,7 +183,6 @@ async function openSite(config: Config): Promise<Site> {
           setLatency: (ms) => model?.setLatency(ms),
         })
       } finally {
-        model?.setLatency(0)
         await opened.close()
       }
     },
@@ -185,7 +190,6 @@ async function openSite(config: Config): Promise<Site> {
       const dataDir = join(dir, `service-${(services += 1)}`)
       mkdirSync(dataDir, { mode: 0o700 })
       const modelled = options.latencyMs === undefined ? undefined : await openModel()
-      modelled?.setLatency(0)
       const pkcs11 = modelled
         ? { ...own.pkcs11, library: modelled.reached.library, tokenLabel: modelled.reached.tokenLabel, pinFile: modelled.reached.pinFile }
         : own.pkcs11
@@ -218,7 +222,6 @@ async function openSite(config: Config): Promise<Site> {
           },
         })
       } finally {
-        modelled?.setLatency(0)
         await house.close()
         if (isConfigured && !modelled) {
           const named = objectsNamedIn(placesIn(dataDir).database)

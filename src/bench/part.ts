@@ -99,8 +99,12 @@ export interface BenchToken {
 export interface Means {
   /** Why there is no latency model here; undefined where there is one. */
   readonly noModel: string | undefined
-  /** Puts so many grants into a service's database. */
-  fillGrants(database: string, count: number): void
+  /** Puts so many grants into a service's database, which has `first` of them already. */
+  fillGrants(database: string, count: number, first: number): void
+  /** The measured token's. */
+  readonly sessions: number
+  /** API processes where there can be several; undefined where there is one. */
+  readonly manyProcesses: number | undefined
   /** What the token holds at most, by its profile; null where only its memory is the limit. */
   readonly maxObjects: number | null
   /** Calls a second by raw loops on the token, one thread to a session; undefined where the token has no such mechanism. */

@@ -1,6 +1,9 @@
 /** The parts of the bench, in the order of the report. A new part is a file with its `Part` and one line here. */
 
+import { growthPart } from './growth.ts'
+import { latencyPart } from './latency.ts'
 import type { Part } from './part.ts'
+import { servicePart } from './service.ts'
 import { tokenPart } from './token.ts'
 
-export const parts: readonly Part[] = [tokenPart]
+export const parts: readonly Part[] = [tokenPart, latencyPart, servicePart, growthPart]

@@ -11,7 +11,8 @@ import { openSqliteFile } from './sqlite-file.ts'
 /** So that who else writes waits for a moment only. */
 const grantsPerWrite = 10_000
 
-export function fillGrants(file: string, count: number): void {
+/** @param first how many there are of them already */
+export function fillGrants(file: string, count: number, first = 0): void {
   const database = openSqliteFile(file)
   try {
     const keys = database.prepare('SELECT arn, region, account_id AS account FROM keys ORDER BY arn').all() as readonly {
@@ -19,8 +20,8 @@ export function fillGrants(file: string, count: number): void {
       readonly region: string
       readonly account: string
     }[]
-    const [first] = keys
-    if (!first) throw new Error('the store has no key to grant anything on')
+    const [anyKey] = keys
+    if (!anyKey) throw new Error('the store has no key to grant anything on')
     const insert = database.prepare(
       `INSERT INTO grants (grant_id, key_arn, region, grantee, issuing_account_id, operations, constraints, created_at, anchor)
        VALUES (?, ?, ?, ?, ?, '["Encrypt","Decrypt"]', '{}', 0, '')`,
@@ -35,7 +36,7 @@ export function fillGrants(file: string, count: number): void {
     )
     const write = database.transaction((from: number, to: number) => {
       for (let index = from; index < to; index++) {
-        const { arn, region, account } = keys[index % keys.length] ?? first
+        const { arn, region, account } = keys[index % keys.length] ?? anyKey
         const grantId = index.toString(16).padStart(64, '0')
         const grantee = `arn:aws:iam::${account}:role/filled-${index}`
         insert.run(grantId, arn, region, grantee, account)
@@ -43,7 +44,8 @@ export function fillGrants(file: string, count: number): void {
         for (const row of operationRows(grant)) allowed.run(row)
       }
     })
-    for (let from = 0; from < count; from += grantsPerWrite) write.immediate(from, Math.min(count, from + grantsPerWrite))
+    const end = first + count
+    for (let from = first; from < end; from += grantsPerWrite) write.immediate(from, Math.min(end, from + grantsPerWrite))
     database.transaction(() => counted.run()).immediate()
   } finally {
     database.close()

@@ -1,0 +1,528 @@
+/**
+ * The service as its callers have it: signed, authorized, audited calls over HTTP, at 1 to 256 connections, beside a bare server that only parses
+ * the JSON and verifies one signature, and beside the token alone. Then where the time of a call goes, by what the service itself times.
+ */
+
+import { authorize } from '../auth/authorize.ts'
+import { compilePolicy } from '../auth/policy.ts'
+import type { Principal } from '../auth/principal.ts'
+import { layers, type Layer } from '../base/spans.ts'
+import { call, createKey, load, requestsFor, withBare } from './load.ts'
+import {
+  figure,
+  inTurns,
+  ratioOf,
+  type BarChart,
+  type BenchService,
+  type Figure,
+  type Part,
+  type PartContext,
+  type PartReport,
+  type Plan,
+  type RawOperation,
+  type Side,
+  type View,
+} from './part.ts'
+
+/** One kind of call that is measured. */
+interface Kind {
+  readonly id: string
+  readonly title: string
+  readonly key: object
+  readonly operation: string
+  readonly input: (keyId: string, n: number, ciphertext: string) => object
+  /** The raw loop that it stands beside, on one session or on all. */
+  readonly raw?: { readonly operation: RawOperation; readonly sessions: 'one' | 'all' }
+}
+
+const bytes32 = (n: number): string => Buffer.alloc(32, n).toString('base64')
+const signing = (id: string, title: string, spec: string, algorithm: string, raw: RawOperation): Kind => ({
+  id,
+  title,
+  key: { KeySpec: spec, KeyUsage: 'SIGN_VERIFY' },
+  operation: 'Sign',
+  input: (KeyId, n) => ({ KeyId, Message: bytes32(n), MessageType: 'DIGEST', SigningAlgorithm: algorithm }),
+  raw: { operation: raw, sessions: 'all' },
+})
+
+const kinds: readonly Kind[] = [
+  {
+    id: 'encrypt',
+    title: 'Encrypt 32 B',
+    key: {},
+    operation: 'Encrypt',
+    input: (KeyId, n) => ({ KeyId, Plaintext: bytes32(n), EncryptionContext: { app: 'bench', n: `${n}` } }),
+    raw: { operation: 'encrypt', sessions: 'one' },
+  },
+  {
+    id: 'decrypt',
+    title: 'Decrypt 32 B',
+    key: {},
+    operation: 'Decrypt',
+    input: (KeyId, _n, CiphertextBlob) => ({ KeyId, CiphertextBlob }),
+  },
+  {
+    id: 'generate-data-key',
+    title: 'GenerateDataKey',
+    key: {},
+    operation: 'GenerateDataKey',
+    input: (KeyId, n) => ({ KeyId, KeySpec: 'AES_256', EncryptionContext: { app: 'bench', n: `${n}` } }),
+  },
+  signing('sign-p256', 'Sign, ECC_NIST_P256', 'ECC_NIST_P256', 'ECDSA_SHA_256', 'sign-ecdsa-p256'),
+  signing('sign-rsa', 'Sign, RSA_2048', 'RSA_2048', 'RSASSA_PKCS1_V1_5_SHA_256', 'sign-rsa-2048'),
+]
+
+/** A kind with its key: answers requests signed now. */
+interface Prepared {
+  readonly kind: Kind
+  readonly requests: () => readonly Uint8Array[]
+}
+
+async function prepare(service: BenchService, wanted: readonly Kind[], lacking: string[]): Promise<readonly Prepared[]> {
+  const prepared: Prepared[] = []
+  for (const kind of wanted) {
+    try {
+      const keyId = await createKey(service, kind.key)
+      const ciphertext =
+        kind.id === 'decrypt' ? String((await call(service, 'Encrypt', { KeyId: keyId, Plaintext: bytes32(1) }))['CiphertextBlob']) : ''
+      const requests = (): readonly Uint8Array[] => requestsFor(service, kind.operation, (n) => kind.input(keyId, n, ciphertext))
+      await call(service, kind.operation, kind.input(keyId, 0, ciphertext))
+      prepared.push({ kind, requests })
+    } catch (error) {
+      if (!(error instanceof Error) || !error.message.includes('UnsupportedOperationException')) throw error
+      lacking.push(`${kind.title}: this token cannot do it.`)
+    }
+  }
+  return prepared
+}
+
+/** A machine that answers thousands of calls a second needs some hundreds of milliseconds to show how many. */
+const timesOf = (plan: Plan): Plan => ({ ...plan, durationMs: Math.max(plan.durationMs, 300), warmupMs: Math.max(plan.warmupMs, 150) })
+
+interface Found {
+  readonly figures: Record<string, Figure>
+  readonly views: readonly View[]
+  readonly headlines: readonly string[]
+}
+
+async function run(context: PartContext): Promise<PartReport> {
+  const quick = context.plan.level === 'quick'
+  const lacking: string[] = []
+  const own: PartContext = { ...context, plan: timesOf(context.plan) }
+  const found: Found[] = [
+    await sweep(own, lacking),
+    await measureLayers(own, lacking),
+    measureAuthorization(own),
+    ...(quick ? [] : [await measureAudit(own), await measureProcesses(own)]),
+  ]
+  if (quick) lacking.push('Several API processes, and the audit switched off, are measured in a longer run.')
+  return {
+    about: [
+      'Every call is signed with SigV4, authorized by the policies of its key, done in the token and recorded in the audit trail before it is answered. ' +
+        'The load comes from a process of its own with requests that were signed beforehand. It shares the processors with the service: what it uses the service lacks.',
+    ],
+    figures: Object.assign({}, ...found.map(({ figures }) => figures)) as Record<string, Figure>,
+    views: found.flatMap(({ views }) => views),
+    lacking,
+    headlines: found.flatMap(({ headlines }) => headlines),
+  }
+}
+
+// ---- calls over HTTP by connections ----
+
+async function sweep(context: PartContext, lacking: string[]): Promise<Found> {
+  const { plan, withService, means } = context
+  const steps = plan.level === 'quick' ? [plan.connections] : [...new Set([1, 4, 16, plan.connections, 256])].sort((a, b) => a - b)
+  return withService(async (service) => {
+    const prepared = await prepare(service, kinds, lacking)
+    const [first] = prepared
+    if (!first) return { figures: {}, views: [], headlines: [] }
+    const keyId = await createKey(service)
+    const answer = JSON.stringify(await call(service, 'Encrypt', { KeyId: keyId, Plaintext: bytes32(1) }))
+    const { secretAccessKey } = service.credentials
+    return withBare({ secretAccessKey, answer }, async (bare) => {
+      // The service has run nothing yet: what its first calls take is the compiler's.
+      for (const { requests } of prepared)
+        await load(
+          service.endpoint,
+          { warmupMs: 0, durationMs: 4 * plan.warmupMs },
+          { connections: plan.connections, requests: requests() },
+        )
+      const sides = steps.flatMap((connections): readonly Side[] => [
+        {
+          name: `bare/${connections}`,
+          measure: async () => numbersOf(await load(bare, plan, { connections, requests: first.requests() })),
+        },
+        ...prepared.map(({ kind, requests }): Side => ({
+          name: `${kind.id}/${connections}`,
+          async measure() {
+            const before = service.cpuSeconds()
+            const result = await load(service.endpoint, plan, { connections, requests: requests() })
+            const after = service.cpuSeconds()
+            const calls = (result.perSecond * (plan.warmupMs + plan.durationMs)) / 1000
+            return { ...numbersOf(result), ...(before !== undefined && after !== undefined && { cpu: ((after - before) * 1e6) / calls }) }
+          },
+        })),
+      ])
+      const raw = prepared.flatMap(({ kind: { id, raw: beside } }): readonly Side[] =>
+        beside
+          ? [
+              {
+                name: `raw/${id}`,
+                async measure() {
+                  const perSecond = await means.rawLoop({
+                    operation: beside.operation,
+                    sessions: beside.sessions === 'one' ? 1 : means.sessions,
+                    durationMs: plan.durationMs,
+                  })
+                  return perSecond === undefined ? {} : { perSecond }
+                },
+              },
+            ]
+          : [],
+      )
+      const rounds = await inTurns(context, [...sides, ...(plan.level === 'quick' ? [] : raw)], 'over HTTP')
+      return describeSweep(rounds, prepared, steps, plan)
+    })
+  })
+}
+
+const numbersOf = ({ perSecond, p50Ms, p99Ms }: Awaited<ReturnType<typeof load>>): Readonly<Record<string, number>> => ({
+  perSecond,
+  p50: p50Ms,
+  p99: p99Ms,
+})
+
+function describeSweep(
+  rounds: ReadonlyMap<string, readonly number[]>,
+  prepared: readonly Prepared[],
+  steps: readonly number[],
+  plan: Plan,
+): Found {
+  const figures: Record<string, Figure> = {}
+  const put = (id: string, unit: Figure['unit'], better: Figure['better'], from: string): Figure | undefined => {
+    const given = rounds.get(from)
+    return given ? (figures[id] = figure(unit, better, given)) : undefined
+  }
+  const ids = ['bare', ...prepared.map(({ kind }) => kind.id)]
+  for (const id of ids) {
+    for (const connections of steps) {
+      const at = `${id}/${connections}`
+      const throughput = put(`${at}/throughput`, 'calls/s', 'higher', `${at}/perSecond`)
+      put(`${at}/p50`, 'ms', 'lower', `${at}/p50`)
+      put(`${at}/p99`, 'ms', 'lower', `${at}/p99`)
+      put(`${at}/cpu`, 'µs', 'lower', `${at}/cpu`)
+      const bare = figures[`bare/${connections}/throughput`]
+      if (id !== 'bare' && throughput && bare) figures[`${at}/ofBare`] = ratioOf(throughput, bare)
+    }
+    const raw = put(`${id}/raw`, 'calls/s', 'higher', `raw/${id}/perSecond`)
+    const throughput = figures[`${id}/${plan.connections}/throughput`]
+    if (raw && throughput) figures[`${id}/ofRaw`] = ratioOf(throughput, raw)
+  }
+  const at = plan.connections
+  const has = (id: string): { readonly figure: string } | string => (figures[id] ? { figure: id } : '–')
+  const hasCpu = figures[`encrypt/${at}/cpu`] !== undefined
+  const hasRaw = prepared.some(({ kind }) => figures[`${kind.id}/raw`])
+  const ofBare = figures[`encrypt/${at}/ofBare`]
+  return {
+    figures,
+    views: [
+      ...(steps.length > 1
+        ? ([
+            {
+              kind: 'lines',
+              title: 'Calls a second by connections',
+              x: { label: 'connections', scale: 'log' },
+              y: { label: 'calls a second' },
+              lines: [{ id: 'bare', title: 'Bare server' }, ...prepared.map(({ kind }) => kind)].map(({ id, title }) => ({
+                name: title,
+                ...(id === 'bare' && { dashed: true }),
+                points: steps.map((x) => ({ x, figure: `${id}/${x}/throughput` })),
+              })),
+            },
+          ] as const)
+        : []),
+      {
+        kind: 'table',
+        title: `At ${at} connections`,
+        about:
+          'The bare server is a node:http server that parses the body and verifies one signature with a key it has. ' +
+          (hasCpu ? 'CPU is what all processes of the service used for a call, those of the token among them. ' : '') +
+          (hasRaw
+            ? 'The token alone is a loop in C calls with nothing of ours around it: one thread for Encrypt, one for each session for signatures, with all processors to itself.'
+            : ''),
+        columns: ['', 'Calls', 'p50', 'p99', 'Of bare', ...(hasCpu ? ['CPU a call'] : []), ...(hasRaw ? ['Token alone', 'Of token'] : [])],
+        rows: [
+          [
+            'Bare server',
+            has(`bare/${at}/throughput`),
+            has(`bare/${at}/p50`),
+            has(`bare/${at}/p99`),
+            '',
+            ...(hasCpu ? [''] : []),
+            ...(hasRaw ? ['', ''] : []),
+          ],
+          ...prepared.map(({ kind: { id, title } }) => [
+            title,
+            has(`${id}/${at}/throughput`),
+            has(`${id}/${at}/p50`),
+            has(`${id}/${at}/p99`),
+            has(`${id}/${at}/ofBare`),
+            ...(hasCpu ? [has(`${id}/${at}/cpu`)] : []),
+            ...(hasRaw ? [has(`${id}/raw`), has(`${id}/ofRaw`)] : []),
+          ]),
+        ],
+      },
+      ...(steps.length > 1
+        ? ([
+            {
+              kind: 'table',
+              title: 'How long a call takes, by connections (median, 99th percentile)',
+              columns: ['Connections', ...prepared.flatMap(({ kind: { title } }) => [title, 'p99'])],
+              rows: steps.map((connections) => [
+                String(connections),
+                ...prepared.flatMap(({ kind: { id } }) => [has(`${id}/${connections}/p50`), has(`${id}/${connections}/p99`)]),
+              ]),
+            },
+          ] as const)
+        : []),
+    ],
+    headlines: ofBare ? [`Encrypt 32 B over HTTP: ${ofBare.median.toFixed(2)} of bare baseline`] : [],
+  }
+}
+
+// ---- where the time goes ----
+
+/** What of a call is outside of the service's own clock, and what of it nobody timed. */
+const shownLayers = {
+  sigv4: 'SigV4',
+  authorization: 'Authorization',
+  device: 'Device',
+  audit: 'Audit',
+  rest: 'The rest of the road',
+  http: 'HTTP',
+} as const
+type ShownLayer = keyof typeof shownLayers
+const shownLayerNames = Object.keys(shownLayers) as readonly ShownLayer[]
+
+async function measureLayers(context: PartContext, lacking: string[]): Promise<Found> {
+  const { plan, withService } = context
+  const some = plan.level === 'quick' ? kinds.slice(0, 1) : kinds
+  return withService(
+    async (service) => {
+      const prepared = await prepare(service, some, lacking)
+      for (const { requests } of prepared)
+        await load(service.endpoint, { warmupMs: 0, durationMs: 4 * plan.warmupMs }, { connections: 8, requests: requests() })
+      const sides = prepared.map(({ kind, requests }): Side => ({
+        name: kind.id,
+        async measure() {
+          await load(service.endpoint, { warmupMs: 0, durationMs: plan.warmupMs }, { connections: 1, requests: requests() })
+          await service.observe()
+          const { meanMs } = await load(service.endpoint, { ...plan, warmupMs: 0 }, { connections: 1, requests: requests() })
+          return splitUp(meanMs, (await service.observe()).spans)
+        },
+      }))
+      const rounds = await inTurns(context, sides, 'layers')
+      const figures: Record<string, Figure> = {}
+      for (const { kind } of prepared)
+        for (const layer of shownLayerNames)
+          figures[`layers/${kind.id}/${layer}`] = figure('µs', 'lower', rounds.get(`${kind.id}/${layer}`) ?? [])
+      const chart: BarChart = {
+        kind: 'bars',
+        title: 'Where the time of one call goes',
+        about:
+          'One connection, so that nothing waits for anything but its own work; mean of all calls. The service times its layers itself. ' +
+          'HTTP is what a caller waits beyond that: sockets, the parser, and the way there and back.',
+        y: { label: 'microseconds' },
+        stacked: true,
+        groups: prepared.map(({ kind }) => ({
+          name: kind.title,
+          bars: shownLayerNames.map((layer) => ({ name: shownLayers[layer], figure: `layers/${kind.id}/${layer}` })),
+        })),
+      }
+      return {
+        figures,
+        views: [
+          chart,
+          {
+            kind: 'table',
+            title: 'The same in numbers',
+            columns: ['', ...shownLayerNames.map((layer) => shownLayers[layer])],
+            rows: prepared.map(({ kind }) => [kind.title, ...shownLayerNames.map((layer) => ({ figure: `layers/${kind.id}/${layer}` }))]),
+          },
+        ],
+        headlines: [],
+      }
+    },
+    { spans: true },
+  )
+}
+
+/** Microseconds by layer, of a call that took its caller so many milliseconds. */
+export function splitUp(meanMs: number, spans: Readonly<Partial<Record<Layer, number>>>): Readonly<Record<ShownLayer, number>> {
+  const of = (layer: Layer): number => (spans[layer] ?? 0) * 1000
+  const parts = layers.filter((layer) => layer !== 'total')
+  const named = parts.reduce((sum, layer) => sum + of(layer), 0)
+  return {
+    sigv4: of('sigv4'),
+    authorization: of('authorization'),
+    device: of('device'),
+    audit: of('audit'),
+    rest: Math.max(0, of('total') - named),
+    http: Math.max(0, meanMs * 1000 - of('total')),
+  }
+}
+
+// ---- authorization by itself ----
+
+const account = '111122223333'
+const user = `arn:aws:iam::${account}:user/bench`
+const keyArn = `arn:aws:kms:us-east-1:${account}:key/11111111-2222-3333-4444-555555555555`
+
+/** Statements for other actions, other callers and other contexts, and at the end the one that fits. */
+function longPolicy(statements: number, kind: 'key' | 'identity'): string {
+  const principal = (n: number) =>
+    kind === 'key' ? { Principal: { AWS: n === 0 ? user : `arn:aws:iam::${account}:role/other-${n}` } } : {}
+  const Statement = Array.from({ length: statements }, (_, index) => {
+    const n = statements - 1 - index
+    return {
+      Sid: `s${n}`,
+      Effect: 'Allow',
+      ...principal(n),
+      Action: n % 3 === 1 ? ['kms:Describe*', 'kms:List*'] : ['kms:Encrypt', 'kms:GenerateDataKey*'],
+      Resource: kind === 'key' || n === 0 ? '*' : `arn:aws:kms:*:${account}:key/other-${n}-*`,
+      ...(n > 0 && { Condition: { StringEquals: { 'kms:EncryptionContext:app': [`other-${n}`, `another-${n}`] } } }),
+    }
+  })
+  return JSON.stringify({ Version: '2012-10-17', Statement })
+}
+
+const authorizationCalls = 20_000
+
+function measureAuthorization({ plan, progress }: PartContext): Found {
+  progress('authorization, 20 statements of a key policy and 50 of identity policies')
+  const policy = compilePolicy(longPolicy(20, 'key'), 'key')
+  const principal: Principal = {
+    type: 'IAMUser',
+    arn: user,
+    accountId: account,
+    principalId: 'AIDABENCH',
+    accessKeyId: 'AKIABENCH',
+    userName: 'bench',
+    tags: new Map(),
+    identityPolicies: Array.from({ length: 5 }, () => compilePolicy(longPolicy(10, 'identity'), 'identity')),
+  }
+  const decide = (n: number): boolean => {
+    const app = `app-${n % 64}`
+    return authorize({
+      principal,
+      action: 'kms:Encrypt',
+      resource: { arn: keyArn, accountId: account, policy },
+      context: (name) => (name === 'kms:encryptioncontext:app' ? app : undefined),
+    }).allowed
+  }
+  const once = (): number => {
+    const startedAt = performance.now()
+    for (let n = 0; n < authorizationCalls; n++) if (!decide(n)) throw new Error('the policies of the bench allow nothing')
+    return ((performance.now() - startedAt) * 1000) / authorizationCalls
+  }
+  once()
+  const figures = { 'authorization/20+50': figure('µs', 'lower', Array.from({ length: Math.max(3, plan.rounds) }, once)) }
+  return {
+    figures,
+    views: [
+      {
+        kind: 'table',
+        title: 'Authorization by itself',
+        about:
+          'A decision over compiled policies, of which the last statement fits. The layer above has also the look-up of what is asked about.',
+        columns: ['', 'A call'],
+        rows: [['20 statements in the key policy, 50 in five identity policies', { figure: 'authorization/20+50' }]],
+      },
+    ],
+    headlines: [`Authorization with 20 and 50 statements: ${figures['authorization/20+50'].median.toFixed(1)} µs a call`],
+  }
+}
+
+// ---- two services in turn ----
+
+async function beside(
+  context: PartContext,
+  what: string,
+  sides: readonly { readonly name: string; readonly service: BenchService }[],
+): Promise<readonly Figure[]> {
+  const { plan } = context
+  const measured: Side[] = []
+  for (const { name, service } of sides) {
+    const keyId = await createKey(service)
+    const requests = (): readonly Uint8Array[] => requestsFor(service, 'Encrypt', (n) => ({ KeyId: keyId, Plaintext: bytes32(n) }))
+    await load(service.endpoint, { warmupMs: 0, durationMs: 4 * plan.warmupMs }, { connections: plan.connections, requests: requests() })
+    measured.push({
+      name,
+      measure: async () => numbersOf(await load(service.endpoint, plan, { connections: plan.connections, requests: requests() })),
+    })
+  }
+  const rounds = await inTurns(context, measured, what)
+  return sides.map(({ name }) => figure('calls/s', 'higher', rounds.get(`${name}/perSecond`) ?? []))
+}
+
+async function measureAudit(context: PartContext): Promise<Found> {
+  const { plan, withService } = context
+  const [on, off] = await withService((audited) =>
+    withService(
+      (silent) =>
+        beside(context, 'the audit', [
+          { name: 'on', service: audited },
+          { name: 'off', service: silent },
+        ]),
+      { audit: 'off' },
+    ),
+  )
+  if (!on || !off) throw new Error('the audit was not measured')
+  const ratio = ratioOf(on, off)
+  return {
+    figures: { 'audit/on': on, 'audit/off': off, 'audit/ratio': ratio },
+    views: [
+      {
+        kind: 'table',
+        title: 'What the audit costs',
+        about: `Encrypt at ${plan.connections} connections. Without a record is a switch of the bench: the service has no such setting.`,
+        columns: ['A record, durable before the answer', 'No record', 'With ÷ without'],
+        rows: [[{ figure: 'audit/on' }, { figure: 'audit/off' }, { figure: 'audit/ratio' }]],
+      },
+    ],
+    headlines: [`Durable audit: ${ratio.median.toFixed(2)} of the throughput without`],
+  }
+}
+
+async function measureProcesses(context: PartContext): Promise<Found> {
+  const { plan, withService, means } = context
+  const many = means.manyProcesses
+  if (many === undefined) return { figures: {}, views: [], headlines: [] }
+  const [one, several] = await withService((single) =>
+    withService(
+      (multiple) =>
+        beside(context, 'API processes', [
+          { name: '1', service: single },
+          { name: String(many), service: multiple },
+        ]),
+      { processes: many },
+    ),
+  )
+  if (!one || !several) throw new Error('the API processes were not measured')
+  return {
+    figures: { 'processes/1': one, [`processes/${many}`]: several, 'processes/ratio': ratioOf(several, one) },
+    views: [
+      {
+        kind: 'table',
+        title: 'Several API processes',
+        about: `Encrypt at ${plan.connections} connections, on the same listener.`,
+        columns: ['One process', `${many} processes`, 'Ratio'],
+        rows: [[{ figure: 'processes/1' }, { figure: `processes/${many}` }, { figure: 'processes/ratio' }]],
+      },
+    ],
+    headlines: [],
+  }
+}
+
+export const servicePart: Part = { name: 'service', title: 'The service', run }
