@@ -898,6 +898,9 @@ export interface ClientEnvironment {
   readonly credentialsFile: string | undefined
   readonly profile: string | undefined
   readonly endpoint: string | undefined
+  readonly region: string | undefined
+  /** PEM of authorities to trust besides the public ones. */
+  readonly caFile: string | undefined
 }
 
 export function readClientEnvironment(environment: Environment = process.env): ClientEnvironment {
@@ -909,6 +912,8 @@ export function readClientEnvironment(environment: Environment = process.env): C
     credentialsFile: value('AWS_SHARED_CREDENTIALS_FILE'),
     profile: value('AWS_PROFILE'),
     endpoint: value('AWS_ENDPOINT_URL_KMS') ?? value('AWS_ENDPOINT_URL'),
+    region: value('AWS_REGION') ?? value('AWS_DEFAULT_REGION'),
+    caFile: value('AWS_CA_BUNDLE'),
   }
 }
 

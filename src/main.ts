@@ -5,6 +5,8 @@
  */
 
 import { readFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { join } from 'node:path'
 import { text as readStream } from 'node:stream/consumers'
 import { ProvisionError } from '../softhsm/provision.mjs'
 import { OperatorError } from './base/operator-error.ts'
@@ -42,6 +44,7 @@ function clientSettings(): ClientSettings {
   const places = placesIn(config.dataDir)
   const { accessKeyId, secretAccessKey, sessionToken } = from
   const scheme = config.tls.certFile === undefined ? 'http' : 'https'
+  const trusted = [config.tls.certFile, from.caFile].filter((name) => name !== undefined)
   return {
     endpoint: from.endpoint ?? announcedUrl(places.endpoint) ?? `${scheme}://${config.host}:${config.port}`,
     region: config.regions[0] ?? '',
@@ -50,8 +53,10 @@ function clientSettings(): ClientSettings {
         ? { accessKeyId, secretAccessKey, ...(sessionToken !== undefined && { sessionToken }) }
         : undefined,
     credentialsFile: from.credentialsFile ?? places.credentials,
+    awsCredentialsFile: from.credentialsFile ?? join(homedir(), '.aws', 'credentials'),
     profile: from.profile ?? 'default',
-    trust: config.tls.certFile === undefined ? undefined : readFileSync(config.tls.certFile, 'utf8'),
+    callRegion: from.region ?? config.regions[0] ?? '',
+    trust: trusted.length === 0 ? undefined : trusted.map((name) => readFileSync(name, 'utf8')).join('\n'),
   }
 }
 
@@ -69,9 +74,30 @@ function write(stream: NodeJS.WriteStream, text: string): Promise<void> {
   return new Promise((resolve) => stream.write(text, () => resolve()))
 }
 
+function interruption(): { readonly signal: AbortSignal; close(): void } {
+  const controller = new AbortController()
+  const signals = ['SIGINT', 'SIGTERM'] as const
+  const close = (): void => {
+    for (const signal of signals) process.off(signal, stop)
+  }
+  const stop = (): void => {
+    close()
+    controller.abort()
+  }
+  for (const signal of signals) process.on(signal, stop)
+  return { signal: controller.signal, close }
+}
+
 const wiring: Wiring = {
   print: (text) => write(process.stdout, text),
   printError: (text) => write(process.stderr, text),
+  streams: {
+    input: () => process.stdin,
+    write: (bytes) => new Promise((resolve, reject) => process.stdout.write(bytes, (error) => (error ? reject(error) : resolve()))),
+    outputIsTerminal: () => process.stdout.isTTY,
+    errorIsTerminal: () => process.stderr.isTTY,
+    interruption,
+  },
   readInput: () => readStream(process.stdin),
   nowMs: () => systemClock.now(),
   serve: async () => (await import('./serve.ts')).serve(),

@@ -3,6 +3,7 @@
 import { closest } from '../base/closest.ts'
 import { adminCommands } from './admin.ts'
 import { auditCommands } from './audit.ts'
+import { envelopeCommands } from './envelope.ts'
 import { CommandFailure, describeCommand, exitCodes, parseArguments, UsageError, type Arguments, type Command } from './command.ts'
 import type { Wiring } from './wiring.ts'
 import { xksDoctor } from './xks-doctor.ts'
@@ -96,7 +97,16 @@ const bench: Command = {
 }
 
 /** The table. */
-export const commands: readonly Command[] = [serve, doctor, config, ...adminCommands, ...auditCommands, xksDoctor, bench]
+export const commands: readonly Command[] = [
+  serve,
+  doctor,
+  config,
+  ...envelopeCommands,
+  ...adminCommands,
+  ...auditCommands,
+  xksDoctor,
+  bench,
+]
 
 const exitCodesHelp = 'Exit codes: 0 done, 1 it did not work or is not well, 2 the command line is wrong.'
 

@@ -1,5 +1,6 @@
 /** What the commands need from the rest of the house. `main.ts` provides it, so that no command loads a store or a token it does not use. */
 
+import type { Readable } from 'node:stream'
 import type { ProfileCredentials } from './credentials-file.ts'
 
 /** Where and as whom the administrative commands call. */
@@ -10,7 +11,11 @@ export interface ClientSettings {
   /** From the environment, if it has a key and a secret. */
   readonly credentials: ProfileCredentials | undefined
   readonly credentialsFile: string
+  /** Where AWS's own tools have it. */
+  readonly awsCredentialsFile: string
   readonly profile: string
+  /** For calls of KMS: AWS_REGION, else home. */
+  readonly callRegion: string
   /** PEM of the certificate to trust besides the system's, where the endpoint is our own with TLS. */
   readonly trust: string | undefined
 }
@@ -61,10 +66,22 @@ export interface XksDoctorOptions {
   readonly calls: number
 }
 
+/** The process's own, for commands that pass bytes through. */
+export interface Streams {
+  input(): Readable
+  /** To standard output; the bytes may be used again when it resolves. @throws when nobody reads any more. */
+  write(bytes: Uint8Array): Promise<void>
+  outputIsTerminal(): boolean
+  errorIsTerminal(): boolean
+  /** Told by SIGINT or SIGTERM, until it is closed; a second one ends the program at once. */
+  interruption(): { readonly signal: AbortSignal; close(): void }
+}
+
 export interface Wiring {
   /** Resolves when whoever reads has room for more. */
   print(text: string): Promise<void>
   printError(text: string): Promise<void>
+  readonly streams: Streams
   /** All of standard input. */
   readInput(): Promise<string>
   nowMs(): number

@@ -7,7 +7,7 @@
  */
 
 import type { Keyring } from '../bulk/keyring.ts'
-import type { EncryptedDataKey } from '../bulk/message.ts'
+import type { EncryptedDataKey, EncryptionContext } from '../bulk/message.ts'
 import { encodeKeyArn, isMultiRegion, isSameKey, parseKeyArn } from './arn.ts'
 import { KmsFailure, type Kms, type Regions } from './kms.ts'
 
@@ -40,6 +40,11 @@ export class DataKeyError extends Error {
   }
 }
 
+/** Also encrypts a data key that is there already, for a message that moves to other keys. */
+export interface KmsKeyring extends Keyring {
+  wrapping(request: { readonly dataKey: Buffer; readonly context: EncryptionContext }): Promise<readonly EncryptedDataKey[]>
+}
+
 export interface KeyFailure {
   /** As it was asked for. */
   readonly key: string
@@ -52,7 +57,7 @@ const providerId = 'aws-kms'
 const maxAsked = 32
 
 /** @throws DataKeyError when the keys cannot be meant so. */
-export function kmsKeyring({ kms, region, keys, discovery, grantTokens = [] }: KmsKeyringOptions): Keyring {
+export function kmsKeyring({ kms, region, keys, discovery, grantTokens = [] }: KmsKeyringOptions): KmsKeyring {
   checkKeys(keys, discovery)
 
   const kmsIn = (where: string): Kms => {
@@ -67,7 +72,25 @@ export function kmsKeyring({ kms, region, keys, discovery, grantTokens = [] }: K
     return { providerId, providerInfo: Buffer.from(answer.keyId), ciphertext: answer.ciphertext }
   }
 
+  /** All have ended when it returns, whatever becomes of one: the data key may be wiped then. */
+  const wrapUnder = async (
+    names: readonly string[],
+    plaintext: Buffer,
+    context: EncryptionContext,
+  ): Promise<readonly EncryptedDataKey[]> => {
+    const wrapping = names.map(async (key) =>
+      carry(key, await naming(key, kmsIn(regionOf(key)).encrypt({ keyId: key, plaintext, context, grantTokens }))),
+    )
+    await Promise.allSettled(wrapping)
+    return Promise.all(wrapping)
+  }
+
   return {
+    async wrapping({ dataKey, context }) {
+      if (keys.length === 0) throw new DataKeyError('Nothing says which key to encrypt under: name one.')
+      return wrapUnder(keys, dataKey, context)
+    },
+
     async encrypting({ suite, context }) {
       const [generator, ...others] = keys
       if (generator === undefined) throw new DataKeyError('Nothing says which key to encrypt under: name one.')
@@ -79,12 +102,7 @@ export function kmsKeyring({ kms, region, keys, discovery, grantTokens = [] }: K
       try {
         requireLength(generator, plaintext, suite.keyBytes)
         const first = carry(generator, generated)
-        const further = others.map(async (key) =>
-          carry(key, await naming(key, kmsIn(regionOf(key)).encrypt({ keyId: key, plaintext, context, grantTokens }))),
-        )
-        // All have ended before the data key is wiped, whatever becomes of one.
-        await Promise.allSettled(further)
-        return { dataKey: plaintext, encryptedDataKeys: [first, ...(await Promise.all(further))] }
+        return { dataKey: plaintext, encryptedDataKeys: [first, ...(await wrapUnder(others, plaintext, context))] }
       } catch (error) {
         plaintext.fill(0)
         throw error
@@ -218,7 +236,7 @@ function noneOf(encryptedDataKeys: readonly EncryptedDataKey[], keys: readonly s
 }
 
 /** What a message says of itself, for a person's eyes: anybody can have written it. */
-const printable = (text: Buffer | string): string =>
+export const printable = (text: Buffer | string): string =>
   text
     .toString()
     .slice(0, 256)

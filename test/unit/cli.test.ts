@@ -24,6 +24,7 @@ async function runCli(words: readonly string[], wiring: Partial<Wiring> = {}): P
     print: async (text) => void (out += text),
     printError: async (text) => void (err += text),
     readInput: unused,
+    streams: { input: unused, write: unused, outputIsTerminal: unused, errorIsTerminal: unused, interruption: unused },
     nowMs: () => 1_800_000_000_000,
     serve: unused,
     doctor: unused,
@@ -78,7 +79,9 @@ async function fakeService(
       region: 'eu-west-1',
       credentials: { accessKeyId: 'AKIAEXAMPLEEXAMPLE', secretAccessKey: 'secret' },
       credentialsFile: `${files.dir}/credentials`,
+      awsCredentialsFile: `${files.dir}/aws-credentials`,
       profile: 'default',
+      callRegion: 'eu-west-1',
       trust: undefined,
     },
   }
