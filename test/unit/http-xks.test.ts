@@ -1,8 +1,6 @@
 /** The door of the XKS proxy, with a small inside: routes, methods, sizes, time and turns, over HTTP, TLS and HTTP/2. */
 
 import { connect as connectHttp2, constants } from 'node:http2'
-import { request as plainRequest } from 'node:http'
-import { request as tlsRequest } from 'node:https'
 import { connect as tlsConnect, type ConnectionOptions } from 'node:tls'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
@@ -13,6 +11,7 @@ import { listen, type Listener, type TlsFiles } from '../../src/http/server.ts'
 import { maxXksBodyBytes, openXksDoor, readTarget, xksSuites, type XksDoorOptions } from '../../src/http/xks.ts'
 import type { XksAnswer, XksProxy, XksRequest } from '../../src/kms/xks/proxy.ts'
 import { makeAuthority } from '../certificates.ts'
+import { askHttp1 as overHttp1, askHttp2 as overHttp2, type Asked, type HttpAnswer, type Server } from '../http-client.ts'
 import { rawConnection, scratch, selfSigned, testLimits } from './http-fixture.ts'
 
 const files = scratch()
@@ -71,49 +70,10 @@ async function openDoor(
   return { listener, seen, logged, metrics: async () => (await metrics.page()).text }
 }
 
-interface Asked {
-  readonly method?: string
-  readonly path: string
-  readonly headers?: Readonly<Record<string, string>>
-  readonly body?: string | Buffer
-}
-interface Answer {
-  readonly status: number
-  readonly headers: Readonly<Record<string, unknown>>
-  readonly text: string
-}
-type Ask = (door: Door, asked: Asked) => Promise<Answer>
-
-const askHttp1: Ask = ({ listener }, { method = 'POST', path, headers = {}, body = '' }) =>
-  new Promise((resolve, reject) => {
-    const send = listener.url.startsWith('https') ? tlsRequest : plainRequest
-    const request = send({ host: '127.0.0.1', port: listener.port, ca: cert, agent: false, method, path, headers }, (response) => {
-      const chunks: Buffer[] = []
-      response.on('data', (chunk: Buffer) => chunks.push(chunk))
-      response.on('end', () =>
-        resolve({ status: response.statusCode ?? 0, headers: response.headers, text: Buffer.concat(chunks).toString() }),
-      )
-    })
-    request.on('error', reject)
-    request.end(body)
-  })
-
-const askHttp2: Ask = ({ listener }, { method = 'POST', path, headers = {}, body = '' }) =>
-  new Promise((resolve, reject) => {
-    const session = connectHttp2(listener.url, { ca: cert })
-    session.on('error', reject)
-    const stream = session.request({ ':method': method, ':path': path, ...headers }, { endStream: body.length === 0 })
-    const chunks: Buffer[] = []
-    let answered: Readonly<Record<string, unknown>> = {}
-    stream.on('response', (headers) => (answered = headers))
-    stream.on('data', (chunk: Buffer) => chunks.push(chunk))
-    stream.on('error', reject)
-    stream.on('close', () => {
-      session.close()
-      resolve({ status: Number(answered[':status'] ?? 0), headers: answered, text: Buffer.concat(chunks).toString() })
-    })
-    if (body.length > 0) stream.end(body)
-  })
+const at = ({ listener }: Door): Server => ({ url: listener.url, ca: cert })
+const askHttp1 = (door: Door, asked: Asked): Promise<HttpAnswer> => overHttp1(at(door), asked)
+const askHttp2 = (door: Door, asked: Asked): Promise<HttpAnswer> => overHttp2(at(door), asked)
+type Ask = typeof askHttp1
 
 const transports: readonly { readonly name: string; readonly tls: TlsFiles | undefined; readonly ask: Ask }[] = [
   { name: 'HTTP', tls: undefined, ask: askHttp1 },
@@ -338,9 +298,10 @@ describe('what is no proper request', () => {
   test('over HTTP/2 a host that is not :authority is refused, and headers beyond the limit never become a request', async () => {
     const door = await openDoor({ tls: pair })
     onTestFinished(() => door.listener.close())
-    expect(await askHttp2(door, { path: health, headers: { ':authority': 'one', host: 'another' }, body: '{}' })).toMatchObject({
-      status: 400,
-    })
+    const session = connectHttp2(door.listener.url, { ca: cert })
+    const stream = session.request({ ':method': 'POST', ':path': health, ':authority': 'one', host: 'another' })
+    expect(await new Promise((resolve) => stream.once('response', (headers) => resolve(headers[':status'])))).toBe(400)
+    session.destroy()
     expect(door.seen).toEqual([])
     const flooded = Object.fromEntries(Array.from({ length: 200 }, (_, n) => [`x-${n}`, 'x'.repeat(50)]))
     const outcome = await askHttp2(door, { path: health, headers: flooded, body: '{}' }).then(
