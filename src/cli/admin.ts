@@ -12,7 +12,8 @@ import type { Wiring } from './wiring.ts'
 
 type Members = Readonly<Record<string, unknown>>
 
-interface Row {
+/** One administrative command. */
+export interface Row {
   readonly name: string
   readonly summary: string
   readonly detail?: string
@@ -29,7 +30,7 @@ interface Row {
 }
 
 /** A command line's words, by name. Members that are undefined are not sent. */
-class Words {
+export class Words {
   readonly #args: Arguments
   readonly #wiring: Wiring
   constructor(args: Arguments, wiring: Wiring) {
@@ -41,6 +42,10 @@ class Words {
   }
   flag(name: string): string | undefined {
     return this.#args.flags[name]?.[0]
+  }
+  /** Of a flag that may be repeated. */
+  all(name: string): readonly string[] | undefined {
+    return this.#args.flags[name]
   }
   has(name: string): boolean {
     return this.#args.flags[name] !== undefined
@@ -297,7 +302,8 @@ async function saveAccessKey(answer: Answer, words: Words, wiring: Wiring): Prom
   await wiring.printError(`Saved as profile [${profile}] in ${credentialsFile}.\n`)
 }
 
-export const adminCommands: readonly Command[] = rows.map((row) => ({
+/** A row as a command. */
+export const administrative = (row: Row): Command => ({
   name: row.name,
   summary: row.summary,
   ...(row.detail !== undefined && { detail: row.detail }),
@@ -316,4 +322,6 @@ export const adminCommands: readonly Command[] = rows.map((row) => ({
     await row.afterwards?.(answer, words, wiring)
     return exitCodes.done
   },
-}))
+})
+
+export const adminCommands: readonly Command[] = rows.map(administrative)

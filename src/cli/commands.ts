@@ -7,6 +7,7 @@ import { envelopeCommands } from './envelope.ts'
 import { CommandFailure, describeCommand, exitCodes, parseArguments, UsageError, type Arguments, type Command } from './command.ts'
 import type { Wiring } from './wiring.ts'
 import { xksDoctor } from './xks-doctor.ts'
+import { xksStoreCommands } from './xks-stores.ts'
 
 const json = { about: 'Prints JSON.' }
 
@@ -104,6 +105,7 @@ export const commands: readonly Command[] = [
   ...envelopeCommands,
   ...adminCommands,
   ...auditCommands,
+  ...xksStoreCommands,
   xksDoctor,
   bench,
 ]
@@ -125,23 +127,39 @@ function overview(): string {
 
 /** The command whose name the words begin with, and the words after it. @throws UsageError */
 function findCommand(words: readonly string[]): { command: Command; rest: readonly string[] } {
-  const [first = '', second = ''] = words
-  const two = commands.find(({ name }) => name === `${first} ${second}`)
-  if (two) return { command: two, rest: words.slice(2) }
-  const one = commands.find(({ name }) => name === first)
-  if (one) return { command: one, rest: words.slice(1) }
-  const group = commands.filter(({ name }) => name.startsWith(`${first} `)).map(({ name }) => name.slice(first.length + 1))
+  const lengthOf = ({ name }: Command): number => name.split(' ').length
+  const [command] = commands
+    .filter((each) => words.slice(0, lengthOf(each)).join(' ') === each.name)
+    .sort((one, other) => lengthOf(other) - lengthOf(one))
+  if (command) return { command, rest: words.slice(lengthOf(command)) }
+  const [first = ''] = words
+  const { said, group } = findGroup(words)
   if (group.length > 0) {
-    if (second === '' || second === '--help') throw new UsageError(`holdfast ${first} needs one of: ${group.join(', ')}.`)
-    const near = closest(second, group)
+    const next = words[said.split(' ').length] ?? ''
+    if (next === '' || next === '--help') throw new UsageError(`holdfast ${said} needs one of: ${group.join(', ')}.`)
+    const near = closest(next, [...group, ...group.map((name) => name.split(' ')[0] ?? '')])
     throw new UsageError(
-      `holdfast ${first} has no ${JSON.stringify(second)}, only ${group.join(', ')}.${near === undefined ? '' : ` Did you mean ${first} ${near}?`}`,
+      `holdfast ${said} has no ${JSON.stringify(next)}, only ${group.join(', ')}.${near === undefined ? '' : ` Did you mean ${said} ${near}?`}`,
     )
   }
   const near = closest(first, [...commands.map(({ name }) => name), ...commands.map(({ name }) => name.split(' ')[0] ?? ''), 'help'])
   throw new UsageError(
     `There is no command ${JSON.stringify(first)}.${near === undefined ? ' See holdfast help.' : ` Did you mean ${near}?`}`,
   )
+}
+
+/** As many of the words as some command's name begins with, and what may follow them. */
+function findGroup(words: readonly string[]): { readonly said: string; readonly group: readonly string[] } {
+  let said = ''
+  let group: readonly string[] = []
+  for (const word of words) {
+    const longer = said === '' ? word : `${said} ${word}`
+    const found = commands.filter(({ name }) => name.startsWith(`${longer} `)).map(({ name }) => name.slice(longer.length + 1))
+    if (found.length === 0) break
+    said = longer
+    group = found
+  }
+  return { said, group }
 }
 
 /** Runs a command line (without the program's name) and answers the exit code. Prints every outcome; throws for defects only. */

@@ -96,12 +96,12 @@ function readCredential(text: string): { readonly path: string; readonly credent
     file = (JSON.parse(text) ?? {}) as typeof file
   } catch {
     // Its text may be a secret.
-    throw new CommandFailure('The file of --credential is not JSON: it is what "holdfast xks credentials add" prints.')
+    throw new CommandFailure('The file of --credential is not JSON: it is what "holdfast xks store credentials add" prints.')
   }
   const { AccessKeyId, RawSecretAccessKey } = file.XksProxyAuthenticationCredential ?? {}
   if (typeof file.XksProxyUriPath !== 'string' || typeof AccessKeyId !== 'string' || typeof RawSecretAccessKey !== 'string') {
     throw new CommandFailure(
-      'The file of --credential must have XksProxyUriPath, and XksProxyAuthenticationCredential with AccessKeyId and RawSecretAccessKey: it is what "holdfast xks credentials add" prints.',
+      'The file of --credential must have XksProxyUriPath, and XksProxyAuthenticationCredential with AccessKeyId and RawSecretAccessKey: it is what "holdfast xks store credentials add" prints.',
     )
   }
   return { path: file.XksProxyUriPath, credentials: { accessKeyId: AccessKeyId, secretAccessKey: RawSecretAccessKey } }

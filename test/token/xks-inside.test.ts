@@ -1,12 +1,18 @@
 /** What the inside of the XKS proxy makes of KMS' requests, on a real token: every line of the specification that is not the door's. */
-import { createHash } from 'node:crypto'
+import { createCipheriv, createDecipheriv, createHash, randomBytes } from 'node:crypto'
+import { existsSync, readFileSync, statSync } from 'node:fs'
+import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { TokenError, type Token } from '../../src/hsm/token.ts'
 import type { AuditRecord } from '../../src/audit/trail.ts'
+import { runCommandLine } from '../../src/cli/commands.ts'
+import type { Wiring } from '../../src/cli/wiring.ts'
 import { encodeHeader } from '../../src/kms/ciphertext.ts'
 import { rotate } from '../../src/kms/rotation.ts'
 import { openXksProxy } from '../../src/kms/xks/proxy.ts'
+import { openStore } from '../../src/store/open.ts'
 import { authenticatedData } from '../../src/xks/protocol.ts'
+import { wrapMaterial } from './import-kit.ts'
 import { administer, makeAccount, makeUser, openInProcess, rawCall, type InProcess } from './holdfast.ts'
 import {
   aws,
@@ -170,7 +176,35 @@ describe('encrypt and decrypt', () => {
     expect(await decrypt(await encrypt(), { ciphertextMetadata })).toMatchObject({ status: 400, errorName: 'InvalidCiphertextException' })
   })
 
-  test('an IV of 16 bytes is taken, if the device made something with it', async () => {
+  test('another implementation, with the key material at hand, opens what is encrypted and makes what is decrypted, with either length of IV', async () => {
+    const material = randomBytes(32)
+    const arn = await newKey({ Origin: 'EXTERNAL' })
+    const { ImportToken, PublicKey } = await kms('GetParametersForImport', {
+      KeyId: arn,
+      WrappingAlgorithm: 'RSAES_OAEP_SHA_256',
+      WrappingKeySpec: 'RSA_2048',
+    })
+    const EncryptedKeyMaterial = base64(wrapMaterial(Buffer.from(PublicKey as string, 'base64'), 'RSAES_OAEP_SHA_256', material))
+    await kms('ImportKeyMaterial', { KeyId: arn, ImportToken, EncryptedKeyMaterial, ExpirationModel: 'KEY_MATERIAL_DOES_NOT_EXPIRE' })
+    await show('imported', arn)
+    const aad = Buffer.from('department=y')
+    const made = await encrypt({ additionalAuthenticatedData: base64(aad) }, {}, 'imported')
+    const bound = bytes(made, 'ciphertextMetadata')
+    const framed = Buffer.concat([Buffer.from([0, aad.length]), aad, Buffer.from([bound.length]), bound])
+    const decipher = createDecipheriv('aes-256-gcm', material, bytes(made, 'initializationVector')).setAAD(framed)
+    decipher.setAuthTag(bytes(made, 'authenticationTag'))
+    expect(Buffer.concat([decipher.update(bytes(made, 'ciphertext')), decipher.final()]).toString()).toBe('a secret')
+    for (const ivBytes of [12, 16]) {
+      const iv = randomBytes(ivBytes)
+      const cipher = createCipheriv('aes-256-gcm', material, iv).setAAD(framed)
+      const ciphertext = Buffer.concat([cipher.update('from elsewhere'), cipher.final()])
+      const foreign = { initializationVector: base64(iv), ciphertext: base64(ciphertext), authenticationTag: base64(cipher.getAuthTag()) }
+      const opened = await decrypt(made, { ...foreign, additionalAuthenticatedData: base64(aad) }, {}, 'imported')
+      expect(opened).toMatchObject({ status: 200, body: { plaintext: base64(Buffer.from('from elsewhere')) } })
+    }
+  })
+
+  test('an IV of 16 bytes with which nothing was made is InvalidCiphertextException', async () => {
     const made = await encrypt()
     expect(await decrypt(made, { initializationVector: base64(Buffer.alloc(16, 1)) })).toMatchObject({
       status: 400,
@@ -620,8 +654,7 @@ describe('a store', () => {
     })
   })
 
-  test('ends at one second of another process: what that one disables is disabled here', async () => {
-    const { openStore } = await import('../../src/store/open.ts')
+  test('is disabled here when another process disables it', async () => {
     const elsewhere = await openStore({ file: `${ours.dir}/holdfast.db`, clock: ours.clock })
     try {
       await elsewhere.updateXksStore('', () => ({ enabled: false }))
@@ -789,6 +822,117 @@ describe('a device', () => {
     await encrypt({}, { credential: fresh, prefix: '/fresh' })
     expect(unwrap.mock.calls.filter(([ckaId]) => ckaId === serviceKey.ckaId)).toHaveLength(1)
     unwrap.mockRestore()
+  })
+})
+
+describe('the command line', () => {
+  const said: { out: string; err: string } = { out: '', err: '' }
+  const run = async (words: string, input = ''): Promise<{ readonly code: number; readonly out: string; readonly err: string }> => {
+    Object.assign(said, { out: '', err: '' })
+    const wiring = {
+      print: async (text: string) => void (said.out += text),
+      printError: async (text: string) => void (said.err += text),
+      readInput: async () => input,
+      nowMs: () => ours.clock.now(),
+      clientSettings: () => ({
+        endpoint: ours.endpoint,
+        region: ours.region,
+        credentials: ours.credentials,
+        credentialsFile: '',
+        profile: '',
+        trust: undefined,
+      }),
+    } as unknown as Wiring
+    return { code: await runCommandLine(words.split(' '), wiring), ...said }
+  }
+  const done = async (words: string, input?: string): Promise<string> => {
+    const { code, out, err } = await run(words, input)
+    if (code !== 0) throw new Error(`${words}: ${err}`)
+    return out
+  }
+
+  test('makes a store, shows it a key, adds and removes credentials, switches it off and on: AWS KMS sees each of it', async () => {
+    const first = JSON.parse(await done(`xks store create --prefix cli --region ${aws} --rate 500`)) as ConsoleFile
+    expect(first).toMatchObject({
+      XksProxyUriPath: '/cli/kms/xks/v1',
+      XksProxyAuthenticationCredential: { AccessKeyId: expect.any(String) },
+    })
+    await done(`xks store keys add by.hand ${keyArn} --prefix /cli`)
+    const encryptWith = ({ XksProxyAuthenticationCredential: each }: ConsoleFile) =>
+      xks.send('encrypt', 'by.hand', encryptBody(), { credential: each, prefix: '/cli' })
+    expect(await encryptWith(first)).toMatchObject({ status: 200 })
+    const second = JSON.parse(await done('xks store credentials add --prefix /cli/')) as ConsoleFile
+    expect(await encryptWith(second)).toMatchObject({ status: 200 })
+    await done(`xks store credentials remove ${first.XksProxyAuthenticationCredential.AccessKeyId} --prefix /cli`)
+    expect(await encryptWith(first)).toMatchObject({ status: 401 })
+    await done('xks store disable --prefix /cli')
+    expect(await encryptWith(second)).toMatchObject({ errorName: 'InvalidStateException' })
+    expect(await done('xks store list')).toMatch(
+      new RegExp(`/cli +/cli/kms/xks/v1 +Disabled +500 .*${aws} +${second.XksProxyAuthenticationCredential.AccessKeyId}`),
+    )
+    await done('xks store enable --prefix /cli')
+    expect(await encryptWith(second)).toMatchObject({ status: 200 })
+    expect(await done('xks store keys list --prefix /cli')).toMatch(/by\.hand +arn:aws:kms:.* +Enabled/)
+    await done('xks store policy put --prefix /cli --document -', '{"Statement":[{"Sid":"None","Effect":"Deny","Principal":"*"}]}')
+    expect(await encryptWith(second)).toMatchObject({ errorName: 'AccessDeniedException' })
+    expect(await done('xks store policy get --prefix /cli')).toMatch(/ENFORCE/)
+    await done('xks store policy delete --prefix /cli')
+    await done(`xks store update --prefix /cli --region us-west-2 --region ${aws}`)
+    expect(await encryptWith(second)).toMatchObject({ status: 200 })
+    await done('xks store keys remove by.hand --prefix /cli')
+    expect(await encryptWith(second)).toMatchObject({ errorName: 'KeyNotFoundException' })
+    await done('xks store disable --prefix /cli')
+    await done('xks store delete --prefix /cli')
+    expect(xks.proxy.has('/cli')).toBe(false)
+  })
+
+  test('a credential of one’s own comes by a file or standard input; as an argument it is taken with a warning that does not say it again', async () => {
+    const secretOf = (letter: string): string => letter.repeat(43)
+    const id = 'C'.repeat(20)
+    const argument = await run(`xks store create --prefix /own --credential ${id}:${secretOf('a')}`)
+    expect(argument).toMatchObject({ code: 0, err: expect.stringContaining('other users of this machine can see') })
+    expect(argument.err).not.toContain(secretOf('a'))
+    expect(JSON.parse(argument.out)).toMatchObject({
+      XksProxyAuthenticationCredential: { AccessKeyId: id, RawSecretAccessKey: secretOf('a') },
+    })
+    const byInput = await run('xks store credentials add --prefix /own --credential -', `${'D'.repeat(20)}:${secretOf('b')}\n`)
+    expect(byInput).toMatchObject({ code: 0, err: '' })
+    const file = join(ours.dir, 'console.json')
+    expect(await run(`xks store credentials add --prefix /own --output ${file}`)).toMatchObject({ code: 0, out: '' })
+    expect(statSync(file).mode & 0o777).toBe(0o600)
+    const kept = JSON.parse(readFileSync(file, 'utf8')) as ConsoleFile
+    // The file that one store was given is one that another takes.
+    expect(JSON.parse(await done(`xks store create --prefix /own2 --credential ${file}`))).toMatchObject({
+      XksProxyUriPath: '/own2/kms/xks/v1',
+      XksProxyAuthenticationCredential: kept.XksProxyAuthenticationCredential,
+    })
+    expect(await run(`xks store credentials add --prefix /own --output ${file}`)).toMatchObject({
+      code: 2,
+      err: expect.stringMatching(/--output names .*EEXIST/),
+    })
+    expect(JSON.parse(readFileSync(file, 'utf8'))).toEqual(kept)
+    const lost = join(ours.dir, 'lost.json')
+    expect(await run(`xks store credentials add --prefix /nobody --output ${lost}`)).toMatchObject({
+      code: 1,
+      err: expect.stringMatching(/NotFoundException/),
+    })
+    expect(existsSync(lost)).toBe(false)
+    for (const wrong of [`${id}:short`, '/does/not/exist']) {
+      const refused = await run(`xks store create --prefix /wrong --credential ${wrong}`)
+      expect(refused).toMatchObject({ code: 2, err: expect.stringContaining('--credential is no file that can be read') })
+      expect(refused.err).not.toContain('short')
+    }
+    expect(await run('xks store create --prefix /wrong --credential -', 'nonsense')).toMatchObject({ code: 2 })
+  })
+
+  test.each([
+    ['xks', /needs one of: .*store create/],
+    ['xks store', /holdfast xks store needs one of: create, /],
+    ['xks store keys', /holdfast xks store keys needs one of: add, remove, list\./],
+    ['xks store keys ad x', /Did you mean xks store keys add\?/],
+    ['xks store disable', /needs --prefix PREFIX/],
+  ])('%s is a usage error that says how to go on', async (words, message) => {
+    expect(await run(words)).toMatchObject({ code: 2, err: expect.stringMatching(message) })
   })
 })
 
