@@ -1,12 +1,13 @@
 /**
  * Makes JavaScript of the sources once for a run of the tests, so that the many processes, agents and threads which tests start need no loader:
  * it would cost each of them some tenths of a second. What is made mirrors the repository, file by file, so that whatever a program looks for
- * beside itself is there; `npm start` and `holdfast` go on running the sources, and the tests that start those (serve.test.ts) with them.
+ * beside itself is there; the programs that are started by the hundred are one file each. `npm start` and `holdfast` go on running the sources, and the tests that start those (serve.test.ts) with them.
  */
-import { cpSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
-import { dirname, join, relative } from 'node:path'
+import { cpSync, mkdirSync, readFileSync, readdirSync, rmSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
-import { build, type Plugin as BuildPlugin } from 'esbuild'
+import { build, type BuildOptions, type Plugin as BuildPlugin } from 'esbuild'
 import type { Plugin } from 'vitest/config'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -28,6 +29,36 @@ const mirror: BuildPlugin = {
   },
 }
 
+/** A source takes itself for what was made of it: then it finds what was made of others. */
+const moved = (code: string, source: string): string =>
+  code.replaceAll(/(?<!')import\.meta\.url/g, JSON.stringify(pathToFileURL(made(source)).href))
+
+/** Whole programs: only packages stay imports, and JavaScript of our own. */
+const whole: BuildPlugin = {
+  name: 'whole',
+  setup(bundle) {
+    bundle.onResolve({ filter: /^\.\.?\/.*\.mjs$/ }, ({ path, resolveDir }) => ({ path: made(resolve(resolveDir, path)), external: true }))
+    bundle.onLoad({ filter: /\.ts$/ }, async ({ path }) => ({ contents: moved(await readFile(path, 'utf8'), path), loader: 'ts' }))
+  },
+}
+const wholePrograms = [
+  'src/hsm/agent.ts',
+  'src/store/sqlite-worker.ts',
+  'src/audit/worker.ts',
+  'test/token/main-program.ts',
+  'test/token/crash-child.ts',
+]
+
+const common: BuildOptions = {
+  outbase: root,
+  outdir: programs,
+  bundle: true,
+  format: 'esm',
+  platform: 'node',
+  target: 'node20',
+  logLevel: 'warning',
+}
+
 /** For vitest: before the first test. Answers what is to be done after the last. */
 export default async function buildPrograms(): Promise<() => void> {
   mkdirSync(work, { recursive: true })
@@ -37,17 +68,20 @@ export default async function buildPrograms(): Promise<() => void> {
     readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).map((file) => join(root, folder, file)),
   )
   await build({
+    ...common,
     entryPoints: sources.filter((file) => file.endsWith('.ts') && !file.endsWith('.test.ts') && !file.startsWith(work)),
-    outbase: root,
-    outdir: programs,
-    bundle: true,
     packages: 'external',
     plugins: [mirror],
-    format: 'esm',
-    platform: 'node',
-    target: 'node20',
-    logLevel: 'warning',
   })
+  const { dependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { readonly dependencies: object }
+  await build({
+    ...common,
+    entryPoints: wholePrograms.map((file) => join(root, file)),
+    // Kysely is two hundred files.
+    external: Object.keys(dependencies).filter((name) => name !== 'kysely'),
+    plugins: [whole],
+    // What cannot be put together stays in parts, and the tests that start it say what is wrong.
+  }).catch((error: unknown) => console.warn(error))
   for (const source of sources.filter((file) => file.endsWith('.mjs'))) {
     mkdirSync(dirname(made(source)), { recursive: true })
     cpSync(source, made(source))
@@ -67,12 +101,12 @@ const runs = (pid: number): boolean => {
   }
 }
 
-/** Sources that a test imports believe that they are what was made of them: then they start what was made, too. */
+/** For vitest: sources that a test imports start what was made, too. */
 export const inTheBuild: Plugin = {
   name: 'in-the-build',
   enforce: 'pre',
   transform(code, id) {
     if (!id.startsWith(join(root, 'src/')) || !id.endsWith('.ts')) return undefined
-    return { code: code.replaceAll('import.meta.url', JSON.stringify(pathToFileURL(made(id)).href)), map: null }
+    return { code: moved(code, id), map: null }
   },
 }

@@ -9,7 +9,8 @@ import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { cleanEnvironment, startHoldfast, type Holdfast } from './holdfast.ts'
+import { cleanEnvironment } from './environment.ts'
+import { startHoldfast, type Holdfast } from './holdfast.ts'
 
 const run = promisify(execFile)
 

@@ -32,7 +32,7 @@ import { ensureSystemKey } from '../../src/kms/system-keys.ts'
 import { standardUsage } from '../../src/kms/usage.ts'
 import { openStore } from '../../src/store/open.ts'
 import { StoreFailure, type Store } from '../../src/store/store.ts'
-import { cleanEnvironment } from './holdfast.ts'
+import { cleanEnvironment } from './environment.ts'
 import type { LabToken } from './lab.ts'
 
 export const accountId = '111122223333'

@@ -14,7 +14,7 @@ import type { Token } from '../../src/hsm/token.ts'
 import type { Line, Task } from './crash-child.ts'
 import { inspect, Journal, openLabToken, openRooms, scenarios, Tripwire, type Mishap } from './crash-rooms.ts'
 import { builtProgram } from '../programs.ts'
-import { cleanEnvironment } from './holdfast.ts'
+import { cleanEnvironment } from './environment.ts'
 import { makeSoftHsmToken, type LabToken } from './lab.ts'
 
 const startMs = Date.UTC(2026, 0, 1)

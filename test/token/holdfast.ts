@@ -35,6 +35,7 @@ import { standardUsage } from '../../src/kms/usage.ts'
 import { openStore } from '../../src/store/open.ts'
 import type { Store } from '../../src/store/store.ts'
 import { builtProgram } from '../programs.ts'
+import { cleanEnvironment } from './environment.ts'
 import { makeSoftHsmToken, type LabToken } from './lab.ts'
 
 export interface Credentials {
@@ -77,12 +78,6 @@ const children = new Set<ChildProcess>()
 process.on('exit', () => {
   for (const child of children) child.kill('SIGKILL')
 })
-
-/** Nothing of ours or of AWS from the shell that runs the tests decides how the service under test behaves. */
-export function cleanEnvironment(): Record<string, string> {
-  const kept = Object.entries(process.env).filter(([name]) => !/^(?:AWS_|HOLDFAST_|VITEST|NODE_ENV$|SOFTHSM2_CONF$)/.test(name))
-  return Object.fromEntries(kept) as Record<string, string>
-}
 
 /** Both regions on one token: a second one costs every start some time, and few tests care. */
 export const oneToken = (env: Readonly<Record<string, string>>): Record<string, string> =>

@@ -413,7 +413,7 @@ describe('openCryptoki', () => {
     if (lab === undefined) return
     token = await openLab(lab)
     keys = new Keys(token)
-  }, 120_000)
+  })
   afterAll(async () => {
     if (lab === undefined) return
     await token.close()

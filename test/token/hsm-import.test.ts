@@ -482,7 +482,7 @@ describe('openCryptoki, which unwraps by OAEP itself and leaves what it unwrappe
   beforeAll(async () => {
     other = await makeOpenCryptokiToken()
     if (other !== undefined) second = await openLab(other)
-  }, 120_000)
+  })
   afterAll(async () => {
     await second?.close()
     await other?.remove()

@@ -181,7 +181,7 @@ function wipeOpenCryptoki(): void {
   }
 }
 
-/** Waits a while for another test run to end; a lock whose process is gone is taken over. */
+/** Waits a while for another test file or run to end; a lock whose process is gone is taken over. */
 async function takeMachineLock(path: string): Promise<() => void> {
   const take = (): boolean => {
     try {
@@ -193,7 +193,7 @@ async function takeMachineLock(path: string): Promise<() => void> {
       return false
     }
   }
-  await until(`the test run that holds ${path} to end`, take, 90_000)
+  await until(`the test run that holds ${path} to end`, take, 240_000)
   return () => rmSync(path, { force: true })
 }
 

@@ -30,7 +30,7 @@ import {
   type Rooms,
 } from './crash-rooms.ts'
 import { builtProgram } from '../programs.ts'
-import { cleanEnvironment } from './holdfast.ts'
+import { cleanEnvironment } from './environment.ts'
 import { makeSoftHsmToken, type LabToken } from './lab.ts'
 
 let lab: LabToken
@@ -358,6 +358,43 @@ describe('an instance', () => {
     await rooms.service.runLifecycle()
     expect([...rooms.store.view.allKeys()]).toEqual([])
     expect(await inspect(rooms, new Journal())).toEqual([])
+  })
+
+  test('left many keys unmade: one agent looks for all of them, what is there is destroyed, and none stays', async () => {
+    const token = await openLabToken(lab)
+    const rooms = await open({ token })
+    const { store, service } = rooms
+    const whole = await makeKey(rooms)
+    const sample = store.view.key(keyArn(region, accountId, whole))
+    const [material] = store.view.backingKeys(sample?.arn ?? '')
+    if (sample === undefined || material === undefined) throw new Error('no key was made')
+    const unmade = await Promise.all(
+      Array.from({ length: 8 }, async (_, n): Promise<BackingKeyRecord> => {
+        const keyId = `00000000-0000-4000-8000-00000000000${n}`
+        const arn = keyArn(region, accountId, keyId)
+        const backing: BackingKeyRecord = {
+          ...material,
+          materialId: `${n}`.repeat(64),
+          keyArn: arn,
+          ckaId: newCkaId(token),
+          label: `kms/${keyId.replaceAll('-', '')}/1`,
+          state: 'creating',
+          creator: 'a process that is no more',
+        }
+        await store.insertKey({ ...sample, arn, keyId, state: 'Creating', materialId: null, creator: backing.creator }, backing)
+        return backing
+      }),
+    )
+    // Of some the objects are there, made by another process of the library.
+    for (const { ckaId, label } of unmade.slice(0, 3)) await tokens[1].generateKey({ kind: 'wrapping', ckaId, label })
+    const { respawns } = token.health()
+    await service.runLifecycle()
+    expect(token.health().respawns).toBe(respawns + 1)
+    expect([...store.view.allKeys()].map(({ keyId }) => keyId)).toEqual([whole])
+    expect((await token.allObjects()).filter(({ label }) => label.startsWith('kms/0000'))).toEqual([])
+    expect(await decrypt(rooms, await encrypt(rooms, whole))).toBe('dGV4dA==')
+    await rooms.close()
+    await token.close()
   })
 })
 

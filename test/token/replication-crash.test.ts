@@ -29,7 +29,7 @@ import {
 } from './crash-rooms.ts'
 import type { Line, Task } from './crash-child.ts'
 import { builtProgram } from '../programs.ts'
-import { cleanEnvironment } from './holdfast.ts'
+import { cleanEnvironment } from './environment.ts'
 import { makeSoftHsmToken, type LabToken } from './lab.ts'
 
 const program = builtProgram('test/token/crash-child.ts')

@@ -8,17 +8,8 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { apis } from '../../src/kms/operations/index.ts'
-import {
-  administer,
-  cleanEnvironment,
-  makeAccount,
-  makeUser,
-  rawCall,
-  startHoldfast,
-  type Credentials,
-  type Holdfast,
-  type RawAnswer,
-} from './holdfast.ts'
+import { cleanEnvironment } from './environment.ts'
+import { administer, makeAccount, makeUser, rawCall, startHoldfast, type Credentials, type Holdfast, type RawAnswer } from './holdfast.ts'
 
 const run = promisify(execFile)
 

@@ -8,7 +8,8 @@ import { connect as tlsConnect } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { rawConnection, rawRequest, selfSigned } from '../unit/http-fixture.ts'
-import { cleanEnvironment, oneToken } from './holdfast.ts'
+import { cleanEnvironment } from './environment.ts'
+import { oneToken } from './holdfast.ts'
 
 const program = fileURLToPath(new URL('../../scripts/holdfast.mjs', import.meta.url))
 
