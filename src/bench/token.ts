@@ -24,6 +24,7 @@ import {
 } from './part.ts'
 import type { SoftwareOrder, SoftwareResult } from './software-process.ts'
 import type { SoftwareOperation } from './software.ts'
+import { showNumber } from './text.ts'
 
 /** One operation of the token. */
 interface Operation {
@@ -391,7 +392,7 @@ function describe(
       ...curves('Key pairs: throughput by callers', ['ecdsa-p256', 'rsa-2048', 'rsa-4096']),
     ],
     lacking,
-    headlines: cost ? [`A wrapped data key: software does ${cost.median.toFixed(0)} while the token does 1, ${callersOf(most)}`] : [],
+    headlines: cost ? [`A new wrapped data key: ${showNumber(cost.median)} times as many in software, at ${callersOf(most)}`] : [],
   }
 }
 
