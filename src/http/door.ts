@@ -6,10 +6,7 @@
  * nothing about a call: who may do what, and what is recorded, is the road's business.
  */
 
-import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { TLSSocket } from 'node:tls'
-import type { SignedRequest } from '../auth/sigv4.ts'
 import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { Metrics } from '../base/metrics.ts'
@@ -19,6 +16,7 @@ import type { Api } from '../kms/operations/index.ts'
 import type { Service } from '../kms/service.ts'
 import { awsJson } from './aws-json.ts'
 import { awsQuery } from './aws-query.ts'
+import { readFacts, signedRequest, writeAnswer } from './exchange.ts'
 import type { Protocol, Rendered, Row } from './protocol.ts'
 
 export interface DoorOptions {
@@ -86,7 +84,7 @@ export function openDoor(options: DoorOptions): Door {
     }
     // What never reached the road is counted here; the road counts the rest itself.
     if (!executed) metrics.call('none', event.code, performance.now() - startedAt)
-    write(response, rendered, facts.requestId)
+    writeAnswer(response, rendered, facts.requestId)
     service.spans?.add('total', performance.now() - startedAt)
     event.status = rendered.status
     event.ms = Math.round((performance.now() - startedAt) * 1000) / 1000
@@ -244,58 +242,4 @@ const noBytes = Buffer.alloc(0)
 
 function tooLarge(maxBytes: number): KmsError {
   return kmsError('RequestEntityTooLargeException', `The request body is longer than ${maxBytes} bytes.`)
-}
-
-function signedRequest(request: IncomingMessage, body: Buffer): SignedRequest {
-  const url = request.url ?? '/'
-  const mark = url.indexOf('?')
-  return {
-    method: request.method ?? '',
-    path: mark < 0 ? url : url.slice(0, mark),
-    query: mark < 0 ? '' : url.slice(mark + 1),
-    headers: request.headers,
-    body,
-  }
-}
-
-function readFacts(request: IncomingMessage, clock: Clock): RequestFacts {
-  const { socket, headers } = request
-  const address = socket.remoteAddress ?? ''
-  return {
-    requestId: randomUUID(),
-    // A socket open for both families shows IPv4 callers in IPv6's clothes.
-    sourceIp: address.startsWith('::ffff:') ? address.slice(7) : address,
-    userAgent: headers['user-agent'],
-    tls: socket instanceof TLSSocket ? tlsFacts(socket) : undefined,
-    host: headers.host ?? '',
-    receivedAt: clock.now(),
-  }
-}
-
-/** What a connection negotiated stays as it is: asked once. */
-const tlsFactsOf = new WeakMap<TLSSocket, NonNullable<RequestFacts['tls']>>()
-
-function tlsFacts(socket: TLSSocket): NonNullable<RequestFacts['tls']> {
-  let facts = tlsFactsOf.get(socket)
-  if (!facts) {
-    facts = { version: socket.getProtocol() ?? '', cipherSuite: socket.getCipher().name }
-    tlsFactsOf.set(socket, facts)
-  }
-  return facts
-}
-
-/**
- * Writes an answer whole. Header names are spelt as AWS spells them: at least one client compares `Content-Length` letter
- * by letter. Never compressed, and no cache keeps a plaintext.
- */
-function write(response: ServerResponse, { status, contentType, text }: Rendered, requestId: string): void {
-  if (response.destroyed || response.headersSent) return
-  response.writeHead(status, {
-    'x-amzn-RequestId': requestId,
-    'Cache-Control': 'no-store',
-    'Content-Type': contentType,
-    'Content-Length': Buffer.byteLength(text),
-  })
-  // As text, so that Node sends it in one piece with the headers.
-  response.end(text)
 }
