@@ -21,9 +21,10 @@ export interface BulkPool {
   open(order: RunOrder<OpenRun>): Promise<number>
   /** One for every signed message; it must be closed. @throws MessageError for a public key that is none, PoolFailure */
   notary(kind: SignatureKind, publicKey?: Uint8Array): Promise<Notary>
-  /** Memory of `slabBytes`, as some stream before left it: who writes to it wipes what it wrote. */
-  takeSlab(): SharedArrayBuffer
-  giveSlab(slab: SharedArrayBuffer): void
+  /** Memory to work on: of `slabBytes` it is kept from stream to stream; what was in it is wiped. */
+  takeSlab(bytes: number): Slab
+  /** Back from a stream that has left it. */
+  giveSlab(slab: Slab): void
   /** Ends the threads; streams under way fail. */
   close(): Promise<void>
 }
@@ -42,6 +43,14 @@ export interface Notary {
 /** A thread ended before its work did, or the pool was closed. The message it worked on is not at fault. */
 export class PoolFailure extends Error {
   override readonly name = 'PoolFailure'
+}
+
+export interface Slab {
+  readonly shared: SharedArrayBuffer
+  /** The same memory. */
+  readonly memory: Buffer
+  /** What may have been written to, from the beginning on. */
+  touched: number
 }
 
 export interface BulkPoolOptions {
@@ -66,15 +75,26 @@ export function openBulkPool({ threads = availableParallelism() }: BulkPoolOptio
       return least && least.currentUsage > 0 && workers.length < threads ? null : least
     },
   })
-  const spare: SharedArrayBuffer[] = []
+  const spare: Slab[] = []
   return {
     threads,
     seal: async (order) => answered(await sealers.run<RunAnswer>('seal', order)),
     open: async (order) => answered(await sealers.run<RunAnswer>('open', order)),
     notary: (kind, publicKey) => openNotary(notaries.run, kind, publicKey),
-    takeSlab: () => spare.pop() ?? new SharedArrayBuffer(slabBytes),
+    takeSlab(bytes) {
+      const slab = bytes === slabBytes ? spare.pop() : undefined
+      if (slab) return slab
+      try {
+        const shared = new SharedArrayBuffer(bytes)
+        return { shared, memory: Buffer.from(shared), touched: 0 }
+      } catch (cause) {
+        throw new RangeError(`there is no memory for ${bytes} bytes in one piece: the frames are too long for this machine`, { cause })
+      }
+    },
     giveSlab(slab) {
-      if (spare.length < spareSlabs) spare.push(slab)
+      slab.memory.fill(0, 0, slab.touched)
+      slab.touched = 0
+      if (slab.memory.length === slabBytes && spare.length < spareSlabs) spare.push(slab)
     },
     async close() {
       await Promise.all([sealers.close(), notaries.close()])
@@ -108,7 +128,7 @@ function openThreads(threads: number, options: PiscinaOptions): { readonly run: 
   })
   // A thread ended before it took up any work: what waits would wait for ever.
   pool.on('error', (cause) => {
-    for (const fail of [...waiting]) fail(cause)
+    for (const fail of waiting) fail(cause)
   })
   return {
     run<Answer>(task: string, input: unknown, transferList: MessagePort[] = []): Promise<Answer> {
@@ -123,7 +143,7 @@ function openThreads(threads: number, options: PiscinaOptions): { readonly run: 
         const run = pool.run({ task, input }, { transferList }) as Promise<Answer>
         run.then((answer) => {
           waiting.delete(fail)
-          resolve(answer)
+          return resolve(answer)
         }, fail)
       })
     },
@@ -150,7 +170,7 @@ async function openNotary(run: Run, kind: SignatureKind, publicKey: Uint8Array |
   }
   port.on('message', (answer: NotaryAnswer) => asked.shift()?.resolve(answer))
   const first = expect()
-  const order: NotaryOrder = { kind, publicKey, port: port2 }
+  const order: NotaryOrder = { kind, publicKey: publicKey && own(publicKey), port: port2 }
   run<void>('notary', order, [port2]).then(() => fail(new PoolFailure("the signature's thread ended")), fail)
   try {
     const answer = await first
@@ -158,7 +178,7 @@ async function openNotary(run: Run, kind: SignatureKind, publicKey: Uint8Array |
     return {
       publicKey: answer instanceof Uint8Array ? answer : undefined,
       async update(bytes) {
-        await ask(bytes instanceof Uint8Array ? { bytes } : bytes)
+        await ask(bytes instanceof Uint8Array ? { bytes: own(bytes) } : bytes)
       },
       sign: async () => (await ask('sign')) as Uint8Array,
       verify: async (signature) => (await ask({ signature })) === true,
@@ -169,3 +189,6 @@ async function openNotary(run: Run, kind: SignatureKind, publicKey: Uint8Array |
     throw error
   }
 }
+
+/** In memory of its own: what a view of a larger one is sent as is all of that, whatever else is in it. */
+export const own = (bytes: Uint8Array): Uint8Array => new Uint8Array(bytes)

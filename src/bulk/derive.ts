@@ -1,7 +1,7 @@
 /** From data keys to the keys of messages (the specification's framework/algorithm-suites.md, client-apis/encrypt.md), and the header's tag. */
 
-import { createCipheriv, createHmac, timingSafeEqual } from 'node:crypto'
-import { encodePairs, ivBytes, MessageError, type EncryptionContext, type WrittenHeader } from './message.ts'
+import { createCipheriv, createHmac, randomFillSync, timingSafeEqual } from 'node:crypto'
+import { commitmentBytes, encodePairs, ivBytes, MessageError, type EncryptionContext, type WrittenHeader } from './message.ts'
 import type { Suite } from './suites.ts'
 
 export interface MessageKeys {
@@ -14,30 +14,44 @@ const deriveKey = Buffer.from('DERIVEKEY')
 const commitKey = Buffer.from('COMMITKEY')
 const one = Buffer.of(1)
 
-/** HKDF (RFC 5869) of one block: no key here is longer than its hash. */
+/** HKDF (RFC 5869). */
 export function deriveKeys(suite: Suite, dataKey: Buffer, messageId: Buffer): MessageKeys {
   if (dataKey.length !== suite.keyBytes)
     throw new RangeError(`the data key has ${dataKey.length} bytes; ${suite.name} takes ${suite.keyBytes}`)
   const { derivation, keyBytes, commits } = suite
   if (!derivation) return { key: Buffer.from(dataKey), commitment: undefined }
   const id = Buffer.of(suite.id >> 8, suite.id & 0xff)
-  const extracted = createHmac(derivation, commits ? messageId : Buffer.alloc(0))
+  const extracted = createHmac(derivation, commits ? messageId : noSalt)
     .update(dataKey)
     .digest()
-  const expand = (...info: Buffer[]): Buffer => {
-    const hmac = createHmac(derivation, extracted)
-    for (const part of info) hmac.update(part)
-    const block = hmac.update(one).digest()
-    const key = Buffer.allocUnsafeSlow(keyBytes)
-    block.copy(key)
-    block.fill(0)
-    return key
-  }
   const keys = commits
-    ? { key: expand(id, deriveKey), commitment: expand(commitKey) }
-    : { key: expand(id, messageId), commitment: undefined }
+    ? { key: expand(derivation, extracted, keyBytes, id, deriveKey), commitment: expand(derivation, extracted, commitmentBytes, commitKey) }
+    : { key: expand(derivation, extracted, keyBytes, id, messageId), commitment: undefined }
   extracted.fill(0)
   return keys
+}
+
+const noSalt = Buffer.alloc(0)
+
+/** Of one block: no key here is longer than its hash. */
+function expand(hash: string, extracted: Buffer, bytes: number, ...info: readonly Buffer[]): Buffer {
+  const hmac = createHmac(hash, extracted)
+  for (const part of info) hmac.update(part)
+  const block = hmac.update(one).digest()
+  block.fill(0, bytes)
+  return block.subarray(0, bytes)
+}
+
+/** A message id comes from so many random bytes that were drawn at once. It is no secret. */
+const drawn = Buffer.alloc(4096)
+let drawnLeft = 0
+export function newMessageId(bytes: number): Buffer {
+  if (drawnLeft < bytes) {
+    randomFillSync(drawn)
+    drawnLeft = drawn.length
+  }
+  drawnLeft -= bytes
+  return Buffer.from(drawn.subarray(drawnLeft, drawnLeft + bytes))
 }
 
 /** @throws MessageError */
@@ -64,5 +78,5 @@ export function checkHeaderTag({ header, iv, body, tag }: WrittenHeader, key: Bu
     )
 }
 
-/** The one IV of a version 2 header. */
-export const zeroIv = Buffer.alloc(ivBytes)
+/** The IV of a version 2 header, which does not carry it. */
+export const zeroIv: Buffer = Buffer.alloc(ivBytes)

@@ -55,81 +55,122 @@ export const sealRoom = (frames: number): number => frames * frameOverhead + (la
 const pieceBytes = 65_536
 
 /** The message's next bytes, from the memory's beginning on: so many. */
-export function sealRun(
-  { cipher, key, messageId }: RunKeys,
-  memory: Buffer,
-  { at, plaintextBytes, frameLength, firstSequence, last }: SealRun,
-): number {
-  const iv = Buffer.alloc(ivBytes)
-  let read = at
-  let written = 0
-  let sequence = firstSequence
-  const seal = (aad: Buffer, bytes: number): void => {
-    iv.writeUInt32BE(sequence, ivBytes - 4)
-    memory.writeUInt32BE(sequence, written)
-    written += 4
-    memory.set(iv, written)
-    written += ivBytes
-    if (aad === lastAad) written = memory.writeUInt32BE(bytes, written)
-    const gcm = createCipheriv(cipher, key, iv)
-    gcm.setAAD(fillBodyAad(aad, sequence, bytes))
-    transform(gcm, memory, read, written, bytes)
-    gcm.final()
-    read += bytes
-    written += bytes
-    memory.set(gcm.getAuthTag(), written)
-    written += tagBytes
-    sequence++
-  }
-  const frameAad = bodyAad(messageId, 'frame')
-  const lastAad = bodyAad(messageId, 'last')
+export function sealRun(keys: RunKeys, memory: Buffer, { at, plaintextBytes, frameLength, firstSequence, last }: SealRun): number {
   const whole = last ? Math.max(0, Math.ceil(plaintextBytes / frameLength) - 1) : plaintextBytes / frameLength
-  for (let n = 0; n < whole; n++) seal(frameAad, frameLength)
+  const iv = Buffer.alloc(ivBytes)
+  let written = 0
+  if (whole > 0) {
+    const aad = bodyAad(keys.messageId, 'frame')
+    for (let n = 0; n < whole; n++) {
+      const sequence = firstSequence + n
+      memory.writeUInt32BE(sequence, written)
+      written = sealFrame(keys, memory, {
+        read: at + n * frameLength,
+        written: written + 4,
+        bytes: frameLength,
+        sequence,
+        iv,
+        aad,
+        lengthBytes: 0,
+      })
+    }
+  }
   if (last) {
-    written = memory.writeUInt32BE(lastFrameMark, written)
-    seal(lastAad, at + plaintextBytes - read)
+    const done = whole * frameLength
+    const sequence = firstSequence + whole
+    const aad = bodyAad(keys.messageId, 'last')
+    written = memory.writeUInt32BE(sequence, memory.writeUInt32BE(lastFrameMark, written))
+    written = sealFrame(keys, memory, { read: at + done, written, bytes: plaintextBytes - done, sequence, iv, aad, lengthBytes: 4 })
   }
   return written
 }
 
+interface Sealing {
+  readonly read: number
+  /** Behind the sequence number. */
+  readonly written: number
+  readonly bytes: number
+  readonly sequence: number
+  readonly iv: Buffer
+  readonly aad: Buffer
+  /** Of the length that follows the IV. */
+  readonly lengthBytes: 0 | 4
+}
+
+/** Where the next frame is written. */
+function sealFrame({ cipher, key }: RunKeys, memory: Buffer, { read, written, bytes, sequence, iv, aad, lengthBytes }: Sealing): number {
+  iv.writeUInt32BE(sequence, ivBytes - 4)
+  const lengthAt = written + ivBytes
+  const begin = lengthAt + lengthBytes
+  // The head, before the plaintext that may lie right behind it is read.
+  copyInto(memory, written, iv)
+  if (lengthBytes > 0) memory.writeUInt32BE(bytes, lengthAt)
+  const gcm = createCipheriv(cipher, key, iv)
+  gcm.setAAD(fillBodyAad(aad, sequence, bytes))
+  transform(gcm, memory, read, begin, bytes)
+  gcm.final()
+  copyInto(memory, begin + bytes, gcm.getAuthTag())
+  return begin + bytes + tagBytes
+}
+
 /** The plaintext, from the memory's beginning on: so many bytes. @throws MessageError and then nothing of it may be used */
-export function openRun(
-  { cipher, key, messageId }: RunKeys,
-  memory: Buffer,
-  { wholeFrames, frameLength, firstSequence, end, endBytes }: OpenRun,
-): number {
-  let read = 0
-  let written = 0
-  let sequence = firstSequence
-  /** A piece whose IV is at `ivAt` and whose ciphertext is at `read`. */
-  const open = (what: string, ivAt: number, aad: Buffer, bytes: number): void => {
-    const gcm = createDecipheriv(cipher, key, memory.subarray(ivAt, ivAt + ivBytes))
-    gcm.setAAD(aad)
-    gcm.setAuthTag(memory.subarray(read + bytes, read + bytes + tagBytes))
-    transform(gcm, memory, read, written, bytes)
-    try {
-      gcm.final()
-    } catch (error) {
-      throw new MessageError('unauthentic', `${what} is not authentic: it was changed, or belongs elsewhere`, { cause: error })
-    }
-    read += bytes + tagBytes
-    written += bytes
-  }
-  const frame = (aad: Buffer, headAt: number, headBytes: number, bytes: number): void => {
-    const found = memory.readUInt32BE(headAt)
-    if (found !== sequence) throw new MessageError('malformed', `frame ${sequence} is missing: the message goes on with frame ${found}`)
-    read += headBytes
-    open(`frame ${sequence}`, headAt + 4, fillBodyAad(aad, sequence, bytes), bytes)
-    sequence++
-  }
-  const frameAad = bodyAad(messageId, 'frame')
-  for (let n = 0; n < wholeFrames; n++) frame(frameAad, read, frameHeadBytes, frameLength)
-  if (end === 'last') frame(bodyAad(messageId, 'last'), read + 4, lastFrameHeadBytes, endBytes)
+export function openRun(keys: RunKeys, memory: Buffer, { wholeFrames, frameLength, firstSequence, end, endBytes }: OpenRun): number {
   if (end === 'single') {
-    read = singleHeadBytes
-    open('the body', 0, fillBodyAad(bodyAad(messageId, 'single'), 1, endBytes), endBytes)
+    const aad = fillBodyAad(bodyAad(keys.messageId, 'single'), 1, endBytes)
+    openPiece(keys, memory, { iv: 0, read: singleHeadBytes, written: 0, bytes: endBytes, aad }, 0)
+    return endBytes
   }
-  return written
+  const stride = frameLength + frameOverhead
+  if (wholeFrames > 0) {
+    const aad = bodyAad(keys.messageId, 'frame')
+    for (let n = 0; n < wholeFrames; n++) {
+      const at = n * stride
+      const sequence = firstSequence + n
+      expectSequence(memory.readUInt32BE(at), sequence)
+      const opening = {
+        iv: at + 4,
+        read: at + frameHeadBytes,
+        written: n * frameLength,
+        bytes: frameLength,
+        aad: fillBodyAad(aad, sequence, frameLength),
+      }
+      openPiece(keys, memory, opening, sequence)
+    }
+  }
+  const written = wholeFrames * frameLength
+  if (end === 'none') return written
+  const at = wholeFrames * stride
+  const sequence = firstSequence + wholeFrames
+  expectSequence(memory.readUInt32BE(at + 4), sequence)
+  const aad = fillBodyAad(bodyAad(keys.messageId, 'last'), sequence, endBytes)
+  openPiece(keys, memory, { iv: at + 8, read: at + lastFrameHeadBytes, written, bytes: endBytes, aad }, sequence)
+  return written + endBytes
+}
+
+interface Opening {
+  /** Where the IV is, where the ciphertext, where the plaintext is to be. */
+  readonly iv: number
+  readonly read: number
+  readonly written: number
+  readonly bytes: number
+  readonly aad: Buffer
+}
+
+function openPiece({ cipher, key }: RunKeys, memory: Buffer, { iv, read, written, bytes, aad }: Opening, sequence: number): void {
+  const gcm = createDecipheriv(cipher, key, memory.subarray(iv, iv + ivBytes))
+  gcm.setAAD(aad)
+  gcm.setAuthTag(memory.subarray(read + bytes, read + bytes + tagBytes))
+  transform(gcm, memory, read, written, bytes)
+  try {
+    gcm.final()
+  } catch (error) {
+    const what = sequence === 0 ? 'the body' : `frame ${sequence}`
+    throw new MessageError('unauthentic', `${what} is not authentic: it was changed, or belongs to another message`, { cause: error })
+  }
+}
+
+function expectSequence(found: number, sequence: number): void {
+  if (found !== sequence) throw new MessageError('malformed', `frame ${sequence} is missing: the message goes on with frame ${found}`)
 }
 
 /**

@@ -3,8 +3,7 @@
  * is bounded: so many slabs, however long the stream.
  */
 
-import type { BulkPool, Notary } from './bulk-pool.ts'
-import { PoolFailure, slabBytes } from './bulk-pool.ts'
+import { own, PoolFailure, slabBytes, type BulkPool, type Notary, type Slab } from './bulk-pool.ts'
 import type { RunOrder } from './bulk-worker.ts'
 import { copyInto, openRun, sealRoom, sealRun, type OpenRun, type SealRun } from './frames.ts'
 import { frameOverhead, lastFrameOverhead, maxUint32 } from './message.ts'
@@ -21,13 +20,6 @@ export interface LineOptions {
   /** Pieces are the slabs themselves. */
   readonly lend: boolean
   readonly notary: Notary | undefined
-}
-
-export interface Slab {
-  readonly shared: SharedArrayBuffer
-  readonly memory: Buffer
-  /** From the beginning on, by anyone since it was taken. */
-  touched: number
 }
 
 interface Run {
@@ -54,10 +46,13 @@ export class Line {
   readonly #slabBytes: number
   readonly #maxRuns: number
   readonly #runs: Run[] = []
+  /** All that were taken, and those of them that nobody is at. */
+  readonly #slabs: Slab[] = []
   readonly #free: Slab[] = []
   #lent: Slab | undefined
   /** The key where threads can see it. */
   #shared: SharedArrayBuffer | undefined
+  #messageId: Uint8Array | undefined
   #sequence = 1
   /** What the notary was given is in the order of the message. */
   #told: Promise<unknown> = Promise.resolve()
@@ -101,10 +96,16 @@ export class Line {
 
   /** To be filled. @throws RangeError when the machine has no memory for a frame so long */
   slab(): Slab {
-    const slab = this.#free.pop()
-    if (slab) return slab
-    const shared = this.#slabBytes === slabBytes ? this.#options.pool.takeSlab() : new SharedArrayBuffer(this.#slabBytes)
-    return { shared, memory: Buffer.from(shared), touched: 0 }
+    const free = this.#free.pop()
+    if (free) return free
+    const slab = this.#options.pool.takeSlab(this.#slabBytes)
+    this.#slabs.push(slab)
+    return slab
+  }
+
+  put(slab: Slab, at: number, bytes: Uint8Array): void {
+    copyInto(slab.memory, at, bytes)
+    slab.touched = Math.max(slab.touched, at + bytes.length)
   }
 
   /** Plaintext at `plaintextAt` becomes frames. */
@@ -112,7 +113,8 @@ export class Line {
     const { frameLength, notary } = this
     const frames = last ? Math.max(1, Math.ceil(plaintextBytes / frameLength)) : plaintextBytes / frameLength
     const run: SealRun = { at: this.plaintextAt, plaintextBytes, frameLength, firstSequence: this.#next(frames, last), last }
-    slab.touched = Math.max(slab.touched, this.plaintextAt + plaintextBytes)
+    // The head and the tag of a last frame of a byte or none.
+    slab.touched = Math.max(slab.touched, this.plaintextAt + lastFrameOverhead)
     const sealed =
       last && this.#isSmall(plaintextBytes, frames)
         ? Promise.resolve(sealRun(this.#keys, slab.memory, run))
@@ -135,7 +137,6 @@ export class Line {
     const frames = wholeFrames + (end === 'last' ? 1 : 0)
     const run: OpenRun = { wholeFrames, frameLength, firstSequence: this.#sequence, end, endBytes }
     this.#sequence += frames
-    slab.touched = Math.max(slab.touched, bytes)
     const open = async (): Promise<number> =>
       end !== 'none' && this.#isSmall(bytes, frames)
         ? openRun(this.#keys, slab.memory, run)
@@ -154,7 +155,7 @@ export class Line {
       this.#lent = run.slab
       return bytes
     }
-    const piece = Buffer.allocUnsafeSlow(bytes.length)
+    const piece = Buffer.allocUnsafe(bytes.length)
     copyInto(piece, 0, bytes)
     this.#free.push(run.slab)
     return piece
@@ -165,15 +166,11 @@ export class Line {
     if (this.#closed) return
     this.#closed = true
     this.notary?.close()
-    const slabs = [...this.#runs.map(({ slab }) => slab), ...this.#free.splice(0), ...(this.#lent ? [this.#lent] : [])]
-    await Promise.allSettled(this.#runs.map(({ bytes }) => bytes))
+    if (this.#runs.length > 0) await Promise.allSettled(this.#runs.map(({ bytes }) => bytes))
     this.#options.key.fill(0)
     if (this.#shared) new Uint8Array(this.#shared).fill(0)
-    for (const { shared, memory, touched } of slabs) {
-      memory.fill(0, 0, touched)
-      // A thread that failed may not be the one that still writes.
-      if (shared.byteLength === slabBytes && !this.#poolFailed) this.#options.pool.giveSlab(shared)
-    }
+    // After a failure some thread may still be writing: its slab is left to the collector.
+    if (!this.#poolFailed) for (const slab of this.#slabs) this.#options.pool.giveSlab(slab)
   }
 
   #takeBack(): void {
@@ -219,6 +216,6 @@ export class Line {
       this.#shared = new SharedArrayBuffer(key.length)
       new Uint8Array(this.#shared).set(key)
     }
-    return { cipher: suite.cipher, key: this.#shared, messageId, slab: slab.shared, run }
+    return { cipher: suite.cipher, key: this.#shared, messageId: (this.#messageId ??= own(messageId)), slab: slab.shared, run }
   }
 }

@@ -98,51 +98,62 @@ export class MessageError extends Error {
 
 /** The pairs as they are authenticated and, in raw keyrings, as data keys are bound to them: u16 count and pairs, sorted; nothing for none. */
 export function encodePairs(context: EncryptionContext): Buffer {
-  const pairs = Object.entries(context).map(([name, value]) => [utf8(name), utf8(value)] as const)
-  if (pairs.length === 0) return Buffer.alloc(0)
-  pairs.sort(([a], [b]) => Buffer.compare(a, b))
-  return Buffer.concat([
-    uint16(pairs.length, 'pairs of the encryption context'),
-    ...pairs.flat().flatMap((text) => withLength(text, 'a part of the encryption context')),
-  ])
+  const names = Object.keys(context)
+  if (names.length === 0) return Buffer.alloc(0)
+  const pairs = names.map((name) => [utf8(name), utf8(context[name] ?? '')] as const)
+  if (pairs.length > 1) pairs.sort(([a], [b]) => Buffer.compare(a, b))
+  const out = Buffer.allocUnsafe(pairs.reduce((sum, [name, value]) => sum + 4 + name.length + value.length, 2))
+  let at = writeUint16(out, pairs.length, 0, 'pairs of the encryption context')
+  for (const [name, value] of pairs)
+    at = writeField(out, value, writeField(out, name, at, 'a name in the encryption context'), 'a value in the encryption context')
+  return out
 }
 
 /** Without the tag. @throws RangeError for what no message can hold. */
 export function encodeHeaderBody({ suite, messageId, context, encryptedDataKeys, frameLength, commitment }: MessageHeader): Buffer {
   const pairs = encodePairs(context)
-  const framed = frameLength > 0
-  const tail = Buffer.alloc(suite.version === 1 ? 4 + 1 + 4 : 4)
-  if (suite.version === 1) tail[4] = ivBytes
-  tail.writeUInt32BE(frameLength, tail.length - 4)
-  return Buffer.concat([
-    suite.version === 1 ? Buffer.of(1, 0x80) : Buffer.of(2),
-    uint16(suite.id, ''),
-    messageId,
-    uint16(pairs.length, 'bytes of the encryption context'),
-    pairs,
-    uint16(encryptedDataKeys.length, 'encrypted data keys'),
-    ...encryptedDataKeys.flatMap(({ providerId, providerInfo, ciphertext }) => [
-      ...withLength(utf8(providerId), 'a provider id'),
-      ...withLength(providerInfo, 'provider info'),
-      ...withLength(ciphertext, 'an encrypted data key'),
-    ]),
-    Buffer.of(framed ? 2 : 1),
-    tail,
-    commitment ?? Buffer.alloc(0),
-  ])
+  const keys = encryptedDataKeys.map(({ providerId, providerInfo, ciphertext }) => [utf8(providerId), providerInfo, ciphertext] as const)
+  const keyBytes = keys.reduce((sum, fields) => fields.reduce((bytes, field) => bytes + 2 + field.length, sum), 0)
+  const out = Buffer.alloc(fixedHeaderBytes + messageId.length + pairs.length + keyBytes + (commitment?.length ?? 0))
+  let at = out.writeUInt8(suite.version)
+  if (suite.version === 1) at = out.writeUInt8(version1Type, at)
+  at = out.writeUInt16BE(suite.id, at)
+  at += messageId.copy(out, at)
+  at = writeUint16(out, pairs.length, at, 'bytes of the encryption context')
+  at += pairs.copy(out, at)
+  at = writeUint16(out, keys.length, at, 'encrypted data keys')
+  for (const [providerId, providerInfo, ciphertext] of keys) {
+    at = writeField(out, providerId, at, 'a provider id')
+    at = writeField(out, providerInfo, at, 'provider info')
+    at = writeField(out, ciphertext, at, 'an encrypted data key')
+  }
+  at = out.writeUInt8(frameLength > 0 ? contentTypes.framed : contentTypes.single, at)
+  if (suite.version === 1) at = out.writeUInt8(ivBytes, at + reservedBytes)
+  at = out.writeUInt32BE(frameLength, at)
+  if (commitment) at += commitment.copy(out, at)
+  return out.subarray(0, at)
 }
 
-const utf8 = (text: string): Buffer => {
+const version1Type = 0x80
+const reservedBytes = 4
+const contentTypes = { single: 1, framed: 2 } as const
+/** Of both versions, at the most: version, type, suite, three lengths and counts, content type, reserved, IV length, frame length. */
+const fixedHeaderBytes = 1 + 1 + 2 + 2 + 2 + 1 + reservedBytes + 1 + 4
+
+function utf8(text: string): Buffer {
   if (/\p{Surrogate}/u.test(text)) throw new RangeError('half of a surrogate pair is no text')
   return Buffer.from(text)
 }
-const uint16 = (value: number, what: string): Buffer => {
-  if (value > maxUint16) throw new RangeError(`${what}: ${value} are more than the ${maxUint16} that a message can hold`)
-  const bytes = Buffer.allocUnsafe(2)
-  bytes.writeUInt16BE(value)
-  return bytes
+
+/** Where to go on. @throws RangeError */
+function writeUint16(out: Buffer, value: number, at: number, what: string): number {
+  if (value > maxUint16) throw new RangeError(`${value} ${what}: a message can hold ${maxUint16}`)
+  return out.writeUInt16BE(value, at)
 }
-const withLength = (bytes: Buffer, what: string): Buffer[] => [uint16(bytes.length, `bytes of ${what}`), bytes]
+function writeField(out: Buffer, bytes: Buffer, at: number, what: string): number {
+  const begin = writeUint16(out, bytes.length, at, `bytes of ${what}`)
+  return begin + bytes.copy(out, begin)
+}
 
 /** More bytes are needed before the header can be read: so many in all, at least. */
 class Needs extends Error {
@@ -164,62 +175,83 @@ export function parseHeader(bytes: Buffer, limits: HeaderLimits): WrittenHeader 
   }
 }
 
-function readHeader(bytes: Buffer, { maxEncryptedDataKeys }: HeaderLimits): WrittenHeader {
-  let at = 0
-  const take = (count: number): Buffer => {
-    if (at + count > bytes.length) throw new Needs(at + count)
-    return bytes.subarray(at, (at += count))
+/** Fields one after the other. */
+class Cursor {
+  readonly #bytes: Buffer
+  readonly #short: (bytes: number) => Error
+  at = 0
+  /** `short`: what to throw when so many bytes, from the beginning on, would be needed. */
+  constructor(bytes: Buffer, short: (bytes: number) => Error) {
+    this.#bytes = bytes
+    this.#short = short
   }
-  const uint8 = (): number => take(1).readUInt8()
-  const uint16 = (): number => take(2).readUInt16BE()
-  const field = (): Buffer => take(uint16())
+  take(count: number): Buffer {
+    const end = this.at + count
+    if (end > this.#bytes.length) throw this.#short(end)
+    const taken = this.#bytes.subarray(this.at, end)
+    this.at = end
+    return taken
+  }
+  uint8(): number {
+    return this.take(1).readUInt8()
+  }
+  uint16(): number {
+    return this.take(2).readUInt16BE()
+  }
+  field(): Buffer {
+    return this.take(this.uint16())
+  }
+}
 
-  const version = uint8()
+const needs = (bytes: number): Error => new Needs(bytes)
+const tooShort = (): Error => malformed('the encryption context is longer than its length')
+
+function readHeader(bytes: Buffer, { maxEncryptedDataKeys }: HeaderLimits): WrittenHeader {
+  const cursor = new Cursor(bytes, needs)
+  const version = cursor.uint8()
   if (version !== 1 && version !== 2) throw new MessageError('malformed', notAMessage(bytes))
-  if (version === 1 && uint8() !== 0x80) throw new MessageError('malformed', notAMessage(bytes))
-  const suiteId = uint16()
+  if (version === 1 && cursor.uint8() !== version1Type) throw new MessageError('malformed', notAMessage(bytes))
+  const suiteId = cursor.uint16()
   const suite = suites.get(suiteId)
   if (suite?.version !== version) throw malformed(`no suite of version ${version} has the id 0x${suiteId.toString(16).padStart(4, '0')}`)
-  const messageId = take(suite.messageIdBytes)
-  const context = readContext(field())
-  const count = uint16()
+  const messageId = cursor.take(suite.messageIdBytes)
+  const context = readContext(cursor.field())
+  const count = cursor.uint16()
   if (count === 0) throw malformed('there is no encrypted data key')
   if (count > maxEncryptedDataKeys)
-    throw new MessageError('limit', `the message has ${count} encrypted data keys; ${maxEncryptedDataKeys} are allowed`)
-  const encryptedDataKeys = Array.from({ length: count }, (): EncryptedDataKey => {
-    const [providerId, providerInfo, ciphertext] = [field(), field(), field()]
-    return { providerId: readText(providerId), providerInfo, ciphertext }
-  })
-  const contentType = uint8()
-  if (contentType !== 2 && !(contentType === 1 && version === 1)) throw malformed(`${contentType} is no content type`)
+    throw new MessageError(
+      'limit',
+      `the message has ${count} encrypted data keys; ${maxEncryptedDataKeys} are allowed (maxEncryptedDataKeys)`,
+    )
+  const encryptedDataKeys: EncryptedDataKey[] = []
+  while (encryptedDataKeys.length < count)
+    encryptedDataKeys.push({ providerId: readText(cursor.field()), providerInfo: cursor.field(), ciphertext: cursor.field() })
+  const contentType = cursor.uint8()
+  const framed = contentType === contentTypes.framed
+  if (!framed && !(contentType === contentTypes.single && version === 1)) throw malformed(`${contentType} is no content type`)
   if (version === 1) {
-    if (take(4).some((byte) => byte !== 0)) throw malformed('reserved bytes are not zero')
-    if (uint8() !== ivBytes) throw malformed(`IVs have ${ivBytes} bytes`)
+    if (cursor.take(reservedBytes).some((byte) => byte !== 0)) throw malformed('reserved bytes are not zero')
+    if (cursor.uint8() !== ivBytes) throw malformed(`IVs have ${ivBytes} bytes`)
   }
-  const frameLength = take(4).readUInt32BE()
-  if ((contentType === 2) !== frameLength > 0) throw malformed(`a frame length of ${frameLength} with content type ${contentType}`)
-  const commitment = suite.commits ? take(commitmentBytes) : undefined
-  const body = bytes.subarray(0, at)
-  const iv = version === 1 ? take(ivBytes) : Buffer.alloc(ivBytes)
-  const tag = take(tagBytes)
-  return { header: { suite, messageId, context, encryptedDataKeys, frameLength, commitment }, body, iv, tag, byteLength: at }
+  const frameLength = cursor.take(4).readUInt32BE()
+  if (framed !== frameLength > 0) throw malformed(`a frame length of ${frameLength} with content type ${contentType}`)
+  const commitment = suite.commits ? cursor.take(commitmentBytes) : undefined
+  const body = bytes.subarray(0, cursor.at)
+  const iv = version === 1 ? cursor.take(ivBytes) : Buffer.alloc(ivBytes)
+  const tag = cursor.take(tagBytes)
+  return { header: { suite, messageId, context, encryptedDataKeys, frameLength, commitment }, body, iv, tag, byteLength: cursor.at }
 }
 
 function readContext(bytes: Buffer): EncryptionContext {
   const context = Object.create(null) as Record<string, string>
   if (bytes.length === 0) return context
-  let at = 0
-  const take = (count: number): Buffer => {
-    if (at + count > bytes.length) throw malformed('the encryption context is longer than its length')
-    return bytes.subarray(at, (at += count))
-  }
-  const field = (): Buffer => take(take(2).readUInt16BE())
-  for (let left = take(2).readUInt16BE(); left > 0; left--) {
-    const [name, value] = [readText(field()), readText(field())]
+  const cursor = new Cursor(bytes, tooShort)
+  for (let left = cursor.uint16(); left > 0; left--) {
+    const name = readText(cursor.field())
     if (name in context) throw malformed('a name is twice in the encryption context')
-    context[name] = value
+    context[name] = readText(cursor.field())
   }
-  if (at !== bytes.length) throw malformed('the encryption context is shorter than its length')
+  if (cursor.at !== bytes.length) throw malformed('the encryption context is shorter than its length')
   return context
 }
 

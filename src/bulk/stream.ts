@@ -2,10 +2,8 @@
  * Messages of the AWS Encryption SDK made and read as they pass: `encryptStream`, `decryptStream`, and the same for bytes.
  */
 
-import { randomBytes } from 'node:crypto'
 import { sharedPool, type BulkPool, type Notary } from './bulk-pool.ts'
-import { checkCommitment, checkHeaderTag, deriveKeys, headerTag, zeroIv, type MessageKeys } from './derive.ts'
-import { copyInto } from './frames.ts'
+import { checkCommitment, checkHeaderTag, deriveKeys, headerTag, newMessageId, zeroIv, type MessageKeys } from './derive.ts'
 import type { Keyring } from './keyring.ts'
 import { Line } from './line.ts'
 import {
@@ -87,13 +85,13 @@ export function encryptStream(source: Source, options: EncryptOptions): MessageS
     throw new RangeError(`a frame length of ${frameLength}: frames have 1 to ${maxUint32} bytes`)
   const unknown = keptOut.find((name) => !Object.hasOwn(context, name))
   if (unknown !== undefined) throw new RangeError(`"${unknown}" is to be kept out of the message, but is not in the encryption context`)
-  return messageStream(() => openSealing(source, { ...options, context, keptOut, suite, frameLength, pool: options.pool ?? sharedPool() }))
+  return new Stream(() => openSealing(source, { ...options, context, keptOut, suite, frameLength, pool: options.pool ?? sharedPool() }))
 }
 
 /** What is wrong with the message is a MessageError, thrown by the stream; besides it PoolFailure, and what the keyring or the source threw. */
 export function decryptStream(source: Source, options: DecryptOptions): MessageStream {
   const limits = { ...defaultReadLimits, ...options.limits }
-  return messageStream(() => openOpening(source, { ...options, limits, pool: options.pool ?? sharedPool() }))
+  return new Stream(() => openOpening(source, { ...options, limits, pool: options.pool ?? sharedPool() }))
 }
 
 /** The same for bytes that are there: a message of its own memory. */
@@ -114,7 +112,7 @@ async function collect(stream: MessageStream): Promise<Buffer> {
   return pieces.length === 1 && pieces[0] ? pieces[0] : Buffer.concat(pieces)
 }
 
-/** A message whose header is there. It is closed once, after the last piece or instead of it. */
+/** A message whose header is there. It is closed when its pieces end, or instead of them; again: nothing. */
 interface Opened {
   readonly header: MessageHeader
   pieces(): AsyncGenerator<Buffer, void>
@@ -122,35 +120,53 @@ interface Opened {
 }
 
 /** Nothing begins before the header or a piece is asked for. */
-function messageStream(open: () => Promise<Opened>): MessageStream {
-  let opened: Promise<Opened> | undefined
-  const openOnce = (): Promise<Opened> => (opened ??= open())
-  const pieces = (async function* () {
-    const message = await openOnce()
-    try {
-      yield* message.pieces()
-    } finally {
-      await message.close()
-    }
-  })()
-  return {
-    get header() {
-      return openOnce().then(({ header }) => header)
-    },
-    [Symbol.asyncIterator]() {
-      return this
-    },
-    next: () => pieces.next(),
-    async return() {
-      const result = await pieces.return()
-      // Opened for its header only.
-      await opened?.then(
-        (message) => message.close(),
-        () => {},
-      )
-      return result
-    },
+class Stream implements MessageStream {
+  readonly #open: () => Promise<Opened>
+  #opened: Promise<Opened> | undefined
+  #pieces: AsyncGenerator<Buffer, void> | undefined
+
+  constructor(open: () => Promise<Opened>) {
+    this.#open = open
   }
+
+  get header(): Promise<MessageHeader> {
+    return this.#openOnce().then(({ header }) => header)
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this
+  }
+
+  async next(): Promise<IteratorResult<Buffer, void>> {
+    if (!this.#pieces) {
+      const message = await this.#openOnce()
+      this.#pieces ??= message.pieces()
+    }
+    return this.#pieces.next()
+  }
+
+  async return(): Promise<IteratorResult<Buffer, void>> {
+    // What was not begun never will be.
+    this.#opened ??= Promise.resolve(nothing)
+    await this.#pieces?.return()
+    const message = await this.#opened.catch(() => nothing)
+    this.#pieces ??= nothing.pieces()
+    await message.close()
+    return { done: true, value: undefined }
+  }
+
+  #openOnce(): Promise<Opened> {
+    return (this.#opened ??= this.#open())
+  }
+}
+
+/** In the place of a message that its reader did not wait for. */
+const nothing: Opened = {
+  get header(): never {
+    throw new Error('the stream was ended by its reader before it began')
+  },
+  async *pieces() {},
+  async close() {},
 }
 
 type Given<Options, Known extends keyof Options> = Options & { readonly [Name in Known]-?: Exclude<Options[Name], undefined> }
@@ -168,17 +184,16 @@ async function openSealing(
       ? { ...options.context, [publicKeyName]: Buffer.from(notary.publicKey).toString('base64') }
       : options.context
     const { dataKey, encryptedDataKeys } = await keyring.encrypting({ suite, context })
-    const messageId = randomBytes(suite.messageIdBytes)
+    const messageId = newMessageId(suite.messageIdBytes)
     const { key, commitment } = deriveAndWipe(suite, dataKey, messageId)
     const line = new Line({ pool, suite, key, messageId, frameLength, lend, notary })
-    const close = (): Promise<void> => closeBoth(line, reader)
     try {
       const [keptPairs, writtenPairs] = split(context, keptOut)
       const header: MessageHeader = { suite, messageId, context: writtenPairs, encryptedDataKeys, frameLength, commitment }
       const body = encodeHeaderBody(header)
       const head = Buffer.concat([body, headerTag(suite, key, zeroIv, body, keptPairs)])
       await notary?.update(head)
-      return { header, pieces: () => sealPieces(reader, head, line), close }
+      return { header, pieces: () => sealPieces(reader, line, head), close: () => closeBoth(line, reader) }
     } catch (error) {
       await line.close()
       throw error
@@ -190,29 +205,33 @@ async function openSealing(
   }
 }
 
-async function* sealPieces(reader: Reader, head: Buffer, line: Line): AsyncGenerator<Buffer, void> {
-  yield head
-  let slab = line.slab()
-  let filled = 0
-  for (let bytes; (bytes = await reader.next());) {
-    let at = 0
-    while (at < bytes.length) {
-      // A full slab waits for a byte more: the message's last frame is made when it is known to be the last.
-      if (filled === line.plaintextCapacity) {
-        line.seal(slab, filled, false)
-        while (line.full || line.ready) yield await line.next()
-        slab = line.slab()
-        filled = 0
+async function* sealPieces(reader: Reader, line: Line, head: Buffer): AsyncGenerator<Buffer, void> {
+  try {
+    yield head
+    let slab = line.slab()
+    let filled = 0
+    for (let bytes; (bytes = await reader.next());) {
+      let at = 0
+      while (at < bytes.length) {
+        // A full slab waits for a byte more: the message's last frame is made when it is known to be the last.
+        if (filled === line.plaintextCapacity) {
+          line.seal(slab, filled, false)
+          while (line.full || line.ready) yield await line.next()
+          slab = line.slab()
+          filled = 0
+        }
+        const taken = Math.min(bytes.length - at, line.plaintextCapacity - filled)
+        line.put(slab, line.plaintextAt + filled, bytes.subarray(at, at + taken))
+        at += taken
+        filled += taken
       }
-      const taken = Math.min(bytes.length - at, line.plaintextCapacity - filled)
-      copyInto(slab.memory, line.plaintextAt + filled, bytes.subarray(at, at + taken))
-      at += taken
-      filled += taken
     }
+    line.seal(slab, filled, true)
+    while (line.runs > 0) yield await line.next()
+    if (line.notary) yield encodeFooter(await line.notary.sign())
+  } finally {
+    await closeBoth(line, reader)
   }
-  line.seal(slab, filled, true)
-  while (line.runs > 0) yield await line.next()
-  if (line.notary) yield encodeFooter(await line.notary.sign())
 }
 
 async function openOpening(source: Source, options: Given<DecryptOptions, 'pool'> & { readonly limits: ReadLimits }): Promise<Opened> {
@@ -285,44 +304,48 @@ async function readSingleLength(reader: Reader, limits: ReadLimits): Promise<num
 }
 
 async function* openPieces(reader: Reader, line: Line, single: boolean): AsyncGenerator<Buffer, void> {
-  const stride = line.frameLength + frameOverhead
-  const capacity = line.framesInRun * stride
-  for (;;) {
-    const slab = line.slab()
-    let filled = 0
-    /** Where the next frame begins. */
-    let frameAt = 0
-    let end = single ? { at: singleHeadBytes + line.frameLength + tagBytes, bytes: line.frameLength } : undefined
-    while (filled < (end?.at ?? capacity)) {
-      const bytes = await reader.next()
-      if (!bytes) throw truncated(single ? 'in its body' : `in frame ${line.sequence + Math.floor(filled / stride)}`)
-      const taken = bytes.subarray(0, (end?.at ?? capacity) - filled)
-      copyInto(slab.memory, filled, taken)
-      filled += taken.length
-      reader.unread(bytes.subarray(taken.length))
-      while (!end && frameAt < capacity && filled >= frameAt + 4) {
-        if (slab.memory.readUInt32BE(frameAt) !== lastFrameMark) frameAt += stride
-        else if (filled < frameAt + lastFrameHeadBytes) break
-        else end = lastFrame(slab.memory, frameAt, line.frameLength)
+  try {
+    const stride = line.frameLength + frameOverhead
+    const capacity = line.framesInRun * stride
+    for (;;) {
+      const slab = line.slab()
+      let filled = 0
+      /** Where the next frame begins. */
+      let frameAt = 0
+      let end = single ? { at: singleHeadBytes + line.frameLength + tagBytes, bytes: line.frameLength } : undefined
+      while (filled < (end?.at ?? capacity)) {
+        const bytes = await reader.next()
+        if (!bytes) throw truncated(single ? 'in its body' : `in frame ${line.sequence + Math.floor(filled / stride)}`)
+        const taken = bytes.subarray(0, (end?.at ?? capacity) - filled)
+        line.put(slab, filled, taken)
+        filled += taken.length
+        reader.unread(bytes.subarray(taken.length))
+        while (!end && frameAt < capacity && filled >= frameAt + 4) {
+          if (slab.memory.readUInt32BE(frameAt) !== lastFrameMark) frameAt += stride
+          else if (filled < frameAt + lastFrameHeadBytes) break
+          else end = lastFrame(slab.memory, frameAt, line.frameLength)
+        }
+        // Of what follows the last frame, some may be here already.
+        if (end && filled > end.at) {
+          reader.unread(Buffer.from(slab.memory.subarray(end.at, filled)))
+          filled = end.at
+        }
       }
-      // Of what follows the last frame, some may be here already.
-      if (end && filled > end.at) {
-        reader.unread(Buffer.from(slab.memory.subarray(end.at, filled)))
-        filled = end.at
-      }
+      const wholeFrames = Math.floor(frameAt / stride)
+      line.open(slab, filled, { wholeFrames, end: single ? 'single' : end ? 'last' : 'none', endBytes: end?.bytes ?? 0 })
+      if (end) break
+      while (line.full || line.ready) yield await line.next()
     }
-    const wholeFrames = Math.floor(frameAt / stride)
-    line.open(slab, filled, { wholeFrames, end: single ? 'single' : end ? 'last' : 'none', endBytes: end?.bytes ?? 0 })
-    if (end) break
-    while (line.full || line.ready) yield await line.next()
+    while (line.runs > 1) yield await line.next()
+    const signature = line.notary && (await readFooter(reader))
+    if (await reader.next()) throw new MessageError('trailing', 'bytes follow the message')
+    const last = await line.next()
+    if (line.notary && signature && !(await line.notary.verify(signature)))
+      throw new MessageError('unauthentic', 'the signature is wrong: what came out of this message before was not what its author signed')
+    if (last.length > 0) yield last
+  } finally {
+    await closeBoth(line, reader)
   }
-  while (line.runs > 1) yield await line.next()
-  const signature = line.notary && (await readFooter(reader))
-  if (await reader.next()) throw new MessageError('trailing', 'bytes follow the message')
-  const last = await line.next()
-  if (line.notary && signature && !(await line.notary.verify(signature)))
-    throw new MessageError('unauthentic', 'the signature is wrong: what came out of this message before was not what its author signed')
-  yield last
 }
 
 function lastFrame(memory: Buffer, at: number, frameLength: number): { readonly at: number; readonly bytes: number } {
