@@ -64,12 +64,10 @@ export default async function buildPrograms(): Promise<() => void> {
   mkdirSync(work, { recursive: true })
   // Of runs that were killed.
   for (const name of readdirSync(work)) if (name.startsWith(prefix) && !runs(Number(name.slice(prefix.length)))) remove(join(work, name))
-  const sources = ['src', 'test'].flatMap((folder) =>
-    readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).map((file) => join(root, folder, file)),
-  )
+  const sources = ['src', 'test'].flatMap((folder) => filesIn(join(root, folder)))
   await build({
     ...common,
-    entryPoints: sources.filter((file) => file.endsWith('.ts') && !file.endsWith('.test.ts') && !file.startsWith(work)),
+    entryPoints: sources.filter((file) => file.endsWith('.ts') && !file.endsWith('.test.ts')),
     packages: 'external',
     plugins: [mirror],
   })
@@ -86,9 +84,17 @@ export default async function buildPrograms(): Promise<() => void> {
     mkdirSync(dirname(made(source)), { recursive: true })
     cpSync(source, made(source))
   }
-  for (const folder of ['native-config', 'softhsm']) cpSync(join(root, folder), join(programs, folder), { recursive: true })
+  for (const folder of ['native-config', 'softhsm', 'package.json']) cpSync(join(root, folder), join(programs, folder), { recursive: true })
   return () => remove(programs)
 }
+
+/** Without what runs of the tests make, which may go at any time. */
+const filesIn = (folder: string): readonly string[] =>
+  readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
+    const path = join(folder, entry.name)
+    if (!entry.isDirectory()) return [path]
+    return path === work ? [] : filesIn(path)
+  })
 
 const remove = (dir: string): void => rmSync(dir, { recursive: true, force: true, maxRetries: 5 })
 
