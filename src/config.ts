@@ -524,6 +524,47 @@ export const settings = {
       'At the end, how long calls under way may take to finish.',
     ),
   },
+  envelope: {
+    maxStreams: setting(
+      'ENVELOPE_MAX_STREAMS',
+      integer(1, 10_000),
+      32,
+      'Streams of `/envelope/encrypt` and `/envelope/decrypt` at once; the next one is told to try again (ThrottlingException). Each needs some MiB of memory.',
+    ),
+    maxStreamsPerCaller: setting('ENVELOPE_MAX_STREAMS_PER_CALLER', integer(1, 10_000), 8, 'The same for one user or role session.'),
+    idleTimeoutMs: setting(
+      'ENVELOPE_IDLE_TIMEOUT_MS',
+      integer(100, 600_000, 'milliseconds'),
+      30_000,
+      'How long nothing may move in a stream, in either direction, before it ends.',
+    ),
+    totalTimeoutMs: setting(
+      'ENVELOPE_TOTAL_TIMEOUT_MS',
+      integer(1000, 86_400_000, 'milliseconds'),
+      3_600_000,
+      'How long a stream may take in all.',
+    ),
+    threads: setting(
+      'ENVELOPE_THREADS',
+      orAbsent(integer(1, 256)),
+      undefined,
+      'Threads that encrypt and decrypt streams. Absent: as many as there are processors.',
+    ),
+    cacheMaxAgeMs: setting(
+      'ENVELOPE_CACHE_MAX_AGE_MS',
+      orAbsent(integer(1, 86_400_000, 'milliseconds')),
+      undefined,
+      'How long a data key of a stream serves further messages of the same caller, keys and context. Absent: every message has its own.',
+    ),
+    cacheMaxMessages: setting('ENVELOPE_CACHE_MAX_MESSAGES', integer(1, 4_294_967_296), 1000, 'Messages under one such data key.'),
+    cacheMaxBytes: setting(
+      'ENVELOPE_CACHE_MAX_BYTES',
+      integer(1, Number.MAX_SAFE_INTEGER, 'bytes'),
+      68_719_476_736,
+      'Plaintext under one such data key.',
+    ),
+    cacheCapacity: setting('ENVELOPE_CACHE_CAPACITY', integer(1, 1_000_000), 1000, 'Such data keys at once.'),
+  },
   audit: {
     sealIntervalMs: setting(
       'AUDIT_SEAL_INTERVAL_MS',

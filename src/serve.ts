@@ -6,6 +6,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { mkdir, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname, relative } from 'node:path'
+import { openBulkPool } from './bulk/bulk-pool.ts'
 import { openCryptoPool } from './bulk/crypto-pool.ts'
 import { openTrail } from './audit/open.ts'
 import type { Trail } from './audit/trail.ts'
@@ -16,9 +17,11 @@ import type { Spans } from './base/spans.ts'
 import { exitCodes } from './cli/command.ts'
 import { saveProfile } from './cli/credentials-file.ts'
 import { ConfigError, placesIn, readConfig, type Config } from './config.ts'
+import { openDataKeyCache } from './envelope/cache.ts'
 import type { Token, TokenHealth } from './hsm/token.ts'
 import { openApp } from './http/app.ts'
 import { openDoor } from './http/door.ts'
+import { openEnvelopeDoor } from './http/envelope.ts'
 import { openOps } from './http/ops.ts'
 import { listen, type Listener, type TlsFiles } from './http/server.ts'
 import { openXksDoor, xksSuites } from './http/xks.ts'
@@ -262,7 +265,24 @@ async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fit
       'the account was made; its root access key is in the credentials file',
     )
 
-  const door = openDoor({ service, apis, clock, log, metrics, ...config.http, otherwise: openApp() })
+  const app = openApp()
+  const { cacheMaxAgeMs, cacheMaxMessages, cacheMaxBytes, cacheCapacity, threads } = config.envelope
+  const dataKeys =
+    cacheMaxAgeMs === undefined
+      ? undefined
+      : openDataKeyCache({ maxAgeMs: cacheMaxAgeMs, maxMessages: cacheMaxMessages, maxBytes: cacheMaxBytes, capacity: cacheCapacity })
+  if (dataKeys) opened.add('data keys', { close: async () => dataKeys.close() })
+  const pool = opened.add('bulk threads', openBulkPool(threads === undefined ? {} : { threads }))
+  const envelope = openEnvelopeDoor({ service, apis, clock, log, metrics, pool, limits: config.envelope, cache: dataKeys })
+  const door = openDoor({
+    service,
+    apis,
+    clock,
+    log,
+    metrics,
+    ...config.http,
+    otherwise: (request, response) => (envelope.takes(request) ? envelope.handle(request, response) : app(request, response)),
+  })
   const main = opened.add(
     'main port',
     await listen({
@@ -271,6 +291,7 @@ async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fit
       host: config.host,
       port: config.port,
       handle: (request, response) => door.handle(request, response),
+      takesLong: (socket) => envelope.isStreaming(socket),
     }),
   )
   const xks = config.xksProxy.port === undefined ? undefined : await openXks(config, config.xksProxy.port, service, tokens, opened)

@@ -37,7 +37,13 @@ export interface CachedUse {
    * Called before a kept data key is used; throws when it may not be. The cache saves the device's work, and who may use a key is asked
    * each time where somebody can be asked.
    */
-  readonly permit?: ((request: DataKeyRequest & { readonly encryptedDataKeys: readonly EncryptedDataKey[] }) => Promise<void>) | undefined
+  readonly permit?: ((request: KeptUse) => Promise<void>) | undefined
+}
+
+export interface KeptUse extends DataKeyRequest {
+  readonly encryptedDataKeys: readonly EncryptedDataKey[]
+  /** To encrypt another message. */
+  readonly isNew: boolean
 }
 
 export interface CacheFigures {
@@ -134,7 +140,7 @@ export function openDataKeyCache({ maxAgeMs, maxMessages, maxBytes, capacity, no
         const entry = find(name, plaintextBytes)
         if (entry) {
           const { encryptedDataKeys } = entry
-          const dataKey = await take(name, entry, plaintextBytes, () => permit?.({ ...request, encryptedDataKeys }))
+          const dataKey = await take(name, entry, plaintextBytes, () => permit?.({ ...request, encryptedDataKeys, isNew: true }))
           if (dataKey) return { dataKey, encryptedDataKeys }
         }
         misses++
@@ -152,7 +158,7 @@ export function openDataKeyCache({ maxAgeMs, maxMessages, maxBytes, capacity, no
         const name = nameOf('decrypt', keySet, request, request.encryptedDataKeys)
         const entry = entries.get(name)
         if (entry && now() < entry.expiresAt) {
-          const dataKey = await take(name, entry, 0, () => permit?.(request))
+          const dataKey = await take(name, entry, 0, () => permit?.({ ...request, isNew: false }))
           if (dataKey) return { dataKey }
         }
         misses++

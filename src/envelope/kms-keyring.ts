@@ -42,6 +42,8 @@ export class DataKeyError extends Error {
 
 /** Also encrypts a data key that is there already, for a message that moves to other keys. */
 export interface KmsKeyring extends Keyring {
+  /** Who would be asked to decrypt, in this order. */
+  asks(encryptedDataKeys: readonly EncryptedDataKey[]): readonly { readonly keyId: string; readonly region: string }[]
   wrapping(request: { readonly dataKey: Buffer; readonly context: EncryptionContext }): Promise<readonly EncryptedDataKey[]>
 }
 
@@ -85,7 +87,12 @@ export function kmsKeyring({ kms, region, keys, discovery, grantTokens = [] }: K
     return Promise.all(wrapping)
   }
 
+  const attempts = (encryptedDataKeys: readonly EncryptedDataKey[]): readonly Attempt[] =>
+    encryptedDataKeys.flatMap((carried) => attemptsFor(carried, { region, keys, discovery }))
+
   return {
+    asks: (encryptedDataKeys) => attempts(encryptedDataKeys).slice(0, maxAsked),
+
     async wrapping({ dataKey, context }) {
       if (keys.length === 0) throw new DataKeyError('Nothing says which key to encrypt under: name one.')
       return wrapUnder(keys, dataKey, context)
@@ -110,10 +117,10 @@ export function kmsKeyring({ kms, region, keys, discovery, grantTokens = [] }: K
     },
 
     async decrypting({ suite, context, encryptedDataKeys }) {
-      const attempts = encryptedDataKeys.flatMap((carried) => attemptsFor(carried, { region, keys, discovery }))
-      if (attempts.length === 0) throw noneOf(encryptedDataKeys, keys)
+      const possible = attempts(encryptedDataKeys)
+      if (possible.length === 0) throw noneOf(encryptedDataKeys, keys)
       const failures: KeyFailure[] = []
-      for (const { keyId, region: where, carried, arn } of attempts.slice(0, maxAsked)) {
+      for (const { keyId, region: where, carried, arn } of possible.slice(0, maxAsked)) {
         try {
           const { plaintext, keyId: answered } = await kmsIn(where).decrypt({ keyId, ciphertext: carried.ciphertext, context, grantTokens })
           try {
@@ -129,7 +136,7 @@ export function kmsKeyring({ kms, region, keys, discovery, grantTokens = [] }: K
           failures.push({ key: keyId, error: error as Error })
         }
       }
-      const unasked = attempts.length - failures.length
+      const unasked = possible.length - failures.length
       throw new DataKeyError(
         `No key gave the data key: ${failures.map(sayFailure).join('; ')}${unasked > 0 ? `; ${unasked} more were not asked` : ''}`,
         failures,

@@ -11,7 +11,7 @@
  */
 
 import { randomBytes } from 'node:crypto'
-import { checkCommitment, checkHeaderTag, deriveKeys, headerTag, zeroIv } from '../bulk/derive.ts'
+import { checkCommitment, checkHeaderTag, deriveKeys, headerTag } from '../bulk/derive.ts'
 import type { Keyring } from '../bulk/keyring.ts'
 import { encodeHeaderBody, ivBytes, MessageError, type EncryptionContext, type WrittenHeader } from '../bulk/message.ts'
 import type { CommitmentPolicy } from '../bulk/stream.ts'
@@ -65,7 +65,7 @@ export async function rewrapHeader(written: WrittenHeader, options: RewrapOption
       checkHeaderTag(written, keys.key, keptOut)
       const wrapped = await to.wrapping({ dataKey, context: whole })
       const body = encodeHeaderBody({ ...header, encryptedDataKeys: add ? [...header.encryptedDataKeys, ...wrapped] : wrapped })
-      if (forgeableWithOld(suite)) return Buffer.concat([body, headerTag(suite, keys.key, zeroIv, body, keptOut)])
+      if (forgeableWithOld(suite)) return Buffer.concat([body, headerTag(suite, keys.key, written.iv, body, keptOut)])
       const iv = randomBytes(ivBytes)
       return Buffer.concat([body, iv, headerTag(suite, keys.key, iv, body, keptOut)])
     } finally {
