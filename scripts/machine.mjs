@@ -30,7 +30,7 @@ export function checkNode(version = versions.node) {
 
 /**
  * System packages by what they are for, as each package manager names them. `compiler` builds the native addons;
- * `others` are further tokens and clients, which tests use where they are.
+ * `others` are further tokens and clients and a browser, which tests use where they are.
  */
 export const packageManagers = [
   {
@@ -40,7 +40,7 @@ export const packageManagers = [
     packages: {
       compiler: ['make', 'g++', 'python3'],
       softhsm: ['softhsm2'],
-      // openCryptoki and a TPM 2.0 in software as further tokens, the AWS CLI and boto3 as clients.
+      // openCryptoki and a TPM 2.0 in software as further tokens, the AWS CLI and boto3 as clients, a browser.
       others: [
         'opencryptoki',
         'swtpm',
@@ -54,6 +54,9 @@ export const packageManagers = [
         'dbus',
         'awscli',
         'python3-boto3',
+        // Opens the report of the bench.
+        'chromium',
+        'fonts-dejavu-core',
       ],
     },
   },

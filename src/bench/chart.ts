@@ -4,7 +4,7 @@
  */
 
 import type { BarChart, Figure, FigureId, LineChart } from './part.ts'
-import { showFigure, showNumber, showSpread } from './text.ts'
+import { showFigure, showSpread } from './text.ts'
 
 export type Figures = Readonly<Record<FigureId, Figure>>
 
@@ -35,7 +35,10 @@ export function logScale(lowest: number, highest: number): Scale {
   const high = Math.max(low + 1, Math.ceil(Math.log10(Math.max(highest, 1e-9)) - 1e-9))
   return {
     at: (value) => Math.max(0, (Math.log10(Math.max(value, 1e-9)) - low) / (high - low)),
-    ticks: Array.from({ length: high - low + 1 }, (_, n) => 10 ** (low + n)),
+    // Over few decades the twos and fives are needed to read anything.
+    ticks: Array.from({ length: high - low + 1 }, (_, n) => 10 ** (low + n)).flatMap((ten) =>
+      high - low > 2 || ten === 10 ** high ? [ten] : [ten, 2 * ten, 5 * ten],
+    ),
   }
 }
 
@@ -115,9 +118,9 @@ function describeLines(
 
 const shortNumber = (value: number): string =>
   value >= 1e6
-    ? `${showNumber(value / 1e6)}M`
+    ? `${Number((value / 1e6).toPrecision(3))}M`
     : value >= 1e4
-      ? `${showNumber(value / 1e3)}k`
+      ? `${Number((value / 1e3).toPrecision(3))}k`
       : value >= 1000
         ? value.toLocaleString('en-GB')
         : String(Number(value.toPrecision(3)))
