@@ -44,6 +44,6 @@ export function makeAuthority(name = 'Test Authority'): Authority {
       const [certFile, keyFile] = [at(`${own}.pem`), at(`${own}.key`)]
       return { certFile, keyFile, cert: readFileSync(certFile, 'utf8'), key: readFileSync(keyFile, 'utf8') }
     },
-    remove: () => rmSync(dir, { recursive: true, force: true }),
+    remove: () => rmSync(dir, { recursive: true, force: true, maxRetries: 5 }),
   }
 }

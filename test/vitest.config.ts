@@ -16,6 +16,7 @@ export default defineConfig({
     reporters: ['default', new FlakyReporter()],
     maxWorkers: 2,
     maxConcurrency: 3,
+    expect: { poll: { timeout: 30_000 } },
     sequence: { sequencer: LongestFirst },
     // What a property test found is found, whether or not the next inputs find it again.
     ...(process.env['CI'] === 'true' && { retry: { count: 1, condition: /^(?!Property failed)/ } }),

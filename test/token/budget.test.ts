@@ -29,7 +29,7 @@ beforeEach(() => {
 afterEach(async () => {
   for (const rooms of opened.splice(0)) await rooms.close()
   for (const object of await token.allObjects()) if (object.label !== 'holdfast/canary') await token.destroyKey(object.ckaId, object.label)
-  rmSync(dir, { recursive: true, force: true })
+  rmSync(dir, { recursive: true, force: true, maxRetries: 5 })
 })
 
 async function open(budget: BudgetLimits, more: { readonly token?: Token } = {}): Promise<Rooms> {
@@ -109,7 +109,7 @@ test('two instances share one budget and one rotation', async () => {
   try {
     const [a, b] = [await open(limits), await open(limits, { token: other })]
     const keyId = await makeKey(a)
-    await expect.poll(() => b.store.view.keyById(region, keyId)?.state, { timeout: 5000 }).toBe('Enabled')
+    await expect.poll(() => b.store.view.keyById(region, keyId)?.state, { timeout: 30_000 }).toBe('Enabled')
     const blobs: Output[] = []
     const refusals = new Set<string>()
     const caller = async (rooms: Rooms): Promise<void> => {

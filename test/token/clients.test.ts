@@ -75,7 +75,7 @@ beforeAll(async () => {
 })
 afterAll(async () => {
   await holdfast?.remove()
-  rmSync(scratch, { recursive: true, force: true })
+  rmSync(scratch, { recursive: true, force: true, maxRetries: 5 })
 })
 
 /** As the service's greeting says: the credentials file of the data directory, and an endpoint. */

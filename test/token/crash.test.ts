@@ -99,7 +99,7 @@ test.each(['before', 'after'] as const)(
       // The credentials file ends with the key that the store has.
       expect(rooms.store.view.accessKeysOf('arn:aws:iam::111122223333:root').map(({ accessKeyId }) => accessKeyId)).toEqual(files.slice(-1))
       await rooms.close()
-      rmSync(dir, { recursive: true })
+      rmSync(dir, { recursive: true, maxRetries: 5 })
       return steps
     }
     const steps = await tryOnce(undefined)

@@ -71,8 +71,8 @@ export interface Holdfast extends Endpoint {
   remove(): Promise<void>
 }
 
-const startsWithinMs = 60_000
-const stopsWithinMs = 30_000
+const startsWithinMs = 180_000
+const stopsWithinMs = 90_000
 
 const children = new Set<ChildProcess>()
 process.on('exit', () => {
@@ -87,7 +87,7 @@ export const oneToken = (env: Readonly<Record<string, string>>): Record<string, 
  * Starts `holdfast serve` and waits until it is ready.
  * @param options.env more settings, `HOLDFAST_…`
  * @param options.dir a data directory that exists; made if absent, and then deleted by `remove`
- * @throws with everything the process said, if it ends or is not ready within a minute
+ * @throws with everything the process said, if it ends or is not ready within three minutes
  */
 export async function startHoldfast(
   options: { readonly env?: Readonly<Record<string, string>>; readonly dir?: string } = {},
@@ -185,14 +185,18 @@ async function launch(dir: string, env: Readonly<Record<string, string>>, hear: 
     })
   }
   const exited = new Promise<number | null>((resolve) => {
-    child.once('exit', (code) => {
+    // 'close', not 'exit': what it said last is there then.
+    child.once('close', (code) => {
       children.delete(child)
       resolve(code)
     })
   })
   const deadline = performance.now() + startsWithinMs
   for (;;) {
-    if (child.exitCode !== null || child.signalCode !== null) throw new Error(`holdfast serve ended before it was ready:\n${said}`)
+    if (child.exitCode !== null || child.signalCode !== null) {
+      await exited
+      throw new Error(`holdfast serve ended before it was ready:\n${said}`)
+    }
     const at = existsSync(announcement) ? announced(announcement, child.pid) : undefined
     if (at && (await isReady(at.opsUrl))) return { child, exited, ...at }
     if (performance.now() > deadline) {

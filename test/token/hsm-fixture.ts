@@ -59,7 +59,7 @@ export async function failureOf(call: Promise<unknown>): Promise<string> {
   }
 }
 
-export async function until(what: string, isSo: () => boolean | Promise<boolean>, withinMs = 30_000): Promise<void> {
+export async function until(what: string, isSo: () => boolean | Promise<boolean>, withinMs = 60_000): Promise<void> {
   const deadline = performance.now() + withinMs
   while (!(await isSo())) {
     if (performance.now() > deadline) throw new Error(`waited ${withinMs} ms in vain for ${what}`)

@@ -34,7 +34,7 @@ beforeAll(async () => {
 }, 120_000)
 afterAll(async () => {
   await Promise.all([first, second, stranger].map((token) => token?.close()))
-  rmSync(root, { recursive: true, force: true })
+  rmSync(root, { recursive: true, force: true, maxRetries: 5 })
 })
 
 async function generate(token: Token, kind: TokenKeyKind, replicable = true): Promise<string> {

@@ -13,7 +13,7 @@ beforeAll(async () => {
   holdfast = await openInProcess()
 })
 afterAll(async () => {
-  rmSync(dir, { recursive: true, force: true })
+  rmSync(dir, { recursive: true, force: true, maxRetries: 5 })
   await holdfast.close()
 })
 

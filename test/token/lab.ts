@@ -42,7 +42,7 @@ function findProgram(name: string): string | undefined {
   return directories.map((directory) => join(directory, name)).find((path) => existsSync(path))
 }
 
-async function until(what: string, isSo: () => boolean | Promise<boolean>, withinMs = 15_000): Promise<void> {
+async function until(what: string, isSo: () => boolean | Promise<boolean>, withinMs = 60_000): Promise<void> {
   const deadline = performance.now() + withinMs
   while (!(await isSo())) {
     if (performance.now() > deadline) throw new Error(`waited ${withinMs} ms in vain for ${what}`)
@@ -63,7 +63,7 @@ async function stop(daemon: ChildProcess): Promise<void> {
   if (daemon.exitCode !== null || daemon.signalCode !== null) return
   const gone = new Promise((resolve) => daemon.once('exit', resolve))
   daemon.kill('SIGTERM')
-  const killer = setTimeout(() => daemon.kill('SIGKILL'), 5_000)
+  const killer = setTimeout(() => daemon.kill('SIGKILL'), 20_000)
   await gone
   clearTimeout(killer)
 }
@@ -82,7 +82,7 @@ export async function makeSoftHsmToken(options: { readonly label?: string } = {}
     ...token,
     env: { ...token.env },
     dir,
-    remove: async () => rmSync(dir, { recursive: true, force: true }),
+    remove: async () => rmSync(dir, { recursive: true, force: true, maxRetries: 5 }),
   }
 }
 
@@ -128,7 +128,7 @@ export async function makeOpenCryptokiToken(): Promise<LabToken | undefined> {
       await stop(daemon)
       wipeOpenCryptoki()
     }
-    rmSync(dir, { recursive: true, force: true })
+    rmSync(dir, { recursive: true, force: true, maxRetries: 5 })
     release()
   }
 
@@ -141,7 +141,7 @@ export async function makeOpenCryptokiToken(): Promise<LabToken | undefined> {
     if (isInitialized()) {
       if (!isOurs()) {
         await undoDaemonOnly(daemon)
-        rmSync(dir, { recursive: true, force: true })
+        rmSync(dir, { recursive: true, force: true, maxRetries: 5 })
         release()
         return missing("a free soft token (openCryptoki's is in use on this machine and is left alone)", 'opencryptoki')
       }
@@ -177,7 +177,7 @@ function wipeOpenCryptoki(): void {
   for (const entry of readdirSync(openCryptokiState)) {
     if (entry === 'TOK_OBJ')
       for (const object of readdirSync(join(openCryptokiState, entry))) rmSync(join(openCryptokiState, entry, object))
-    else rmSync(join(openCryptokiState, entry), { recursive: true })
+    else rmSync(join(openCryptokiState, entry), { recursive: true, maxRetries: 5 })
   }
 }
 
@@ -228,7 +228,7 @@ export async function makeTpm2Token(): Promise<LabToken | undefined> {
   const daemons: ChildProcess[] = []
   const remove = async (): Promise<void> => {
     for (const daemon of daemons.toReversed()) await stop(daemon)
-    rmSync(dir, { recursive: true, force: true })
+    rmSync(dir, { recursive: true, force: true, maxRetries: 5 })
   }
   try {
     for (const name of ['state', 'store']) mkdirSync(join(dir, name), { mode: 0o700 })

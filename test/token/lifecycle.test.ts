@@ -200,11 +200,11 @@ describe('two instances on one database and one token', () => {
     await callRoad(a, 'CreateAlias', { AliasName: 'alias/shared', TargetKeyId: first })
     const target = async (rooms: Rooms): Promise<unknown> =>
       ((await callRoad(rooms, 'DescribeKey', { KeyId: 'alias/shared' }))['KeyMetadata'] as Output)['KeyId']
-    await expect.poll(() => outcome(target(b)), { timeout: 5000 }).toBe('answered')
+    await expect.poll(() => outcome(target(b)), { timeout: 30_000 }).toBe('answered')
     expect(await target(b)).toBe(first)
-    await expect.poll(() => a.store.view.keyById(region, second)?.state, { timeout: 5000 }).toBe('Enabled')
+    await expect.poll(() => a.store.view.keyById(region, second)?.state, { timeout: 30_000 }).toBe('Enabled')
     await callRoad(a, 'UpdateAlias', { AliasName: 'alias/shared', TargetKeyId: second })
-    await expect.poll(() => target(b), { timeout: 5000 }).toBe(second)
+    await expect.poll(() => target(b), { timeout: 30_000 }).toBe(second)
     // And the material: what one encrypts the other decrypts, also with a key that is younger than its own process of the library.
     expect(await decrypt(b, await encrypt(a, first))).toBe('dGV4dA==')
     expect(await decrypt(a, await encrypt(b, second))).toBe('dGV4dA==')
@@ -215,7 +215,7 @@ describe('two instances on one database and one token', () => {
     const keys = [await makeKey(a), await makeKey(a), await makeKey(a)]
     for (const keyId of keys) await schedule(a, keyId)
     await expect
-      .poll(() => [...b.store.view.allKeys()].filter(({ state }) => state === 'PendingDeletion').length, { timeout: 5000 })
+      .poll(() => [...b.store.view.allKeys()].filter(({ state }) => state === 'PendingDeletion').length, { timeout: 30_000 })
       .toBe(3)
     clock.advance(7 * dayMs)
     for (const { service, store } of [a, b]) await store.heartbeat({ ...service.instance, heartbeatAt: clock.now() })
@@ -224,7 +224,7 @@ describe('two instances on one database and one token', () => {
       expect(await destructionsOf(a, keyId)).toEqual([expect.objectContaining({ additionalEventData: { objectsDestroyed: 1 } })])
       expect(await objectsIn(tokens[0], keyId)).toBe(0)
     }
-    for (const { store } of [a, b]) await expect.poll(() => [...store.view.allKeys()], { timeout: 5000 }).toEqual([])
+    for (const { store } of [a, b]) await expect.poll(() => [...store.view.allKeys()], { timeout: 30_000 }).toEqual([])
     expect(await inspect(a, new Journal())).toEqual([])
   })
 
@@ -235,7 +235,7 @@ describe('two instances on one database and one token', () => {
     await schedule(b, keyId)
     clock.advance(7 * dayMs)
     for (const { service, store } of [a, b]) await store.heartbeat({ ...service.instance, heartbeatAt: clock.now() })
-    await expect.poll(() => a.store.view.keyById(region, keyId)?.state, { timeout: 5000 }).toBe('PendingDeletion')
+    await expect.poll(() => a.store.view.keyById(region, keyId)?.state, { timeout: 30_000 }).toBe('PendingDeletion')
     // Time has passed beyond the lease, so it is taken anew; from then on the other one leaves the job alone.
     await a.service.runLifecycle()
     expect(await destructionsOf(b, keyId)).toHaveLength(1)
@@ -271,7 +271,7 @@ describe('two instances on one database and one token', () => {
       stdio: ['ignore', 'ignore', 'inherit'],
       env: cleanEnvironment(),
     })
-    expect(await new Promise((resolve) => child.once('exit', (_code, signal) => resolve(signal)))).toBe('SIGKILL')
+    expect(await new Promise((resolve) => child.once('close', (_code, signal) => resolve(signal)))).toBe('SIGKILL')
 
     // No second has passed on the clock since the dead one took the lease.
     clock.advance(7 * dayMs)
@@ -289,7 +289,7 @@ describe('two instances on one database and one token', () => {
     gate.close()
     const making = outcome(makeKey(slow))
     await gate.reached
-    await expect.poll(() => [...other.store.view.allKeys()].filter(({ state }) => state === 'Creating').length, { timeout: 5000 }).toBe(1)
+    await expect.poll(() => [...other.store.view.allKeys()].filter(({ state }) => state === 'Creating').length, { timeout: 30_000 }).toBe(1)
     // For a while nothing is heard of the slow one: the other tidies up after it.
     clock.advance(60_000)
     await other.store.heartbeat({ ...other.service.instance, heartbeatAt: clock.now() })
@@ -307,7 +307,7 @@ describe('an instance', () => {
   test('is dead when its process is gone, when nothing was heard of it for long, or when it ended; else it is left alone', async () => {
     const rooms = await open()
     const gone = spawn(process.execPath, ['-e', ''])
-    await new Promise((resolve) => gone.once('exit', resolve))
+    await new Promise((resolve) => gone.once('close', resolve))
     const host = hostname()
     const now = clock.now()
     const listed = [
@@ -543,7 +543,7 @@ describe('a device that is down', () => {
     const tokenDir = join(own.dir, 'token')
     renameSync(tokenDir, `${tokenDir}-away`)
     process.kill(pids.at(-1) ?? 0, 'SIGKILL')
-    await expect.poll(() => outcome(decrypt(rooms, blob)), { timeout: 15_000 }).toMatch(/^DependencyTimeoutException/)
+    await expect.poll(() => outcome(decrypt(rooms, blob)), { timeout: 30_000 }).toMatch(/^DependencyTimeoutException/)
     expect(await outcome(makeKey(rooms))).toMatch(/^DependencyTimeoutException/)
     expect(await outcome(callRoad(rooms, 'GenerateRandom', { NumberOfBytes: 1024 }))).toMatch(/^(?:DependencyTimeoutException|answered)/)
     // What needs no device goes on, and no key is blamed.

@@ -62,7 +62,7 @@ export async function outcome(call: Promise<unknown>): Promise<string> {
 }
 
 /** Waits until the token does real crypto again. */
-export async function recovered(token: Token, withinMs = 30_000): Promise<void> {
+export async function recovered(token: Token, withinMs = 60_000): Promise<void> {
   const deadline = performance.now() + withinMs
   for (;;) {
     const failure = await outcome(token.check())

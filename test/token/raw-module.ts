@@ -86,7 +86,7 @@ export class RawModule {
 
   async end(): Promise<void> {
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return
-    const gone = new Promise((resolve) => this.#child.once('exit', resolve))
+    const gone = new Promise((resolve) => this.#child.once('close', resolve))
     this.#child.kill('SIGKILL')
     await gone
   }

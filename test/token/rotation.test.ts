@@ -171,14 +171,14 @@ describe('an automatic rotation', () => {
   test('comes once, however many instances look for it', async () => {
     const [a, b] = [await open({ token: tokens[0] }), await open({ token: tokens[1] })]
     const keys = [await makeRotatingKey(a), await makeRotatingKey(a)]
-    await expect.poll(() => [...b.store.view.allKeys()].filter((key) => key.nextRotationAt !== null).length, { timeout: 5000 }).toBe(2)
+    await expect.poll(() => [...b.store.view.allKeys()].filter((key) => key.nextRotationAt !== null).length, { timeout: 30_000 }).toBe(2)
     clock.advance(90 * dayMs)
     for (const { service, store } of [a, b]) await store.heartbeat({ ...service.instance, heartbeatAt: clock.now() })
     await Promise.all([a, b, a, b].map(({ service }) => service.runLifecycle()))
     for (const keyId of keys) {
       expect(await rotationsOf(a, keyId)).toHaveLength(1)
       expect(await recordsOf(a, keyId)).toHaveLength(1)
-      await expect.poll(async () => materialOf(b, keyId), { timeout: 5000 }).toBe(await materialOf(a, keyId))
+      await expect.poll(async () => materialOf(b, keyId), { timeout: 30_000 }).toBe(await materialOf(a, keyId))
       expect(await decrypt(b, (await encrypt(a, keyId))['CiphertextBlob'])).toMatchObject({ Plaintext: 'dGV4dA==' })
     }
     expect(await inspect(a, new Journal())).toEqual([])
@@ -254,7 +254,7 @@ describe('a rotation on demand', () => {
     const calls: Promise<string>[] = []
     for (const materials of [2, 3]) {
       calls.push(outcome(callRoad(rooms, 'RotateKeyOnDemand', { KeyId: keyId })))
-      await expect.poll(() => rooms.store.view.backingKeys(keyArn(region, accountId, keyId)).length, { timeout: 5000 }).toBe(materials)
+      await expect.poll(() => rooms.store.view.backingKeys(keyArn(region, accountId, keyId)).length, { timeout: 30_000 }).toBe(materials)
     }
     expect(await statusOf(rooms, keyId)).toMatchObject({ OnDemandRotationStartDate: clock.now() / 1000 })
     expect(await rotationsOf(rooms, keyId)).toEqual([])

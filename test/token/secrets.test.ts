@@ -210,7 +210,7 @@ describe('secrets', () => {
   test('are in no log line, at the most talkative level', async () => {
     // Once the last call is in it, everything before is too.
     const last = (await call('kms', 'ListKeys', {})).headers.get('x-amzn-requestid') ?? ''
-    await vi.waitUntil(() => holdfast.log().includes(last), { timeout: 10_000 })
+    await vi.waitUntil(() => holdfast.log().includes(last), { timeout: 30_000 })
     expect(holdfast.log()).toContain('"operation":"GenerateDataKey"')
     expect(found(holdfast.log())).toEqual([])
   })

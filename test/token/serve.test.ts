@@ -216,7 +216,7 @@ describe('one data directory, from its first start on', () => {
     expect(children.length).toBeGreaterThan(0)
     service.child.kill('SIGKILL')
     await service.ended
-    await expect.poll(() => children.filter(isRunning), { timeout: 15_000 }).toEqual([])
+    await expect.poll(() => children.filter(isRunning), { timeout: 30_000 }).toEqual([])
     const again = start(['serve'], dir)
     await again.event('ready')
     again.child.kill('SIGTERM')
@@ -237,7 +237,7 @@ describe('one data directory, from its first start on', () => {
 
 test('SIGHUP brings a new certificate to new connections, and open ones go on', async () => {
   const files = mkdtempSync(join(tmpdir(), 'holdfast-tls-'))
-  onTestFinished(() => rmSync(files, { recursive: true, force: true }))
+  onTestFinished(() => rmSync(files, { recursive: true, force: true, maxRetries: 5 }))
   const [old, renewed] = [selfSigned('old'), selfSigned('renewed')]
   const [certFile, keyFile] = [join(files, 'cert.pem'), join(files, 'key.pem')]
   const install = ({ cert, key }: { readonly cert: string; readonly key: string }): void => {
@@ -279,7 +279,7 @@ test('SIGHUP brings a new certificate to new connections, and open ones go on', 
 
 test('a configuration that is wrong is told whole, and nothing is made', async () => {
   const empty = mkdtempSync(join(tmpdir(), 'holdfast-empty-'))
-  onTestFinished(() => rmSync(empty, { recursive: true, force: true }))
+  onTestFinished(() => rmSync(empty, { recursive: true, force: true, maxRetries: 5 }))
   const { code, out, err } = await run(['serve'], empty, { HOLDFAST_HOST: '0.0.0.0', HOLDFAST_ACCOUNT_ID: 'x' })
   expect(code).toBe(1)
   expect(err).toMatch(/The configuration has 2 problems:/)

@@ -24,7 +24,7 @@ beforeAll(async () => {
 })
 afterAll(async () => {
   await holdfast?.remove()
-  rmSync(folder, { recursive: true, force: true })
+  rmSync(folder, { recursive: true, force: true, maxRetries: 5 })
 })
 
 /** What a client needs to reach it: the certificate is nobody's but its own. */

@@ -13,7 +13,7 @@ import type { TestSigner } from './audit-suite.ts'
 const openssl = 'openssl'
 const trailId = '000102030405060708090a0b0c0d0e0f'
 const directory = mkdtempSync(join(tmpdir(), 'holdfast-format-'))
-afterAll(() => rmSync(directory, { recursive: true }))
+afterAll(() => rmSync(directory, { recursive: true, maxRetries: 5 }))
 
 const plain = (...parts: readonly (string | Uint8Array)[]) => {
   const hash = createHash('sha256')

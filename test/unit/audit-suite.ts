@@ -92,7 +92,7 @@ export function makeTrail(signer: TestSigner): TestTrail {
     },
     async drop() {
       await Promise.all(opened.map((trail) => trail.close()))
-      rmSync(directory, { recursive: true })
+      rmSync(directory, { recursive: true, maxRetries: 5 })
     },
   }
 }

@@ -174,10 +174,10 @@ describe('sealing', () => {
   test('records are sealed by themselves after their number and after their time', async () => {
     const trail = await at.open({ sealEveryRecords: 10 })
     await appendMany(trail, 10)
-    await vi.waitFor(async () => expect((await verifyTrail(at.file)).sealedSequence).toBe(10), { timeout: 10_000 })
+    await vi.waitFor(async () => expect((await verifyTrail(at.file)).sealedSequence).toBe(10), { timeout: 30_000 })
     const other = await at.open({ sealEveryMs: 20 })
     await other.append(sampleRecord())
-    await vi.waitFor(async () => expect((await verifyTrail(at.file)).sealedSequence).toBe(11), { timeout: 10_000 })
+    await vi.waitFor(async () => expect((await verifyTrail(at.file)).sealedSequence).toBe(11), { timeout: 30_000 })
   })
 
   test('close seals', async () => {

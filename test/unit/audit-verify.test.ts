@@ -39,7 +39,7 @@ beforeAll(async () => {
 })
 afterAll(async () => {
   await at.drop()
-  rmSync(scratch, { recursive: true })
+  rmSync(scratch, { recursive: true, maxRetries: 5 })
 })
 
 type Row = { sequence: number; hash: Buffer; record: string }

@@ -3,7 +3,7 @@ import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { Calls, newLane, type Answered, type Crew, type Lane } from '../../src/hsm/calls.ts'
 import { TokenError } from '../../src/hsm/token.ts'
-import { encodeAnswer, findFrame, headerBytes, parseRequest, type Operation, type Request } from '../../src/hsm/wire.ts'
+import { encodeAnswer, findFrame, headerBytes, machineMs, parseRequest, type Operation, type Request } from '../../src/hsm/wire.ts'
 
 /** A worker that answers when it is told to, and says what time it took. */
 class Worker {
@@ -149,7 +149,7 @@ describe('calls to workers', () => {
     flood()
     await turn()
     void ask(slow)
-    const until = performance.now() + 500
+    const until = performance.now() + 5000
     while (!workers.some(({ asked }) => asked.some(({ operation }) => operation === slow))) {
       expect(performance.now()).toBeLessThan(until)
       for (const worker of workers) if (worker.asked.length > 0) answer(worker, 60)
@@ -209,6 +209,31 @@ describe('calls to workers', () => {
     while (failures.length === 0 && performance.now() < until) await sleep(10)
     expect(failures[0]).toBe('decryptOaep did not return within 80 ms')
     expect(calls.outstanding).toBe(0)
+  })
+
+  test('that make or destroy objects are not given up once a worker has them: it tells whether they began in time', async () => {
+    begin(1, { deadlineMs: 5000 })
+    const until = performance.now() + 5000
+    const longer = ask('publicKey', 4000)
+    await turn()
+    const made = ask('generateKey', 60)
+    const read = ask('mac', 60)
+    await turn()
+    await expect(read).rejects.toMatchObject({ failure: 'unavailable' })
+    // Both are overdue, and one of them is still waited for.
+    const [worker] = workers
+    const asked = worker?.asked.map(({ operation, dueMs }) => ({ operation, isOverdue: dueMs < machineMs(performance.now()) }))
+    expect(asked).toEqual([
+      { operation: 'publicKey', isOverdue: false },
+      { operation: 'mac', isOverdue: true },
+      { operation: 'generateKey', isOverdue: true },
+    ])
+    expect(calls.outstanding).toBe(2)
+    for (let left = 3; left > 0; left -= 1) answer(worker)
+    expect((await longer).data.toString()).toBe('publicKey')
+    expect((await made).data.toString()).toBe('generateKey')
+    expect(performance.now()).toBeLessThan(until)
+    expect(failures).toEqual([])
   })
 
   test('of an agent that is gone end as unavailable', async () => {

@@ -167,6 +167,7 @@ describe('frames', () => {
     id: fc.integer({ min: 0, max: 0xffff_ffff }),
     operation: fc.constantFrom(...(Object.keys(operations) as Operation[])),
     scheme: fc.integer({ min: 0, max: 255 }),
+    dueMs: fc.double({ noNaN: true }),
     ckaId: bytes(32).map((buffer) => buffer.toString('hex')),
     aad: bytes(300),
     data: bytes(300),
@@ -223,7 +224,7 @@ describe('frames', () => {
             const length = findFrame(noise, 0, noise.length)
             if (length === undefined) return 'incomplete'
             const { aad, data } = parseRequest(noise, 0, length)
-            return headerBytes + noise.readUInt16LE(10) + aad.length + data.length - length
+            return 24 + noise.readUInt16LE(10) + aad.length + data.length - length
           } catch (error) {
             if (error instanceof RangeError) return 'refused'
             throw error

@@ -250,6 +250,6 @@ export function scratch(): { readonly dir: string; write(name: string, text: str
       writeFileSync(join(dir, name), text, { mode: 0o600 })
       return join(dir, name)
     },
-    remove: () => rmSync(dir, { recursive: true, force: true }),
+    remove: () => rmSync(dir, { recursive: true, force: true, maxRetries: 5 }),
   }
 }

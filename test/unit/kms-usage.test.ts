@@ -126,7 +126,7 @@ describe.each(backEnds)('usage on $name', ({ make }) => {
     } finally {
       vi.useRealTimers()
     }
-    await vi.waitFor(async () => expect(await counted()).toEqual(['one Encrypt standard 1']))
+    await vi.waitFor(async () => expect(await counted()).toEqual(['one Encrypt standard 1']), { timeout: 30_000 })
   })
 
   test('is priced by what the key is and what was asked of it', async () => {

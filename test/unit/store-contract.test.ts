@@ -586,7 +586,9 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
       other.updateKeyStore(keyStore.id, () => ({ name: 'renamed', sealedSecret: new Uint8Array([9]) })),
     ])
     const changed = { ...keyStore, state: 'CONNECTING', holder: 'me', connection: 'c', name: 'renamed', version: 3 }
-    await vi.waitFor(() => expect(store.view.keyStore(keyStore.id)).toMatchObject({ ...changed, sealedSecret: expect.anything() }))
+    await vi.waitFor(() => expect(store.view.keyStore(keyStore.id)).toMatchObject({ ...changed, sealedSecret: expect.anything() }), {
+      timeout: 30_000,
+    })
     const again = await reopened()
     expect(again.allKeyStores()).toEqual([expect.objectContaining({ ...changed, sealedSecret: expect.anything() })])
     expect([...(again.keyStore(keyStore.id)?.sealedSecret ?? [])]).toEqual([9])
@@ -646,7 +648,7 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     ])
     await vi.waitFor(() => {
       for (const { view } of [store, other]) expect(view.xksStore('')).toMatchObject({ enabled: false, version: 3 })
-    })
+    }, 30_000)
     expect((await reopened()).allXksStores()).toEqual([
       { ...root, enabled: false, version: 3, credentials: [root.credentials[0], { ...root.credentials[0], accessKeyId: 'B' }] },
     ])
@@ -697,10 +699,10 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     await other.insertKey(one, undefined)
     await other.insertKey(two, undefined)
     await other.insertAlias(sampleAlias(one, 'a'))
-    await vi.waitFor(() => expect(store.view.aliasesOf(one.arn)).toHaveLength(1), { timeout: 10_000 })
+    await vi.waitFor(() => expect(store.view.aliasesOf(one.arn)).toHaveLength(1), { timeout: 30_000 })
     await other.updateAlias(sampleAlias(one, 'a').arn, two.arn, 9)
     await other.deleteKey(one.arn)
-    await vi.waitFor(() => expect(store.view.key(one.arn)).toBeUndefined(), { timeout: 10_000 })
+    await vi.waitFor(() => expect(store.view.key(one.arn)).toBeUndefined(), { timeout: 30_000 })
     expect(store.view.aliasesOf(two.arn)).toHaveLength(1)
   })
 
@@ -711,7 +713,7 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     await other.deleteKey(keys[0]?.arn ?? '')
     // Eleven keys alone would also be the view before the last insert; without the first they are the end.
     const settled = () => [store.view.keyCount(), store.view.key(keys[0]?.arn ?? '')]
-    await vi.waitFor(() => expect(settled()).toEqual([11, undefined]), { timeout: 10_000 })
+    await vi.waitFor(() => expect(settled()).toEqual([11, undefined]), { timeout: 30_000 })
     for (const key of keys.slice(1)) expect(store.view.key(key.arn)).toEqual(key)
     expect((await reopened()).keyCount()).toBe(11)
   })

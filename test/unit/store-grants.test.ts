@@ -221,12 +221,12 @@ describe.each(backEnds)('grants on $name', ({ make }) => {
     for (const each of [store, other]) expect(await found(each, key.arn, alice)).toBeUndefined()
     await store.grants.insert(grant, most)
     expect(await found(store, key.arn, alice)).toEqual(grant)
-    await vi.waitFor(async () => expect(await found(other, key.arn, alice)).toEqual(grant), { timeout: 1000, interval: 5 })
+    await vi.waitFor(async () => expect(await found(other, key.arn, alice)).toEqual(grant), { timeout: 30_000, interval: 5 })
     await other.grants.delete(grant)
     expect(await found(other, key.arn, alice)).toBeUndefined()
-    await vi.waitFor(async () => expect(await found(store, key.arn, alice)).toBeUndefined(), { timeout: 1000, interval: 5 })
+    await vi.waitFor(async () => expect(await found(store, key.arn, alice)).toBeUndefined(), { timeout: 30_000, interval: 5 })
     await store.deleteKey(key.arn)
-    await vi.waitFor(() => expect(other.view.key(key.arn)).toBeUndefined(), { timeout: 1000, interval: 5 })
+    await vi.waitFor(() => expect(other.view.key(key.arn)).toBeUndefined(), { timeout: 30_000, interval: 5 })
   })
 
   test('that are kept stay kept when another key goes', async () => {
@@ -235,12 +235,12 @@ describe.each(backEnds)('grants on $name', ({ make }) => {
     await store.insertKey(doomed, undefined)
     await store.grants.insert(grant, most)
     await store.grants.insert(sampleGrant(doomed), most)
-    await vi.waitFor(() => expect(other.view.key(doomed.arn)).toBeDefined(), { timeout: 1000, interval: 5 })
+    await vi.waitFor(() => expect(other.view.key(doomed.arn)).toBeDefined(), { timeout: 30_000, interval: 5 })
     for (const each of [store, other]) {
       for (const { arn } of [key, doomed]) expect(await found(each, arn, alice)).toBeDefined()
     }
     await store.deleteKey(doomed.arn)
-    await vi.waitFor(() => expect(other.view.key(doomed.arn)).toBeUndefined(), { timeout: 1000, interval: 5 })
+    await vi.waitFor(() => expect(other.view.key(doomed.arn)).toBeUndefined(), { timeout: 30_000, interval: 5 })
     for (const each of [store, other]) {
       // At once: nothing is read.
       expect(each.grants.find(key.arn, alice, looking(), any)).toEqual(grant)
@@ -258,7 +258,7 @@ describe.each(backEnds)('grants on $name', ({ make }) => {
     const few = await database.open({ keptChanges: 1 })
     await few.grants.insert(grant, most)
     for (let index = 0; index < 4; index++) await few.updateKey(key.arn, () => ({ description: `${index}` }))
-    await vi.waitFor(async () => expect(await found(behind, key.arn, alice)).toEqual(grant), { timeout: 1000, interval: 5 })
+    await vi.waitFor(async () => expect(await found(behind, key.arn, alice)).toEqual(grant), { timeout: 30_000, interval: 5 })
   })
 
   test('a look-up that began before a change is not kept', async () => {
@@ -371,7 +371,7 @@ describe('a hundred thousand grants', () => {
   afterAll(async () => {
     plain.close()
     await store.close()
-    rmSync(directory, { recursive: true })
+    rmSync(directory, { recursive: true, maxRetries: 5 })
   })
 
   /** Each step of each query goes by an index: nothing is looked through, nothing is sorted. */
@@ -566,7 +566,7 @@ test('grants from before they were looked up by operation are looked up like tho
   plain.close()
   await (await openStore({ file, clock })).close()
   expect(rows()).toEqual(made)
-  rmSync(directory, { recursive: true })
+  rmSync(directory, { recursive: true, maxRetries: 5 })
 })
 
 // ---- anchors ----

@@ -40,7 +40,7 @@ function makeSqlite(): TestDatabase {
     },
     async drop() {
       await Promise.all(opened.map((store) => store.close()))
-      rmSync(directory, { recursive: true })
+      rmSync(directory, { recursive: true, maxRetries: 5 })
     },
   }
 }
