@@ -59,8 +59,11 @@ const common: BuildOptions = {
   logLevel: 'warning',
 }
 
-/** For vitest: before the first test. Answers what is to be done after the last. */
-export default async function buildPrograms(): Promise<() => void> {
+/** For vitest, which calls it once for each of its projects: before the first test. Answers what is to be done after the last. */
+export default async function buildPrograms(): Promise<(() => void) | undefined> {
+  const run = globalThis as { holdfastPrograms?: string }
+  if (run.holdfastPrograms === programs) return undefined
+  run.holdfastPrograms = programs
   mkdirSync(work, { recursive: true })
   // Of runs that were killed.
   for (const name of readdirSync(work)) if (name.startsWith(prefix) && !runs(Number(name.slice(prefix.length)))) remove(join(work, name))
