@@ -190,9 +190,15 @@ async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fit
   opened.add('operations port', ops)
 
   const plans = await planTokens(config)
-  tokens = opened.add('tokens', await openTokens(plans, log))
+  // Together: with many keys each of the two takes its time, in processes and threads of its own.
+  const [storing, reaching] = await Promise.allSettled([openStore({ file: places.database, clock, log }), openTokens(plans, log)])
+  if (storing.status === 'fulfilled') opened.add('store', storing.value)
+  if (reaching.status === 'fulfilled') opened.add('tokens', reaching.value)
+  if (reaching.status === 'rejected') throw reaching.reason
+  if (storing.status === 'rejected') throw storing.reason
+  tokens = reaching.value
+  store = storing.value
   const token = tokens.home
-  store = opened.add('store', await openStore({ file: places.database, clock, log }))
   const auditKey = await ensureSystemKey({ token, store }, 'audit', 'signing')
   const observeCommit = metrics.seconds('holdfast_audit_commit_seconds', 'How long audit records took to become durable.')
   const trail = await openTrail({

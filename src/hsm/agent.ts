@@ -16,8 +16,8 @@ import { Worker } from 'node:worker_threads'
 import { PKCS11 } from 'pkcs11js'
 import { programOf } from '../base/program.ts'
 import { bundleThread } from './bundle.ts'
-import { findCanary, makeCanary, useCanary } from './canary.ts'
-import { CKF, CKO, CKR, CKU_USER, statesNoLimit } from './constants.ts'
+import { canaryId, findCanary, isCanary, makeCanary, useCanary } from './canary.ts'
+import { CKF, CKR, CKU_USER, statesNoLimit } from './constants.ts'
 import { classify, findDeviceError } from './errors.ts'
 import { HandleCache, openJournal } from './handles.ts'
 import { proveToken, type Proof } from './probe.ts'
@@ -162,13 +162,13 @@ class Agent {
 
     this.#anchor = DeviceSession.open(this.#library, token.slot)
     this.#login(token.flags)
-    this.#requireCanary(config.provision)
+    const keys = this.#readKeys()
+    const canary = this.#requireCanary(config.provision, keys)
 
     const info: TokenInfo = { ...token.info, profile: profile.name }
     const identity = JSON.stringify(info)
-    const proof = earlier?.identity === identity ? earlier.proof : this.#prove()
+    const proof = earlier?.identity === identity ? earlier.proof : this.#prove(canary)
 
-    const keys = this.#readKeys()
     this.#journal = openJournal(keys.size)
     this.#cache = new HandleCache(this.#journal)
     this.#cache.renew(keys)
@@ -231,15 +231,21 @@ class Agent {
     }
   }
 
-  /** @param provision a token that has none gets one; else it is the wrong token, or not there */
-  #requireCanary(provision: boolean): void {
+  /**
+   * @param provision a token that has none gets one; else it is the wrong token, or not there
+   * @param keys what the token showed just now; it gets the canary that was made
+   */
+  #requireCanary(provision: boolean, keys: Map<string, KeyObjects>): KeyObjects {
     const anchor = this.#session()
     const profile = this.#ownProfile()
-    let canary = findCanary(anchor, profile)
+    const id = canaryId(profile).toString('hex')
+    let canary = keys.get(id)
+    if (canary !== undefined && !isCanary(anchor, canary)) canary = findCanary(anchor, profile)
     if (canary === undefined && provision) {
       makeCanary(anchor, profile)
       log('info', 'made the canary key on the token', { label: canaryLabel })
       canary = findCanary(anchor, profile)
+      if (canary !== undefined) keys.set(id, canary)
     }
     if (canary === undefined) {
       throw new StartFailure(
@@ -248,9 +254,10 @@ class Agent {
       )
     }
     useCanary(anchor, canary)
+    return canary
   }
 
-  #prove(): Proof {
+  #prove(canary: KeyObjects): Proof {
     if (this.#slot === undefined) throw new Error('no slot')
     const profile = this.#ownProfile()
     const session = DeviceSession.open(this.#library, this.#slot)
@@ -260,10 +267,17 @@ class Agent {
         this.#session().random(buffer, profile.limits.singleOpBytes)
         return buffer
       }
+      // With the handle that is known, which a token that went away refuses: a search takes longer the more objects the token has.
       const alive = (): void => {
-        const canary = findCanary(this.#session(), profile)
-        if (canary === undefined) throw new StartFailure('device', 'the token went away during the self-test')
-        useCanary(this.#session(), canary)
+        try {
+          useCanary(this.#session(), canary)
+        } catch (error) {
+          if (findDeviceError(error) === undefined) throw error
+          throw new StartFailure(
+            'device',
+            `the token went away during the self-test (${error instanceof Error ? error.message : 'unknown'})`,
+          )
+        }
       }
       return proveToken(this.#library, this.#slot, session, profile, random, alive)
     } finally {
@@ -275,23 +289,22 @@ class Agent {
   #readKeys(): Map<string, KeyObjects> {
     const keys = new Map<string, { -readonly [K in keyof KeyObjects]: KeyObjects[K] }>()
     const anchor = this.#session()
-    for (const objectClass of [CKO.CKO_SECRET_KEY, CKO.CKO_PRIVATE_KEY, CKO.CKO_PUBLIC_KEY]) {
-      for (const handle of anchor.find(template({ CKA_CLASS: objectClass, CKA_TOKEN: true }))) {
-        let kind
-        try {
-          kind = anchor.kind(handle)
-        } catch (error) {
-          // Destroyed by another process a moment ago, or of a sort that is none of ours.
-          if (findDeviceError(error) === undefined) throw error
-          continue
-        }
-        const place = placeOf(kind.objectClass, kind.keyType)
-        const ckaId = kind.ckaId.toString('hex')
-        if (place === undefined || ckaId === '') continue
-        const objects = keys.get(ckaId) ?? { ...noObjects }
-        objects[place] ??= handle
-        keys.set(ckaId, objects)
+    // One search for all classes: each costs as much as the token has objects, however few it finds.
+    for (const handle of anchor.find(template({ CKA_TOKEN: true }))) {
+      let kind
+      try {
+        kind = anchor.kind(handle)
+      } catch (error) {
+        // Destroyed by another process a moment ago, or of a sort that is none of ours.
+        if (findDeviceError(error) === undefined) throw error
+        continue
       }
+      const place = placeOf(kind.objectClass, kind.keyType)
+      const ckaId = kind.ckaId.toString('hex')
+      if (place === undefined || ckaId === '') continue
+      const objects = keys.get(ckaId) ?? { ...noObjects }
+      objects[place] ??= handle
+      keys.set(ckaId, objects)
     }
     return keys
   }
@@ -358,8 +371,9 @@ class Agent {
       }
       if (this.#slot === undefined) throw new Error('no slot')
       this.#login(this.#library.C_GetTokenInfo(this.#slot).flags)
-      this.#requireCanary(false)
-      cache.renew(this.#readKeys())
+      const keys = this.#readKeys()
+      this.#requireCanary(false, keys)
+      cache.renew(keys)
       log('warn', 'logged in again: the login had been lost')
     } catch (error) {
       fail(error)

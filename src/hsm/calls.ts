@@ -14,6 +14,7 @@ import {
   encodeRequest,
   findFrame,
   headerBytes,
+  machineMs,
   operations,
   parseAnswerHead,
   requestBytes,
@@ -62,6 +63,12 @@ const firstGuessUs: Readonly<Record<Operation, number>> = {
   transportKey: 20_000,
 }
 
+/**
+ * Once these are with a worker only it can tell whether they begin in time: who is told that they did not may clear away after them, and must not be
+ * overtaken. They are answered when the worker comes to them, or end with its agent.
+ */
+const leavesObjects: ReadonlySet<Operation> = new Set<Operation>(['generateKey', 'destroyKey', 'importKey', 'adoptKey'])
+
 const nothing = Buffer.alloc(0)
 
 export interface Asked {
@@ -82,6 +89,7 @@ interface Call extends Asked {
   readonly reject: (error: TokenError) => void
   readonly deadlineMs: number
   readonly due: number
+  readonly dueMs: number
   id: number
   expectedUs: number
   settled: boolean
@@ -139,9 +147,12 @@ export interface Owner<C extends Crew> {
  * costs as much as a call or two. A call that takes its time is sent at once, so that the worker finds it ready.
  */
 function mayWrite(lane: Lane): boolean {
-  const [first] = lane.outgoing
-  if (first === undefined) return false
-  return lane.outgoing.length === lane.underWay.length || lane.outgoing.length >= batchCalls || first.expectedUs >= cheapCallUs
+  const { outgoing } = lane
+  // Calls that take their time come last in a turn.
+  const [first, last] = [outgoing[0], outgoing.at(-1)]
+  if (first === undefined || last === undefined) return false
+  if (outgoing.length === lane.underWay.length || outgoing.length >= batchCalls) return true
+  return first.expectedUs >= cheapCallUs || last.expectedUs >= cheapCallUs
 }
 
 function write(lane: Lane): void {
@@ -242,7 +253,8 @@ export class Calls<C extends Crew> {
       const { operation, scheme, ckaId, aad, data } = asked
       const due = performance.now() + deadlineMs
       const queue = (this.#costUs[costPlace(asked)] ?? 0) < slowCallUs ? this.#quick : this.#slow
-      queue.push({ operation, scheme, ckaId, aad, data, resolve, reject, deadlineMs, due, id: 0, expectedUs: 0, settled: false })
+      const dueMs = machineMs(due)
+      queue.push({ operation, scheme, ckaId, aad, data, resolve, reject, deadlineMs, due, dueMs, id: 0, expectedUs: 0, settled: false })
       this.#outstanding += 1
       this.#planFlush()
     })
@@ -395,7 +407,8 @@ export class Calls<C extends Crew> {
           break
         }
         for (const call of lane.underWay) {
-          if (call.due < now) this.#abandon(call, 'unavailable', `no answer within ${call.deadlineMs} ms`)
+          if (call.due < now && !leavesObjects.has(call.operation))
+            this.#abandon(call, 'unavailable', `no answer within ${call.deadlineMs} ms`)
         }
       }
     }

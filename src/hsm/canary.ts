@@ -24,6 +24,12 @@ export function findCanary(session: DeviceSession, profile: ProviderProfile): Ke
   return handles.length === 0 ? undefined : sortObjects(session, handles)
 }
 
+/** Whether what has the canary's CKA_ID is it by its label, too. */
+export function isCanary(session: DeviceSession, { aes, mac, privateKey }: KeyObjects): boolean {
+  const key = aes ?? mac ?? privateKey
+  return key !== undefined && session.attributes(key, ['CKA_LABEL'])[0]?.toString() === canaryLabel
+}
+
 /** Makes it of the first kind of key that the token can make; throws the device's last answer if it can make none. */
 export function makeCanary(session: DeviceSession, profile: ProviderProfile): void {
   let refusal: unknown

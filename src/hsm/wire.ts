@@ -9,7 +9,11 @@
  *   9  u8   wrap scheme, algorithm or kind, or 0 9  u8   wrap scheme or signature algorithm, or 0
  *  10  u16  length of ckaId                     10  u16  1: the agent cannot go on and must be replaced
  *  12  u32  length of aad                       12  u32  microseconds it took
- *  16  ckaId (hex text), aad, data              16  data; unless done, JSON { message, code }
+ *  16  f64  by when it must have begun          16  data; unless done, JSON { message, code }
+ *  24  ckaId (hex text), aad, data
+ *
+ * The time is in milliseconds of the machine's own clock that runs since it started (CLOCK_MONOTONIC), the same for all processes: nobody waits any
+ * more for a call that has not begun by then, and what it left in the device nobody would clear away.
  *
  * Little-endian: both ends are one machine. A pipe was measured against the IPC channel with a worker's message port
  * behind it: 2.3 µs of processor time per call for both ends together against 4.3 µs (one buffer per batch) and 10.7 µs (objects).
@@ -58,7 +62,13 @@ export const statuses: readonly (TokenFailure | undefined)[] = [undefined, 'reje
 /** Signature algorithms by their number on the wire. */
 export const signatureNumbers: readonly (SignatureAlgorithm | undefined)[] = [undefined, 'ECDSA_SHA_256', 'RSASSA_PKCS1_V1_5_SHA_256']
 
+/** Of an answer. */
 export const headerBytes = 16
+const requestHeaderBytes = 24
+
+const clockOffsetMs = Number(process.hrtime.bigint()) / 1e6 - performance.now()
+/** The machine's clock that `due` is told by, for a time of `performance.now()` in this thread. */
+export const machineMs = (ownMs: number): number => ownMs + clockOffsetMs
 
 /** No frame is longer: a worker refuses what would not fit its buffer. */
 export const maxFrameBytes = 64 * 1024 * 1024
@@ -69,13 +79,15 @@ export interface Request {
   readonly id: number
   readonly operation: Operation
   readonly scheme: number
+  /** By the machine's clock, in ms: it must not begin later. */
+  readonly dueMs: number
   readonly ckaId: string
   readonly aad: Uint8Array
   readonly data: Uint8Array
 }
 
 export function requestBytes(request: Pick<Request, 'ckaId' | 'aad' | 'data'>): number {
-  return headerBytes + request.ckaId.length + request.aad.length + request.data.length
+  return requestHeaderBytes + request.ckaId.length + request.aad.length + request.data.length
 }
 
 /** Answers where the next frame begins. `target` has room. */
@@ -87,7 +99,8 @@ export function encodeRequest(request: Request, target: Buffer, at: number): num
   target[at + 9] = request.scheme
   target.writeUInt16LE(ckaId.length, at + 10)
   target.writeUInt32LE(aad.length, at + 12)
-  let end = at + headerBytes
+  target.writeDoubleLE(request.dueMs, at + 16)
+  let end = at + requestHeaderBytes
   end += target.write(ckaId, end, 'latin1')
   target.set(aad, end)
   end += aad.length
@@ -106,14 +119,16 @@ export function findFrame(buffer: Buffer, at: number, end: number): number | und
 /** Views into `buffer`, not copies. */
 export function parseRequest(buffer: Buffer, at: number, bytes: number): Request & { readonly aad: Buffer; readonly data: Buffer } {
   const operation = operationByNumber[buffer[at + 8] ?? 0]
-  const aadAt = at + headerBytes + buffer.readUInt16LE(at + 10)
+  if (bytes < requestHeaderBytes) throw new RangeError('not a request')
+  const aadAt = at + requestHeaderBytes + buffer.readUInt16LE(at + 10)
   const dataAt = aadAt + buffer.readUInt32LE(at + 12)
   if (operation === undefined || dataAt > at + bytes) throw new RangeError('not a request')
   return {
     id: buffer.readUInt32LE(at + 4),
     operation,
     scheme: buffer[at + 9] ?? 0,
-    ckaId: buffer.toString('latin1', at + headerBytes, aadAt),
+    dueMs: buffer.readDoubleLE(at + 16),
+    ckaId: buffer.toString('latin1', at + requestHeaderBytes, aadAt),
     aad: aadAt === dataAt ? nothing : buffer.subarray(aadAt, dataAt),
     data: buffer.subarray(dataAt, at + bytes),
   }

@@ -40,6 +40,7 @@ import {
   findFrame,
   headerBytes,
   keyKindNumbers,
+  machineMs,
   macNumbers,
   oaepNumbers,
   operations,
@@ -78,6 +79,9 @@ const loginTimeoutMs = 20_000
 
 /** Answers wait for each other at most this long before they are written. */
 const flushAfterMs = 0.5
+
+/** Random ids of so many bytes never meet. */
+const uniqueIdBytes = 16
 
 /** The token, healthy and logged in or not, showed no object. */
 class Missing extends Error {}
@@ -336,13 +340,19 @@ class Server {
     ).objects
   }
 
-  /** Tells, too, whether session and login hold, before anything is done that must not be repeated. */
+  /**
+   * Tells, too, whether session and login hold, before anything is done that must not be repeated.
+   *
+   * Whether the CKA_ID is free is asked of the token only where chance might give the same one twice, or where it is known to be used: a search costs
+   * as much as the token has objects, and with it every new key would cost more than the one before.
+   */
   #freeId(ckaId: string): Buffer {
     const { keyIdBytes } = this.#task.profile
     const id = Buffer.from(ckaId, 'hex')
     if (id.length !== keyIdBytes) throw new BadRequest(`this token wants a CKA_ID of ${keyIdBytes} bytes`)
     if (!this.#session.loggedIn()) this.#loginAgain()
-    if (this.#session.findById(id).length > 0) throw new BadRequest(`the token already has an object with CKA_ID ${ckaId}`)
+    const mayBeUsed = keyIdBytes < uniqueIdBytes || this.#cache.find(ckaId) !== undefined
+    if (mayBeUsed && this.#session.findById(id).length > 0) throw new BadRequest(`the token already has an object with CKA_ID ${ckaId}`)
     return id
   }
 
@@ -581,6 +591,14 @@ class Outbox {
   }
 }
 
+/** What nobody waits for any more is not begun. */
+const tooLate = {
+  failure: 'unavailable' as const,
+  fatal: false,
+  number: 0,
+  data: Buffer.from(JSON.stringify({ message: 'the token had no time for the call before its deadline' })),
+}
+
 /** Reads, serves and answers until the service ends the socket. */
 function run(server: Server, socket: number): void {
   const outbox = new Outbox(socket)
@@ -604,7 +622,7 @@ function run(server: Server, socket: number): void {
       const place = (operations[request.operation] << 8) | request.scheme
       if ((tookMs[place] ?? 0) > flushAfterMs) outbox.flush()
       const begun = performance.now()
-      const { failure, fatal, number, data } = server.serve(request)
+      const { failure, fatal, number, data } = machineMs(begun) > request.dueMs ? tooLate : server.serve(request)
       const now = performance.now()
       tookMs[place] = now - begun
       outbox.put({ id: request.id, failure, number, fatal, microseconds: Math.round((now - begun) * 1000) }, data)
