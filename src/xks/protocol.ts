@@ -23,7 +23,6 @@ export const signingService = 'kms-xks-proxy'
 export const isUriPathPrefix = (text: string): boolean => text.length <= 117 && /^(?:\/[A-Za-z0-9_-]+)*$/.test(text)
 /** What AWS calls `XksProxyUriPath`. */
 export const uriPath = (prefix: string): string => `${prefix}/kms/xks/v1`
-export const externalKeyIdForm = /^[A-Za-z0-9._-]{1,128}$/
 
 /** Lengths in bytes, before base64. */
 export const ivBytes: readonly number[] = [12, 16]

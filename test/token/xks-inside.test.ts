@@ -9,7 +9,6 @@ import { runCommandLine } from '../../src/cli/commands.ts'
 import type { Wiring } from '../../src/cli/wiring.ts'
 import { encodeHeader } from '../../src/kms/ciphertext.ts'
 import { rotate } from '../../src/kms/rotation.ts'
-import { openXksProxy } from '../../src/kms/xks/proxy.ts'
 import { openStore } from '../../src/store/open.ts'
 import { authenticatedData } from '../../src/xks/protocol.ts'
 import { wrapMaterial } from './import-kit.ts'
@@ -801,6 +800,19 @@ describe('a device', () => {
     expect(await again).toMatchObject({ status: 200 })
   })
 
+  test('is waited for by a proxy that is closed, even for what was given up', async () => {
+    let release: (() => void) | undefined
+    const held = new Promise<void>((resolve) => (release = resolve))
+    const { send, proxy } = on({ wrap: (...args) => held.then(() => ours.token.wrap(...args)) })
+    expect(await send('encrypt', 'one', encryptBody(), { credential, deadlineMs: 20 })).toMatchObject({ status: 503 })
+    let closed = false
+    const closing = proxy.close().then(() => (closed = true))
+    await new Promise((resolve) => setImmediate(resolve))
+    expect(closed).toBe(false)
+    release?.()
+    expect(await closing).toBe(true)
+  })
+
   test('is not asked when there is no time left', async () => {
     const wrap = vi.fn<Token['wrap']>()
     expect(await on({ wrap }).send('encrypt', 'one', encryptBody(), { credential, deadlineMs: 5 })).toMatchObject({
@@ -934,9 +946,4 @@ describe('the command line', () => {
   ])('%s is a usage error that says how to go on', async (words, message) => {
     expect(await run(words)).toMatchObject({ code: 2, err: expect.stringMatching(message) })
   })
-})
-
-test('a proxy that is closed has finished what it was asked', async () => {
-  const proxy = openXksProxy({ ...ours.service, metrics: quiet }, { health: healthy })
-  await proxy.close()
 })

@@ -1,7 +1,7 @@
 /** Why a request of KMS is not done, in the protocol's words; and which of them a failure behind the proxy is. */
 
 import { SignatureError } from '../../auth/sigv4.ts'
-import { TokenError, type Token } from '../../hsm/token.ts'
+import { TokenError, type Token, type TokenFailure } from '../../hsm/token.ts'
 import type { ErrorName } from '../../xks/protocol.ts'
 import { InvalidRequest } from '../../xks/requests.ts'
 import { KmsError, type ErrorCode } from '../errors.ts'
@@ -42,26 +42,20 @@ const kmsErrors: Partial<Record<ErrorCode, ErrorName>> = {
   UnsupportedOperationException: 'UnsupportedOperationException',
 }
 
+const tokenFailures: Readonly<Record<TokenFailure, readonly [name: ErrorName, message: string]>> = {
+  rejected: ['InvalidCiphertextException', 'The ciphertext, its metadata or the additional authenticated data is not what was made here.'],
+  missing: ['InvalidStateException', 'The key manager does not show the key.'],
+  busy: ['ThrottlingException', 'The key manager is busy.'],
+  unsupported: ['UnsupportedOperationException', 'The key manager has no mechanism for this.'],
+  unavailable: ['InternalException', 'The key manager is not reachable.'],
+}
+
 function ofToken(cause: TokenError): XksRefusal {
-  const code = cause.code === undefined ? '' : ` (${cause.code})`
-  const refuse = (name: ErrorName, message: string): XksRefusal => new XksRefusal(name, message, { cause })
-  switch (cause.failure) {
-    case 'rejected':
-      return cause.code === 'CKR_KEY_FUNCTION_NOT_PERMITTED'
-        ? refuse('InvalidKeyUsageException', `The key manager does not permit this use of the key${code}.`)
-        : refuse(
-            'InvalidCiphertextException',
-            'The ciphertext, its metadata or the additional authenticated data is not what was made here.',
-          )
-    case 'missing':
-      return refuse('InvalidStateException', 'The key manager does not show the key.')
-    case 'busy':
-      return refuse('ThrottlingException', `The key manager is busy${code}.`)
-    case 'unsupported':
-      return refuse('UnsupportedOperationException', `The key manager has no mechanism for this${code}.`)
-    case 'unavailable':
-      return refuse('InternalException', `The key manager is not reachable${code}.`)
-  }
+  const isUsage = cause.failure === 'rejected' && cause.code === 'CKR_KEY_FUNCTION_NOT_PERMITTED'
+  const [name, message] = isUsage
+    ? (['InvalidKeyUsageException', 'The key manager does not permit this use of the key.'] as const)
+    : tokenFailures[cause.failure]
+  return new XksRefusal(name, cause.code === undefined ? message : `${message.slice(0, -1)} (${cause.code}).`, { cause })
 }
 
 /** The same for a device that is there and did not answer in time, which the error alone does not tell. */
