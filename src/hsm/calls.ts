@@ -287,7 +287,9 @@ export class Calls<C extends Crew> {
     let placed = 0
     for (const call of queue) {
       if (!call.settled) {
-        const costUs = this.#costUs[costPlace(call)] ?? 0
+        const learnt = this.#costUs[costPlace(call)] ?? 0
+        // What waits among the slow ones is slow, whatever has been learnt since: else each queue could wait for the other for ever.
+        const costUs = queue === this.#slow ? Math.max(learnt, slowCallUs) : learnt
         const lane = findLane(lanes, costUs, kept)
         if (lane === undefined) break
         this.#give(lane, call, costUs)

@@ -178,6 +178,29 @@ describe('calls to workers', () => {
     expect(calls.outstanding).toBe(0)
   })
 
+  test('slow and cheap ones do not wait for each other when what was slow turns out to be quick', async () => {
+    begin(1)
+    const serve = async (): Promise<void> => {
+      while (workers[0]?.asked.length) {
+        answer(workers[0], 0)
+        await turn()
+      }
+    }
+    // Just slow enough to be thought slow, so that one more answer makes it quick.
+    for (let count = 0; count < 10; count += 1) {
+      void ask(slow)
+      await turn()
+      await serve()
+    }
+    const asked = [...Array.from({ length: 12 }, () => ask(slow)), ask(cheap)]
+    await turn()
+    expect(workers[0]?.asked.length).toBeLessThan(asked.length)
+    // Longer than slow ones let themselves be passed.
+    await sleep(25)
+    await serve()
+    expect(await Promise.all(asked)).toHaveLength(13)
+  })
+
   test('learn what each operation takes', async () => {
     // The first guess for a MAC is cheap; this device takes its time.
     for (let count = 0; count < 200; count += 1) {
