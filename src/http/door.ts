@@ -88,7 +88,7 @@ export function openDoor(options: DoorOptions): Door {
     service.spans?.add('total', performance.now() - startedAt)
     event.status = rendered.status
     event.ms = Math.round((performance.now() - startedAt) * 1000) / 1000
-    log.info(event, 'call')
+    log.event(event, 'call')
   }
 
   function unexpected(cause: unknown, event: CallEvent): KmsError {
