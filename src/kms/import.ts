@@ -24,7 +24,7 @@ import { kmsError } from './errors.ts'
 import { removeTogether, type Claim } from './leftovers.ts'
 import { serviceEvent } from './record.ts'
 import { primaryOf, relatedKeys } from './multi-region.ts'
-import { pendingRotation } from './rotation.ts'
+import { hasExpired, pendingRotation } from './rotation.ts'
 import { seal, unseal } from './seal.ts'
 import type { Service } from './service.ts'
 import { tokenKind } from './specs.ts'
@@ -431,7 +431,9 @@ function planImport(
   // A replica takes what its primary has, and nothing else.
   if (primary !== key ? !template : type === 'EXISTING_KEY_MATERIAL') throw incorrectMaterial()
   const pending = pendingRotation(key, materials)
-  if (!template && pending) {
+  // One that has expired is gone, and this one takes its place.
+  const expired = !template && pending && hasExpired(pending, service.clock.now()) ? pending : undefined
+  if (!template && pending && !expired) {
     throw kmsError(
       'KMSInvalidStateException',
       `New key material (id: ${materialId}) cannot be imported into KMS key ${key.arn}, because another key material (id: ${pending.materialId}) is pending rotation.`,
@@ -441,7 +443,7 @@ function planImport(
     materialId,
     keyArn: key.arn,
     ...fresh,
-    ordinal: template?.ordinal ?? (materials.at(-1)?.ordinal ?? 0) + 1,
+    ordinal: (template ?? expired)?.ordinal ?? (materials.at(-1)?.ordinal ?? 0) + 1,
     createdAt: service.clock.now(),
     encryptionsReserved: template?.encryptionsReserved ?? 0,
     creator: null,
@@ -452,7 +454,7 @@ function planImport(
     rotatedAt: template?.rotatedAt ?? null,
     rotationRecorded: template !== undefined,
   }
-  // What was imported for a rotation that its primary gave up.
+  // What was imported for a rotation that its primary gave up, or that never came.
   const stale = materials.find(({ ordinal }) => ordinal === put.ordinal)
   const isCurrent = template ? primary.materialId === materialId : materials.length === 0
   const current = isCurrent ? { ...key, materialId } : key
@@ -511,7 +513,7 @@ export async function deleteMaterial(
 
 /** What is due of a key's imported material, undefined for nothing. For the lifecycle job. */
 export function expireMaterial(service: Service, key: KeyRecord): (() => Promise<void>) | undefined {
-  const isDue = ({ state, validTo }: BackingKeyRecord): boolean => state === 'ready' && validTo !== null && validTo <= service.clock.now()
+  const isDue = (backing: BackingKeyRecord): boolean => backing.state === 'ready' && hasExpired(backing, service.clock.now())
   if (key.origin !== 'EXTERNAL' || key.state === 'Destroying') return undefined
   const due = service.store.view.backingKeys(key.arn).filter(isDue)
   if (due.length === 0) return undefined

@@ -217,6 +217,16 @@ function wipeBlobs(shape: Shape, input: Readonly<Record<string, unknown>>): void
   }
 }
 
+/** It was done and is recorded: a defect in counting changes nothing for its caller. */
+function countUse(call: Call, eventId: string): void {
+  const { service, facts, operation } = call
+  try {
+    service.usage.count(call, eventId)
+  } catch (cause) {
+    service.log.error({ requestId: facts.requestId, operation: operation.name, err: cause }, 'the call could not be counted')
+  }
+}
+
 /**
  * Runs one call from signature to record. Resolves with the answer, or rejects with a KmsError and nothing else; either way the
  * audit record is durable by then. If it cannot be written the call fails, whatever it had come to.
@@ -246,10 +256,11 @@ export async function execute(service: Service, operation: Operation, incoming: 
   } catch (cause) {
     error = toKmsError(service, operation, call.facts, cause)
   }
+  let eventId: string | undefined
   try {
     const record = buildRecord(call, output, error)
     await service.trail.append(record)
-    if (!error) service.usage.count(call as Call, record.eventID)
+    eventId = record.eventID
   } catch (cause) {
     service.log.error(
       { requestId: call.facts.requestId, operation: operation.name, err: cause },
@@ -257,6 +268,7 @@ export async function execute(service: Service, operation: Operation, incoming: 
     )
     error = kmsError('KMSInternalException', 'The request could not be recorded and was not answered.', { cause })
   }
+  if (!error && eventId !== undefined) countUse(call as Call, eventId)
   if (call.input) wipeBlobs(operation.input, call.input)
   service.metrics.call(operation.name, error?.code ?? 'ok', performance.now() - startedAt)
   if (error) throw error

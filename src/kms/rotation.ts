@@ -26,13 +26,16 @@ export const wireType = (type: RotationType): 'AUTOMATIC' | 'ON_DEMAND' => (type
 export const wrongOrigin = (key: KeyRecord): KmsError =>
   kmsError('UnsupportedOperationException', `${key.arn} origin is ${key.origin} which is not valid for this operation.`)
 
-/** Imported material that waits to become the current one: younger than the current one, and never rotated to. */
+/** Imported material that waits to become the current one: younger than the current one, and never rotated to. It may have expired. */
 export function pendingRotation(key: KeyRecord, materials: readonly BackingKeyRecord[]): BackingKeyRecord | undefined {
   const current = materials.find(({ materialId }) => materialId === key.materialId)
   return materials.find(
     ({ state, rotatedAt, ordinal }) => state === 'ready' && rotatedAt === null && ordinal > (current?.ordinal ?? ordinal),
   )
 }
+
+/** Imported material whose time has come is not there any more, whenever the lifecycle job destroys it. */
+export const hasExpired = ({ validTo }: BackingKeyRecord, nowMs: number): boolean => validTo !== null && validTo <= nowMs
 
 /** Gives a key new material made by the token. @throws StoreConflict as `rotateMaterial`. */
 export async function rotate(

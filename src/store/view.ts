@@ -161,6 +161,7 @@ export function openView(): MutableView {
   const accountIds = new Groups()
   const keyArnById = new Map<string, string>()
   const keyArnsByScope = new Groups()
+  const managedKeysByScope = new Groups()
   const multiRegionArns = new Groups()
   const backingByKey = new Groups()
   const aliasesByScope = new Groups()
@@ -187,6 +188,7 @@ export function openView(): MutableView {
     keys.delete(arn)
     keyArnById.delete(group(old.region, old.keyId))
     keyArnsByScope.remove(group(old.accountId, old.region), old.keyId)
+    if (old.managedBy !== null) managedKeysByScope.remove(group(old.accountId, old.region), old.keyId)
     if (old.customKeyStoreId !== null) {
       keyArnsByStore.remove(old.customKeyStoreId, arn)
       keyArnByExternalKey.delete(group(old.customKeyStoreId, old.xksKeyId ?? ''))
@@ -260,6 +262,7 @@ export function openView(): MutableView {
         if (!keys.has(key.arn)) {
           keyArnById.set(group(key.region, key.keyId), key.arn)
           keyArnsByScope.add(group(key.accountId, key.region), key.keyId)
+          if (key.managedBy !== null) managedKeysByScope.add(group(key.accountId, key.region), key.keyId)
           if (key.customKeyStoreId !== null) {
             keyArnsByStore.add(key.customKeyStoreId, key.arn)
             if (key.xksKeyId !== null) keyArnByExternalKey.set(group(key.customKeyStoreId, key.xksKeyId), key.arn)
@@ -328,6 +331,7 @@ export function openView(): MutableView {
       for (const groups of [
         accountIds,
         keyArnsByScope,
+        managedKeysByScope,
         keyArnsByStore,
         multiRegionArns,
         backingByKey,
@@ -353,7 +357,10 @@ export function openView(): MutableView {
     // A snapshot: a job may await between two keys while writes go on.
     allKeys: () => [...keys.values()],
     keyCount: () => keys.size,
-    keyCountOf: (accountId, region) => keyArnsByScope.size(group(accountId, region)),
+    keyCountOf(accountId, region) {
+      const scope = group(accountId, region)
+      return keyArnsByScope.size(scope) - managedKeysByScope.size(scope)
+    },
     multiRegionKeys: (accountId, keyId) => multiRegionArns.all(group(accountId, keyId), (arn) => keys.get(arn)),
     backingKey: (keyArn, materialId) => materialsOf.get(keyArn)?.get(materialId),
     backingKeys: (keyArn) => backingByKey.all(keyArn, (place) => materialsOf.get(keyArn)?.get(foundOf(place))),

@@ -140,20 +140,31 @@ test('material is destroyed in the token when its time is over, and its return r
 test('a key with several materials stops when any of them expires; one that waits for its rotation is forgotten', async () => {
   const { keyId, arn } = await makeKey()
   const [first, second] = [randomBytes(32), randomBytes(32)]
-  await bring(keyId, first, within(2 * hourMs))
+  await bring(keyId, first, within(2.5 * hourMs))
   const old = await encrypt(keyId)
   const fresh = { ImportType: 'NEW_KEY_MATERIAL' } as const
   await bring(keyId, randomBytes(32), { ...fresh, ...within(hourMs) })
   expect(await objectsOf(keyId)).toHaveLength(2)
   advance(hourMs)
+  const expectNonePending = async (): Promise<void> => {
+    await expectRefusal(
+      kms.send(new RotateKeyOnDemandCommand({ KeyId: keyId })),
+      'KMSInvalidStateException',
+      `No available key material pending rotation for the key: ${arn}.`,
+    )
+    const all = await kms.send(new ListKeyRotationsCommand({ KeyId: keyId, IncludeKeyMaterial: 'ALL_KEY_MATERIAL' }))
+    expect(all.Rotations?.map(({ KeyMaterialState }) => KeyMaterialState)).toEqual(['CURRENT'])
+  }
+  // Whether the job has been there or not; and what is imported meanwhile takes its place.
+  await expectNonePending()
+  await bring(keyId, randomBytes(32), { ...fresh, ...within(hourMs / 2) })
+  expect(await objectsOf(keyId)).toHaveLength(2)
+  advance(hourMs / 2)
+  await expectNonePending()
   await holdfast.service.runLifecycle()
   expect(await objectsOf(keyId)).toHaveLength(1)
   expect(await stateOf(keyId)).toBe('Enabled')
-  await expectRefusal(
-    kms.send(new RotateKeyOnDemandCommand({ KeyId: keyId })),
-    'KMSInvalidStateException',
-    `No available key material pending rotation for the key: ${arn}.`,
-  )
+  await expectNonePending()
 
   await bring(keyId, second, fresh)
   await kms.send(new RotateKeyOnDemandCommand({ KeyId: keyId }))

@@ -14,7 +14,7 @@ import { AssumeRoleCommand, GetCallerIdentityCommand, STSClient } from '@aws-sdk
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { ManualClock } from '../../src/base/clock.ts'
 import { standardRates, standardResources } from '../../src/kms/quotas.ts'
-import { makeAccount, openInProcess, type Credentials, type InProcess } from './holdfast.ts'
+import { makeAccount, makeUser, openInProcess, type Credentials, type InProcess } from './holdfast.ts'
 
 const clock = new ManualClock(Date.now())
 let holdfast: InProcess
@@ -28,6 +28,7 @@ beforeAll(async () => {
     clock,
     requestRates: { CreateKey: 2, DescribeKey: 0.25, symmetric: 3, AssumeRole: 1, LookupEvents: standardRates['LookupEvents'] ?? 0 },
     quotas: { ...standardResources, keys: 3, aliasesPerKey: 1, tagsPerKey: 2, policyBytes: 1024 },
+    awsServices: { s3: ['arn:aws:iam::111122223333:user/storage'] },
   })
   kms = client(holdfast.credentials)
 })
@@ -117,4 +118,20 @@ test('a key has as many aliases, tags and bytes of policy as the quotas say', as
   await expect(kms.send(new PutKeyPolicyCommand({ KeyId, Policy: `{"Id":"${'x'.repeat(1024)}"}` }))).rejects.toMatchObject({
     name: 'LimitExceededException',
   })
+})
+
+test('AWS managed keys do not count as the account’s keys', async () => {
+  const everything = { Version: '2012-10-17', Statement: { Effect: 'Allow', Action: '*', Resource: '*' } }
+  const storage = client(await makeUser(holdfast, 'storage', { everything }), 'eu-west-1')
+  await storage.send(new EncryptCommand({ KeyId: 'alias/aws/s3', Plaintext: Buffer.from('x') }))
+  const keys = () => holdfast.service.store.view.listKeys('111122223333', 'eu-west-1', undefined, 10).items
+  expect(keys().filter(({ managedBy }) => managedBy === 's3')).toHaveLength(1)
+  const make = () => client(holdfast.credentials, 'eu-west-1').send(new CreateKeyCommand({}))
+  for (let own = keys().length - 1; own < 3; own++) {
+    clock.advance(1000)
+    await make()
+  }
+  clock.advance(1000)
+  await expect(make()).rejects.toMatchObject({ name: 'LimitExceededException' })
+  expect(keys()).toHaveLength(4)
 })

@@ -65,7 +65,7 @@ function checkPrincipalsExist(call: Call, policy: CompiledPolicy): void {
   }
 }
 
-/** @throws KmsError when the caller's account has as many keys in the call's region as it may. */
+/** AWS managed keys do not count (KMS developer guide, "Resource quotas"). @throws KmsError when the caller's account has as many keys in the call's region as it may. */
 export function checkKeyQuota({ service, principal, region }: Call): void {
   const { keys } = service.config.quotas
   if (service.store.view.keyCountOf(principal.accountId, region) >= keys) {

@@ -7,7 +7,7 @@ import { seconds } from '../metadata.ts'
 import { operation, type Call } from '../operation.ts'
 import { page, pageOf } from '../page.ts'
 import { isReplica, primaryOf, relatedKeys } from '../multi-region.ts'
-import { pendingRotation, recordRotation, rotate, scheduled, wireType, wrongOrigin } from '../rotation.ts'
+import { hasExpired, pendingRotation, recordRotation, rotate, scheduled, wireType, wrongOrigin } from '../rotation.ts'
 import { integer, keyId, oneOf, optional } from '../shape.ts'
 import { isSymmetric } from '../specs.ts'
 import { refusal } from '../states.ts'
@@ -134,7 +134,7 @@ async function rotateToImported(call: Call, key: KeyRecord): Promise<KeyRecord> 
     const materials = store.view.backingKeys(key.arn)
     checkOnDemand(call, current, materials)
     const pending = pendingRotation(current, materials)
-    if (!pending) {
+    if (!pending || hasExpired(pending, clock.now())) {
       throw kmsError('KMSInvalidStateException', `No available key material pending rotation for the key: ${key.arn}.`)
     }
     const { materialId } = pending
@@ -160,7 +160,8 @@ async function rotateToImported(call: Call, key: KeyRecord): Promise<KeyRecord> 
 function holdersOf({ service }: Call, key: KeyRecord, materialId: string): readonly BackingKeyRecord[] | undefined {
   const related = key.multiRegion ? relatedKeys(service, key).filter(({ state }) => state !== 'Destroying') : [key]
   const held = related.flatMap(({ arn }) => service.store.view.backingKey(arn, materialId) ?? [])
-  return held.length === related.length && held.every(({ state }) => state === 'ready') ? held : undefined
+  const isThere = (backing: BackingKeyRecord): boolean => backing.state === 'ready' && !hasExpired(backing, service.clock.now())
+  return held.length === related.length && held.every(isThere) ? held : undefined
 }
 
 /** What only keys with imported material have. */
@@ -184,7 +185,13 @@ export const ListKeyRotations = operation({
   run(call, input, { key }) {
     if (!isSymmetric(key)) throw kmsError('UnsupportedOperationException')
     if (key.origin !== 'AWS_KMS' && key.origin !== 'EXTERNAL') throw wrongOrigin(key)
-    const all = call.service.store.view.backingKeys(key.arn).filter(({ state }) => state !== 'creating')
+    const made = call.service.store.view.backingKeys(key.arn).filter(({ state }) => state !== 'creating')
+    const abandoned = pendingRotation(key, made)
+    // What has expired is shown as it will be when the lifecycle job has been there.
+    const all = made.flatMap((backing) => {
+      if (!hasExpired(backing, call.service.clock.now())) return [backing]
+      return backing === abandoned ? [] : [{ ...backing, state: 'absent', validTo: null } as const]
+    })
     const pending = pendingRotation(key, all)
     const waiting = pending && !holdersOf(call, key, pending.materialId) ? 'PENDING_MULTI_REGION_IMPORT_AND_ROTATION' : 'PENDING_ROTATION'
     const listed = input.IncludeKeyMaterial === 'ALL_KEY_MATERIAL' ? all : all.filter(({ rotatedAt }) => rotatedAt !== null)
