@@ -24,6 +24,7 @@ export interface ServiceOrder {
 export interface ServiceAddress {
   readonly url: string
   readonly opsUrl: string
+  readonly xksUrl?: string
 }
 
 const deviceCalls: readonly (keyof Token)[] = ['wrap', 'unwrap', 'signMessage', 'mac', 'decryptOaep', 'random', 'deriveSharedSecret']
@@ -66,7 +67,8 @@ process.once('message', (order: ServiceOrder) => {
       delay.reset()
     })
     delay.enable()
-    process.send?.({ url: house.url, opsUrl: house.opsUrl } satisfies ServiceAddress)
+    const { url, opsUrl, xksUrl } = house
+    process.send?.({ url, opsUrl, ...(xksUrl !== undefined && { xksUrl }) } satisfies ServiceAddress)
     await once(process, 'disconnect')
     await house.close()
     log.flush()

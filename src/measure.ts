@@ -23,6 +23,7 @@ import { openLog } from './base/log.ts'
 import { OperatorError } from './base/operator-error.ts'
 import { loaderFlags, programOf } from './base/program.ts'
 import type { BenchService, BenchToken, Means, Observed, PartContext, ServiceOptions, TokenOptions } from './bench/part.ts'
+import { selfSigned } from './bench/certificate.ts'
 import { parts } from './bench/parts.ts'
 import { planFor, runParts, type Bench, type Machine, type PlanWishes } from './bench/run.ts'
 import { parseCredentials } from './cli/credentials-file.ts'
@@ -197,6 +198,7 @@ async function openSite(config: Config): Promise<Site> {
         ...own,
         dataDir,
         pkcs11: { ...pkcs11, ...(options.sessions !== undefined && { sessions: options.sessions }) },
+        xksProxy: { ...own.xksProxy, ...(options.xks && xksProxyIn(dataDir)) },
       }
       const order: ServiceOrder = { config: mine, audit: options.audit ?? 'on', spans: options.spans ?? false }
       const env = { ...childEnvironment(), ...modelled?.reached.env }
@@ -209,6 +211,7 @@ async function openSite(config: Config): Promise<Site> {
           endpoint: new URL(house.url),
           region: mine.regions[0] ?? '',
           credentials,
+          ...(house.xksUrl !== undefined && { xks: { endpoint: new URL(house.xksUrl), ca: readFileSync(certificateIn(dataDir), 'utf8') } }),
           now: () => systemClock.now(),
           database: placesIn(dataDir).database,
           observe: () => house.observe(),
@@ -245,6 +248,17 @@ async function openSite(config: Config): Promise<Site> {
   }
 }
 
+const certificateIn = (dataDir: string): string => join(dataDir, 'xks-certificate.pem')
+
+/** Makes a certificate in the data directory. */
+function xksProxyIn(dataDir: string): Partial<Config['xksProxy']> {
+  const [certFile, keyFile] = [certificateIn(dataDir), join(dataDir, 'xks-key.pem')]
+  const { cert, key } = selfSigned('localhost')
+  writeFileSync(certFile, cert)
+  writeFileSync(keyFile, key, { mode: 0o600 })
+  return { port: 0, certFile, keyFile }
+}
+
 /** What every service of the bench has in common. */
 function ownConfig(config: Config, dir: string): Config {
   return {
@@ -261,6 +275,7 @@ function ownConfig(config: Config, dir: string): Config {
     keyStoreTokens: {},
     quotas: { ...config.quotas, requestRates: 'off' },
     tls: { certFile: undefined, keyFile: undefined, allowPlainHttp: false },
+    xksProxy: { ...config.xksProxy, port: undefined, host: undefined, clientCaFile: undefined, clientNames: undefined },
   }
 }
 

@@ -116,6 +116,8 @@ async function withinMs<T>(work: Promise<T>, timeoutMs: number): Promise<T> {
 export interface House {
   readonly url: string
   readonly opsUrl: string
+  /** Of the XKS proxy, where there is one. */
+  readonly xksUrl?: string
   /** For whoever started it in a terminal. */
   readonly greeting: string
   /** Reads the certificate again; undefined without TLS. */
@@ -318,6 +320,7 @@ async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fit
   return {
     url: main.url,
     opsUrl: ops.url,
+    ...(xks && { xksUrl: xks.url }),
     greeting: greet(config, places.credentials, main, ops),
     reload: (tls ?? xksTls(config)) && (() => [main, ops, xks].forEach((listener) => listener?.reloadCertificate())),
     close() {

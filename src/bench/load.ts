@@ -88,12 +88,20 @@ export async function load(
   { warmupMs, durationMs }: Pick<Plan, 'warmupMs' | 'durationMs'>,
   { connections, requests }: Pick<LoadOrder, 'connections' | 'requests'>,
 ): Promise<LoadResult> {
+  const result = await flood(at, { warmupMs, durationMs }, { connections, requests })
+  if (result.failed > 0) throw new Error(`${result.failed} of ${result.answered} answers were errors: the figures mean nothing`)
+  return result
+}
+
+/** The same, whatever the server answers, over TLS too, and with rests. */
+export async function flood(
+  at: { readonly hostname: string; readonly port: string },
+  { warmupMs, durationMs }: Pick<Plan, 'warmupMs' | 'durationMs'>,
+  order: Pick<LoadOrder, 'connections' | 'requests' | 'ca' | 'restMs'>,
+): Promise<LoadResult> {
   const process = startChild('load-process.ts')
-  const order: LoadOrder = { host: at.hostname, port: Number(at.port), connections, requests, warmupMs, durationMs }
   try {
-    const result = await ask<LoadResult>(process, order)
-    if (result.failed > 0) throw new Error(`${result.failed} of ${result.answered} answers were errors: the figures mean nothing`)
-    return result
+    return await ask<LoadResult>(process, { ...order, host: at.hostname, port: Number(at.port), warmupMs, durationMs } satisfies LoadOrder)
   } finally {
     await endChild(process)
   }

@@ -34,11 +34,11 @@ export interface Plan {
 export interface PartContext {
   readonly plan: Plan
   /** One line for the terminal: what is being measured now. */
-  progress(text: string): void
+  readonly progress: (text: string) => void
   /** A service of its own, in processes of its own, on the measured token. What it made there is destroyed after `run`. */
-  withService<T>(run: (service: BenchService) => Promise<T>, options?: ServiceOptions): Promise<T>
+  readonly withService: <T>(run: (service: BenchService) => Promise<T>, options?: ServiceOptions) => Promise<T>
   /** The measured token through an agent of its own. */
-  withToken<T>(run: (token: BenchToken) => Promise<T>, options?: TokenOptions): Promise<T>
+  readonly withToken: <T>(run: (token: BenchToken) => Promise<T>, options?: TokenOptions) => Promise<T>
   /** Other means that the wiring gives to single parts. */
   readonly means: Means
 }
@@ -54,6 +54,8 @@ export interface ServiceOptions {
   readonly spans?: boolean
   /** A SoftHSM2 token whose calls take so much longer, instead of the measured one. */
   readonly latencyMs?: number
+  /** With an XKS proxy, over TLS. */
+  readonly xks?: true
 }
 
 export interface TokenOptions {
@@ -69,6 +71,8 @@ export interface BenchService {
   readonly endpoint: URL
   readonly region: string
   readonly credentials: SigningCredentials
+  /** Where its XKS proxy listens, and the PEM of the certificate; undefined unless it was started with `xks`. */
+  readonly xks?: { readonly endpoint: URL; readonly ca: string }
   readonly now: () => number
   /** Ends its processes and starts them again on the same data; answers where it is then, and the ms from the process to the port. */
   restart(): Promise<{ readonly tookMs: number; readonly endpoint: URL }>

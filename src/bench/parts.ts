@@ -5,5 +5,6 @@ import { latencyPart } from './latency.ts'
 import type { Part } from './part.ts'
 import { servicePart } from './service.ts'
 import { tokenPart } from './token.ts'
+import { xksPart } from './xks.ts'
 
-export const parts: readonly Part[] = [tokenPart, latencyPart, servicePart, growthPart]
+export const parts: readonly Part[] = [tokenPart, latencyPart, servicePart, xksPart, growthPart]
