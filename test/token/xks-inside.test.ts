@@ -781,12 +781,18 @@ describe('a device', () => {
   test('that hangs is DependencyTimeoutException at the deadline; beyond so many calls none is sent to it, and when it answers all is well', async () => {
     const release: (() => void)[] = []
     let asked = 0
+    let hangs = false
     const { send, proxy } = on({
-      wrap: (...args) => {
+      async wrap(...args) {
         asked += 1
-        return new Promise<void>((resolve) => release.push(resolve)).then(() => ours.token.wrap(...args))
+        if (hangs) await new Promise<void>((resolve) => release.push(resolve))
+        return ours.token.wrap(...args)
       },
     })
+    // From here on none waits for a secret or the database.
+    expect(await send('encrypt', 'one', encryptBody(), { credential })).toMatchObject({ status: 200 })
+    asked = 0
+    hangs = true
     const hang = () => send('encrypt', 'one', encryptBody(), { credential, deadlineMs: 30 })
     const answers = await Promise.all(Array.from({ length: 64 }, hang))
     expect(new Set(answers.map(({ errorName }) => errorName))).toEqual(new Set(['DependencyTimeoutException']))
@@ -803,8 +809,12 @@ describe('a device', () => {
   test('is waited for by a proxy that is closed, even for what was given up', async () => {
     let release: (() => void) | undefined
     const held = new Promise<void>((resolve) => (release = resolve))
-    const { send, proxy } = on({ wrap: (...args) => held.then(() => ours.token.wrap(...args)) })
+    const wrap = vi.fn<Token['wrap']>((...args) => ours.token.wrap(...args))
+    const { send, proxy } = on({ wrap })
+    expect(await send('encrypt', 'one', encryptBody(), { credential })).toMatchObject({ status: 200 })
+    wrap.mockImplementation((...args) => held.then(() => ours.token.wrap(...args)))
     expect(await send('encrypt', 'one', encryptBody(), { credential, deadlineMs: 20 })).toMatchObject({ status: 503 })
+    expect(wrap).toHaveBeenCalledTimes(2)
     let closed = false
     const closing = proxy.close().then(() => (closed = true))
     await new Promise((resolve) => setImmediate(resolve))
@@ -814,12 +824,31 @@ describe('a device', () => {
   })
 
   test('is not asked when there is no time left', async () => {
-    const wrap = vi.fn<Token['wrap']>()
-    expect(await on({ wrap }).send('encrypt', 'one', encryptBody(), { credential, deadlineMs: 5 })).toMatchObject({
-      status: 429,
-      errorName: 'ThrottlingException',
+    const wrap = vi.fn<Token['wrap']>((...args) => ours.token.wrap(...args))
+    const { send } = on({ wrap })
+    const ask = (deadlineMs: number) => send('encrypt', 'one', encryptBody(), { credential, deadlineMs })
+    // The secret of the credential is open then.
+    expect(await ask(10_000)).toMatchObject({ status: 200 })
+    expect(await ask(5)).toMatchObject({ status: 429, errorName: 'ThrottlingException' })
+    expect(wrap).toHaveBeenCalledTimes(1)
+  })
+
+  test('that hangs, or has lost the service’s key, when a secret is to be opened is not taken for a bad signature', async () => {
+    const opening = (unwrap: Token['unwrap']) =>
+      openXks({
+        ...ours,
+        service: { ...ours.service, metrics: quiet, token: Object.assign(Object.create(ours.token) as Token, { unwrap }) },
+      })
+    let release: (() => void) | undefined
+    const held = new Promise<void>((resolve) => (release = resolve))
+    const hanging = opening((...args) => held.then(() => ours.token.unwrap(...args)))
+    expect(await hanging.send('encrypt', 'one', encryptBody(), { credential, deadlineMs: 20 })).toMatchObject({
+      status: 503,
+      errorName: 'DependencyTimeoutException',
     })
-    expect(wrap).not.toHaveBeenCalled()
+    release?.()
+    const lost = opening(failing('missing'))
+    expect(await lost.send('encrypt', 'one', encryptBody(), { credential })).toMatchObject({ status: 500, errorName: 'InternalException' })
   })
 
   test('what is asked for the secret of a credential is asked once for all who wait for it', async () => {

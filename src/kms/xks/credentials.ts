@@ -14,6 +14,7 @@ import {
   type ReceivedSignature,
   type SignedRequest,
 } from '../../auth/sigv4.ts'
+import { TokenError } from '../../hsm/token.ts'
 import type { XksCredential, XksStoreRecord } from '../../store/store.ts'
 import { signingService } from '../../xks/protocol.ts'
 import { seal, unseal } from '../seal.ts'
@@ -87,7 +88,10 @@ export function openXksAuthentication(rooms: Rooms): XksAuthentication {
   }
 
   const openSecret = async (prefix: string, { accessKeyId, sealedSecret }: XksCredential): Promise<string> => {
-    const bytes = await unseal(rooms, sealedSecret, purpose(prefix, accessKeyId))
+    const bytes = await unseal(rooms, sealedSecret, purpose(prefix, accessKeyId)).catch((error: unknown) => {
+      // Of the service's own key, not of the one that was asked for.
+      throw error instanceof TokenError && error.failure === 'missing' ? new Error(error.message, { cause: error }) : error
+    })
     if (!bytes) throw new Error(`the stored secret of the XKS credential ${accessKeyId} does not open under the service key`)
     const text = bytes.toString('latin1')
     bytes.fill(0)

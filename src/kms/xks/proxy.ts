@@ -214,7 +214,7 @@ export function openXksProxy(service: Service, options: { readonly health: Healt
       return await before(leftMs, working, () => {
         late = true
         abandoned.set(name, (abandoned.get(name) ?? 0) + 1)
-        return new XksRefusal('DependencyTimeoutException', 'The key manager did not answer in time.')
+        return tooLate()
       })
     } catch (error) {
       throw deviceError(key, error)
@@ -273,7 +273,8 @@ export function openXksProxy(service: Service, options: { readonly health: Healt
     const [path = '', ...query] = request.path.split('?')
     const { method, headers, body } = request
     const signed = authentication.authenticate(store, { method, path, query: query.join('?'), headers, body })
-    const signer = signed instanceof Promise ? await signed : signed
+    // Once a day the HSM has to open the secret, and it may hang then too.
+    const signer = signed instanceof Promise ? await before(request.deadline - clock.now(), signed, tooLate) : signed
     asked.signer = signer
     const members = readMembers(body)
     asked.told = toldMetadata(members)
@@ -342,6 +343,8 @@ export function openXksProxy(service: Service, options: { readonly health: Healt
     },
   }
 }
+
+const tooLate = (): XksRefusal => new XksRefusal('DependencyTimeoutException', 'The key manager did not answer in time.')
 
 const refused = ({ errorName, message }: XksRefusal): XksAnswer => ({
   status: errorStatuses[errorName],
