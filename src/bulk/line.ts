@@ -165,8 +165,8 @@ export class Line {
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
-    this.notary?.close()
     if (this.#runs.length > 0) await Promise.allSettled(this.#runs.map(({ bytes }) => bytes))
+    this.notary?.close()
     this.#options.key.fill(0)
     if (this.#shared) new Uint8Array(this.#shared).fill(0)
     // After a failure some thread may still be writing: its slab is left to the collector.

@@ -1,0 +1,250 @@
+import { once } from 'node:events'
+import { createRequire } from 'node:module'
+import { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import type { Worker } from 'node:worker_threads'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { openBulkPool, PoolFailure, slabBytes, type BulkPool, type Slab } from '../../src/bulk/bulk-pool.ts'
+import { decryptStream, encrypt, encryptStream } from '../../src/bulk/stream.ts'
+import { signedSuite, unsignedSuite } from '../../src/bulk/suites.ts'
+import { bytes, drain, keyring, sdk, sdkKeyring } from './bulk-kit.ts'
+
+/** The threads that were started, to be killed: nothing else can get at them. */
+const threads: Worker[] = []
+const module = createRequire(import.meta.url)('node:worker_threads') as { Worker: typeof Worker }
+const { Worker: Original } = module
+let pool: BulkPool
+beforeAll(() => {
+  module.Worker = class extends Original {
+    constructor(...args: ConstructorParameters<typeof Worker>) {
+      super(...args)
+      threads.push(this)
+    }
+  }
+  pool = openBulkPool({ threads: 2 })
+})
+afterAll(async () => {
+  module.Worker = Original
+  await pool.close()
+})
+
+const chunk = bytes(100_000)
+/** Without end; counts what was asked of it. */
+function endless() {
+  const source = {
+    given: 0,
+    closed: false,
+    *[Symbol.iterator]() {
+      try {
+        for (;;) {
+          source.given += chunk.length
+          yield chunk
+        }
+      } finally {
+        source.closed = true
+      }
+    },
+  }
+  return source
+}
+
+/** The same pool, and what was lent and handed over. */
+function watched(): { readonly pool: BulkPool; readonly slabs: Set<Slab>; readonly given: Slab[]; readonly keys: Set<SharedArrayBuffer> } {
+  const slabs = new Set<Slab>()
+  const given: Slab[] = []
+  const keys = new Set<SharedArrayBuffer>()
+  return {
+    slabs,
+    given,
+    keys,
+    pool: {
+      ...pool,
+      seal: (order) => {
+        keys.add(order.key)
+        return pool.seal(order)
+      },
+      open: (order) => {
+        keys.add(order.key)
+        return pool.open(order)
+      },
+      takeSlab(size) {
+        const slab = pool.takeSlab(size)
+        slabs.add(slab)
+        return slab
+      },
+      giveSlab(slab) {
+        given.push(slab)
+        pool.giveSlab(slab)
+      },
+    },
+  }
+}
+
+function expectWiped({ slabs, given, keys }: ReturnType<typeof watched>): void {
+  expect([given.length, given.every((slab) => slabs.has(slab)), new Set(given).size]).toEqual([slabs.size, true, slabs.size])
+  for (const { memory } of slabs) expect(memory.equals(Buffer.alloc(memory.length))).toBe(true)
+  for (const key of keys) expect(Buffer.from(key).equals(Buffer.alloc(32))).toBe(true)
+}
+
+describe.each([unsignedSuite, signedSuite])('$name', (suite) => {
+  test('a thread that is killed is an error of its stream, and the pool works on', async () => {
+    const plaintext = bytes(100_000)
+    let orders = 0
+    const killed: Promise<number>[] = []
+    const deadly: BulkPool = {
+      ...pool,
+      seal(order) {
+        const sealed = pool.seal(order)
+        // Runs of frames of a byte take long: this one, and more, are not done when the threads end.
+        if (++orders === 5) killed.push(...threads.splice(0).map((thread) => thread.terminate()))
+        return sealed
+      },
+    }
+    const { out, error } = await drain(encryptStream([plaintext], { keyring, pool: deadly, suite, frameLength: 1 }))
+    expect(killed.length).toBeGreaterThan(0)
+    await Promise.all(killed)
+    expect(error).toBeInstanceOf(PoolFailure)
+    expect(String(error)).toMatch(/ended before/)
+    expect(out.length).toBeLessThan(plaintext.length * 33)
+    const message = await encrypt(bytes(3_000_000), { keyring, pool, suite })
+    expect(Buffer.from((await sdk.decrypt(sdkKeyring, message)).plaintext).equals(bytes(3_000_000))).toBe(true)
+  })
+
+  test('all that was used is wiped and given back: after the end', async () => {
+    const at = watched()
+    const plaintext = bytes(5_000_000)
+    const { out } = await drain(encryptStream([plaintext], { keyring, pool: at.pool, suite, lend: true }))
+    expect(at.keys.size).toBe(1)
+    expectWiped(at)
+    const reading = watched()
+    const { out: back } = await drain(decryptStream([out], { keyring, pool: reading.pool, lend: true }))
+    expect(back.equals(plaintext)).toBe(true)
+    expectWiped(reading)
+  })
+
+  test('when the reader leaves in the middle', async () => {
+    const at = watched()
+    const source = endless()
+    const readable = Readable.from(encryptStream(source, { keyring, pool: at.pool, suite }))
+    await once(readable, 'readable')
+    readable.read()
+    readable.destroy()
+    await once(readable, 'close')
+    while (!source.closed) await new Promise(setImmediate)
+    expectWiped(at)
+  })
+
+  test('when a frame was forged, and when the source broke', async () => {
+    const message = await encrypt(bytes(5_000_000), { keyring, pool, suite })
+    message.writeUInt8(message.readUInt8(3_000_000) ^ 1, 3_000_000)
+    for (const source of [[message], [message.subarray(0, 3_000_000)]]) {
+      const at = watched()
+      expect((await drain(decryptStream(source, { keyring, pool: at.pool }))).error).toBeDefined()
+      expectWiped(at)
+    }
+  })
+
+  test('when only the header was asked for', async () => {
+    const at = watched()
+    const source = endless()
+    source[Symbol.iterator]().next()
+    const stream = encryptStream(source, { keyring, pool: at.pool, suite })
+    expect((await stream.header).suite).toBe(suite)
+    await stream.return?.()
+    expect((await stream.next()).done).toBe(true)
+    expectWiped(at)
+  })
+})
+
+test('the data key is wiped by the stream that asked for it', async () => {
+  const seen: Buffer[] = []
+  const watching = {
+    encrypting: async (request: Parameters<typeof keyring.encrypting>[0]) => {
+      const made = await keyring.encrypting(request)
+      seen.push(made.dataKey)
+      return made
+    },
+    decrypting: async (request: Parameters<typeof keyring.decrypting>[0]) => {
+      const found = await keyring.decrypting(request)
+      seen.push(found.dataKey)
+      return found
+    },
+  }
+  const message = await encrypt(bytes(10), { keyring: watching, pool })
+  await drain(decryptStream([message], { keyring: watching, pool }))
+  expect(seen).toEqual([Buffer.alloc(32), Buffer.alloc(32)])
+})
+
+test('a reader that stops stops the source: what is held is bounded', async () => {
+  const at = watched()
+  const source = endless()
+  const stream = encryptStream(source, { keyring, pool: at.pool })
+  let read = 0
+  for (let n = 0; n < 40; n++) {
+    read += (await stream.next()).value?.length ?? 0
+    expect(source.given - read).toBeLessThan((2 * pool.threads + 2) * slabBytes)
+  }
+  expect(read).toBeGreaterThan(30 * 2 ** 20)
+  expect(at.slabs.size).toBeLessThanOrEqual(2 * pool.threads + 2)
+  await stream.return?.()
+  expect(source.closed).toBe(true)
+})
+
+test('pieces that are not lent stay as they are', async () => {
+  const pieces: Buffer[] = []
+  for await (const piece of encryptStream([bytes(8_000_000)], { keyring, pool })) pieces.push(piece)
+  expect(Buffer.from((await sdk.decrypt(sdkKeyring, Buffer.concat(pieces))).plaintext).equals(bytes(8_000_000))).toBe(true)
+})
+
+test('many streams at once share the threads, signed ones too', async () => {
+  const all = Array.from({ length: 12 }, async (_, n) => {
+    const plaintext = bytes(200_000 * n, `${n}`)
+    const suite = n % 2 === 0 ? signedSuite : unsignedSuite
+    const message = encryptStream(Readable.from([plaintext]), { keyring, pool, suite, frameLength: 10_000 })
+    const { out, error } = await drain(decryptStream(message, { keyring, pool }))
+    expect(error).toBeUndefined()
+    expect(out.equals(plaintext)).toBe(true)
+  })
+  await Promise.all(all)
+})
+
+test('streams stand in a pipeline, whose errors are theirs', async () => {
+  const out: Buffer[] = []
+  const sink = async (source: AsyncIterable<Buffer>) => {
+    for await (const piece of source) out.push(piece)
+  }
+  const there = (source: AsyncIterable<Buffer>) => encryptStream(source, { keyring, pool })
+  const back = (source: AsyncIterable<Buffer>) => decryptStream(source, { keyring, pool })
+  await pipeline(Readable.from([bytes(2_000_000)]), there, back, sink)
+  expect(Buffer.concat(out).equals(bytes(2_000_000))).toBe(true)
+  await expect(pipeline(Readable.from([bytes(2_000_000)]), back, sink)).rejects.toThrow('no message')
+})
+
+test('a pool that was closed fails what is under way, and what comes', async () => {
+  const closing = openBulkPool({ threads: 1 })
+  const stream = encryptStream(endless(), { keyring, pool: closing })
+  await stream.next()
+  await stream.next()
+  await closing.close()
+  expect((await drain(stream)).error).toBeInstanceOf(PoolFailure)
+})
+
+test('the only thread is killed: streams that waited for it end, or go on with the next', async () => {
+  const single = openBulkPool({ threads: 1 })
+  await encrypt(bytes(2_000_000), { keyring, pool: single })
+  let orders = 0
+  const deadly: BulkPool = {
+    ...single,
+    seal(order) {
+      const sealed = single.seal(order)
+      if (++orders === 4) for (const thread of threads.splice(0)) void thread.terminate()
+      return sealed
+    },
+  }
+  const streams = Array.from({ length: 4 }, () => drain(encryptStream([bytes(50_000)], { keyring, pool: deadly, frameLength: 1 })))
+  const errors = (await Promise.all(streams)).map(({ error }) => error).filter((error) => error !== undefined)
+  expect(errors.length).toBeGreaterThan(0)
+  for (const error of errors) expect(error).toBeInstanceOf(PoolFailure)
+  expect((await encrypt(bytes(2_000_000), { keyring, pool: single })).length).toBeGreaterThan(2_000_000)
+  await single.close()
+})
