@@ -1,6 +1,13 @@
 /** May this call do this? Brings the caller, the key, its policy and the condition keys of the request together for `auth/`. */
 
-import { accessDeniedMessage, authorize, authorizeRetireGrant, type ConditionContext, type Decision } from '../auth/authorize.ts'
+import {
+  accessDeniedMessage,
+  authorize,
+  authorizeRetireGrant,
+  type AuthorizationRequest,
+  type ConditionContext,
+  type Decision,
+} from '../auth/authorize.ts'
 import {
   contextOperations,
   grantAllows,
@@ -74,37 +81,53 @@ export function permitKey<I>(
   call: Call,
   action: string,
   found: FoundKey,
-  use: Pick<KeyUse<I>, 'denied' | 'crossAccount' | 'members'>,
+  use: Admission<I>,
   named: readonly NamedGrant[] = [],
 ): Promise<void> | undefined {
-  const key = found.record
-  const foreign = key.accountId !== call.principal.accountId
-  const decide = (match?: PartyMatch): Decision | undefined => {
-    const judged = (): Decision =>
-      authorize({
-        principal: call.principal,
-        action,
-        resource: { arn: key.arn, accountId: key.accountId, policy: keyPolicy(key) },
-        context: requestContext(call, found, use.members),
-        grants: () => match,
-      })
-    return !foreign ? judged() : use.crossAccount ? withoutWords(judged) : undefined
-  }
-  const refuse = (decision: Decision | undefined): never => {
-    logDenial(call, action, key.arn, decision)
-    const special = use.denied?.(call.input as I)
-    if (special) throw special
-    if (foreign || !decision) throw unseen(call, action)
-    throw denied(call, action, key.arn, decision)
-  }
-  const decision = decide()
+  const decision = decide(call, action, found, use, undefined)
   if (decision?.allowed) return undefined
-  if (!decision || !lacksAllow.has(decision.reason) || !grantable.has(action)) return refuse(decision)
-  const decideAgain = (match: PartyMatch | undefined): undefined => {
-    const last = match ? decide(match) : decision
-    return last?.allowed ? undefined : refuse(last)
+  if (!decision || !lacksAllow.has(decision.reason) || !grantable.has(action)) return refuse(call, action, found, use, decision)
+  return permitByGrant(call, action, found, use, named, decision)
+}
+
+/** What of a row decides who may use its key. */
+type Admission<I> = Pick<KeyUse<I>, 'denied' | 'crossAccount' | 'members'>
+
+/** @param match how a grant names the caller. @returns undefined where no key of another account may be used */
+function decide<I>(call: Call, action: string, found: FoundKey, use: Admission<I>, match: PartyMatch | undefined): Decision | undefined {
+  const key = found.record
+  const request: AuthorizationRequest = {
+    principal: call.principal,
+    action,
+    resource: { arn: key.arn, accountId: key.accountId, policy: keyPolicy(key) },
+    context: requestContext(call, found, use.members),
+    grants: () => match,
   }
-  const match = findGrant(call, key, grantRequest(call, action, found, use.members), named)
+  if (key.accountId === call.principal.accountId) return authorize(request)
+  return use.crossAccount ? withoutWords(() => authorize(request)) : undefined
+}
+
+function refuse<I>(call: Call, action: string, { record: key }: FoundKey, use: Admission<I>, decision: Decision | undefined): never {
+  logDenial(call, action, key.arn, decision)
+  const special = use.denied?.(call.input as I)
+  if (special) throw special
+  if (key.accountId !== call.principal.accountId || !decision) throw unseen(call, action)
+  throw denied(call, action, key.arn, decision)
+}
+
+function permitByGrant<I>(
+  call: Call,
+  action: string,
+  found: FoundKey,
+  use: Admission<I>,
+  named: readonly NamedGrant[],
+  decision: Decision,
+): Promise<void> | undefined {
+  const decideAgain = (match: PartyMatch | undefined): undefined => {
+    const last = match ? decide(call, action, found, use, match) : decision
+    return last?.allowed ? undefined : refuse(call, action, found, use, last)
+  }
+  const match = findGrant(call, found.record, grantRequest(call, action, found, use.members), named)
   return match instanceof Promise ? match.then(decideAgain) : decideAgain(match)
 }
 

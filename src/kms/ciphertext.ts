@@ -115,21 +115,42 @@ export function parseOuter(body: Buffer): ExternalCiphertext | undefined {
  * value as its UTF-8 bytes behind a 32-bit big-endian length. No two contexts share an encoding.
  */
 export function additionalData(header: Buffer, context: Readonly<Record<string, string>> | undefined): Buffer {
-  const encoded = context && encodeContext(context)
-  return encoded && encoded.length > 0 ? Buffer.concat([header, encoded]) : header
+  return context ? encodeBehind(header, context) : header
 }
 
 /** The encryption context by itself: what the proxy of an external key store authenticates. At most as long as the context may be. */
-export function encodeContext(context: Readonly<Record<string, string>>): Buffer {
-  const pairs = Object.entries(context).map(([name, value]) => [Buffer.from(name), Buffer.from(value)] as const)
-  pairs.sort(([a], [b]) => Buffer.compare(a, b))
-  const parts: Buffer[] = []
-  for (const pair of pairs) {
-    for (const bytes of pair) {
-      const length = Buffer.allocUnsafe(4)
-      length.writeUInt32BE(bytes.length)
-      parts.push(length, bytes)
-    }
-  }
-  return Buffer.concat(parts)
+export const encodeContext = (context: Readonly<Record<string, string>>): Buffer => encodeBehind(noBytes, context)
+
+const noBytes = Buffer.alloc(0)
+
+/** With the beginning it is made in one piece. */
+function encodeBehind(beginning: Buffer, context: Readonly<Record<string, string>>): Buffer {
+  const names = Object.keys(context)
+  if (names.length === 0) return beginning
+  if (names.length > 1) names.sort(compareUtf8)
+  let bytes = beginning.length
+  for (const name of names) bytes += 8 + Buffer.byteLength(name) + Buffer.byteLength(context[name] ?? '')
+  const encoded = Buffer.allocUnsafe(bytes)
+  encoded.set(beginning)
+  let at = beginning.length
+  for (const name of names) at = putText(encoded, putText(encoded, at, name), context[name] ?? '')
+  return encoded
 }
+
+function putText(target: Buffer, at: number, text: string): number {
+  const length = target.write(text, at + 4)
+  target.writeUInt32BE(length, at)
+  return at + 4 + length
+}
+
+/** The order of the texts' UTF-8 bytes, which is that of their code points; that of UTF-16 puts surrogates before U+E000. */
+function compareUtf8(a: string, b: string): number {
+  const shorter = Math.min(a.length, b.length)
+  for (let at = 0; at < shorter; at++) {
+    const one = a.charCodeAt(at)
+    const other = b.charCodeAt(at)
+    if (one !== other) return rank(one) - rank(other)
+  }
+  return a.length - b.length
+}
+const rank = (unit: number): number => (unit < 0xd800 ? unit : unit < 0xe000 ? unit + 0x2000 : unit - 0x800)

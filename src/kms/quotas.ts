@@ -192,8 +192,9 @@ export function openThrottle(rates: RequestRates): Throttle {
       )
       // What stands behind a key store has a limit of its own, whoever its callers are.
       if (!cryptographic.has(operation.name)) return
-      const keyStores = new Map(keys.flatMap(({ customKeyStoreId: id, accountId }) => (id === null ? [] : [[id, accountId] as const])))
-      for (const [id, accountId] of keyStores) take(accountId, 'customKeyStore', id, nowMs)
+      keys.forEach(({ customKeyStoreId: id, accountId }, at) => {
+        if (id !== null && keys.findIndex((key) => key.customKeyStoreId === id) === at) take(accountId, 'customKeyStore', id, nowMs)
+      })
     },
     throttled: () => [...refused.values()],
   }

@@ -108,16 +108,20 @@ export const boolean: Member<boolean> = member('boolean', (value) => {
   return value
 })
 
+/** In the words of messages, the bound that a number does not keep. */
+function boundBroken(value: number, { min, max }: { readonly min?: number; readonly max?: number }): string | undefined {
+  if (max !== undefined && value > max) return `less than or equal to ${max}`
+  return min !== undefined && value < min ? `greater than or equal to ${min}` : undefined
+}
+
 export function integer(limits: { readonly min?: number; readonly max?: number } = {}): Member<number> {
   return member('integer', (value, path, problems) => {
     if (typeof value !== 'number') throw wrongType(value, 'Integer')
     // AWS's reader takes 7.0 and truncates 7.9; anything beyond 32 bits it cannot convert.
     const whole = Math.trunc(value)
     if (Math.abs(whole) > 0x7fffffff) throw wrongType(value, 'Integer')
-    const fail = (rule: string) =>
-      problems.push(`Value '${whole}' at '${path}' failed to satisfy constraint: Member must have value ${rule}`)
-    if (limits.max !== undefined && whole > limits.max) fail(`less than or equal to ${limits.max}`)
-    if (limits.min !== undefined && whole < limits.min) fail(`greater than or equal to ${limits.min}`)
+    const bound = boundBroken(whole, limits)
+    if (bound) problems.push(`Value '${whole}' at '${path}' failed to satisfy constraint: Member must have value ${bound}`)
     return whole
   })
 }
@@ -138,9 +142,8 @@ export function blob(limits: { readonly min: number; readonly max: number }): Me
     (value, path, problems) => {
       if (typeof value !== 'string' || !base64.test(value)) throw kmsError('SerializationException')
       const bytes = Buffer.from(value, 'base64')
-      const fail = (rule: string) => problems.push(`Value at '${path}' failed to satisfy constraint: Member must have length ${rule}`)
-      if (bytes.length > limits.max) fail(`less than or equal to ${limits.max}`)
-      if (bytes.length < limits.min) fail(`greater than or equal to ${limits.min}`)
+      const bound = boundBroken(bytes.length, limits)
+      if (bound) problems.push(`Value at '${path}' failed to satisfy constraint: Member must have length ${bound}`)
       return bytes
     },
     { sensitive: true },
