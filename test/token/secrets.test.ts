@@ -7,6 +7,7 @@ import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { signRequest } from '../../src/auth/sigv4.ts'
 import { apis } from '../../src/kms/operations/index.ts'
 import { cleanEnvironment } from './environment.ts'
 import { administer, makeAccount, makeUser, rawCall, startHoldfast, type Credentials, type Holdfast, type RawAnswer } from './holdfast.ts'
@@ -15,7 +16,7 @@ const run = promisify(execFile)
 
 let holdfast: Holdfast
 beforeAll(async () => {
-  holdfast = await startHoldfast({ env: { HOLDFAST_LOG_LEVEL: 'trace' } })
+  holdfast = await startHoldfast({ env: { HOLDFAST_LOG_LEVEL: 'trace', HOLDFAST_XKS_PROXY_PORT: '0' } })
   await plant()
 })
 afterAll(() => holdfast?.remove())
@@ -130,6 +131,8 @@ async function plant(): Promise<void> {
   await administer(holdfast, 'UpdateAccessKey', { AccessKeyId: user.accessKeyId, Status: 'Inactive' })
   await call('kms', 'Encrypt', encrypt(), user)
 
+  await plantXks(KeyId)
+
   // Every operation of every API with a secret where it has no business, and with a body that fits nothing.
   for (const { name, operations } of apis) {
     if (name === 'sts') continue
@@ -137,6 +140,73 @@ async function plant(): Promise<void> {
       await call(name, operation, { Plaintext: base64(marker('a stray plaintext')), SecretAccessKey: marker('a stray secret'), KeyId: 7 })
     }
   }
+}
+
+/** Stores of the XKS proxy, and what AWS KMS sends through them. */
+async function plantXks(KeyId: string): Promise<void> {
+  const UriPathPrefix = '/secret'
+  const made = await call('holdfast', 'CreateXksStore', { UriPathPrefix })
+  const credential = made.json['XksProxyAuthenticationCredential'] as { readonly AccessKeyId: string; readonly RawSecretAccessKey: string }
+  secrets.set('the secret of an XKS store', credential.RawSecretAccessKey)
+  const own = { AccessKeyId: 'A'.repeat(20), RawSecretAccessKey: base64(marker('an XKS secret of one’s own').padEnd(39, 'x')).slice(0, 64) }
+  secrets.set('an XKS secret of one’s own', own.RawSecretAccessKey)
+  const added = await call('holdfast', 'AddXksCredential', { UriPathPrefix, XksProxyAuthenticationCredential: own })
+  expect(added.status).toBe(200)
+  for (const RawSecretAccessKey of [marker('an XKS secret that cannot be one'), own.RawSecretAccessKey]) {
+    await call('holdfast', 'AddXksCredential', { UriPathPrefix, XksProxyAuthenticationCredential: { ...own, RawSecretAccessKey } })
+    await call('holdfast', 'CreateXksStore', { UriPathPrefix: '/x y', XksProxyAuthenticationCredential: { ...own, RawSecretAccessKey } })
+  }
+  await call('holdfast', 'AddXksKey', { UriPathPrefix, ExternalKeyId: 'k', KeyId })
+
+  const { xksUrl } = JSON.parse(readFileSync(join(holdfast.dir, 'endpoint.json'), 'utf8')) as { readonly xksUrl: string }
+  const ask = async (what: string, body: unknown, secretAccessKey = credential.RawSecretAccessKey): Promise<RawAnswer> => {
+    const url = `${xksUrl}/secret/kms/xks/v1/keys/k/${what}`
+    const text = typeof body === 'string' ? body : JSON.stringify(body)
+    const credentials = { accessKeyId: credential.AccessKeyId, secretAccessKey }
+    const { host: _host, ...headers } = signRequest({
+      method: 'POST',
+      url,
+      headers: { 'content-type': 'application/json' },
+      body: text,
+      service: 'kms-xks-proxy',
+      region: holdfast.region,
+      credentials,
+      timeMs: Date.now(),
+    })
+    const answer = await fetch(url, { method: 'POST', headers, body: text })
+    const answered = await answer.text()
+    const json = JSON.parse(answered) as RawAnswer['json']
+    answers.push({ operation: `XKS ${what}`, answer: { status: answer.status, headers: answer.headers, text: answered, json } })
+    return { status: answer.status, headers: answer.headers, text: answered, json }
+  }
+  const requestMetadata = {
+    kmsRequestId: 'r',
+    kmsOperation: 'Encrypt',
+    awsPrincipalArn: 'AWS Internal',
+    kmsKeyArn: 'arn:aws:kms:eu-west-1:111122223333:key/k',
+  }
+  const body = (more: Readonly<Record<string, unknown>> = {}) => ({
+    requestMetadata,
+    encryptionAlgorithm: 'AES_GCM',
+    ciphertextDataIntegrityValueAlgorithm: 'SHA_256',
+    plaintext: base64(marker('a plaintext for the XKS proxy')),
+    ...more,
+  })
+  const encrypted = await ask('encrypt', body())
+  expect(encrypted.status).toBe(200)
+  expect((await ask('decrypt', { requestMetadata, encryptionAlgorithm: 'AES_GCM', ...encrypted.json })).status).toBe(200)
+  const refused = [
+    await ask('encrypt', body({ encryptionAlgorithm: 'no' })),
+    await ask('encrypt', body({ plaintext: marker('a plaintext without base64') })),
+    await ask('encrypt', body({ plaintext: [marker('a plaintext in a list')] })),
+    await ask('encrypt', body({ plaintext: base64(marker('a plaintext that is too long') + 'x'.repeat(4300)) })),
+    await ask('encrypt', JSON.stringify(body()).slice(0, -1)),
+    await ask('encrypt', body(), marker('a wrong XKS secret')),
+    await ask('nothing', body()),
+  ]
+  expect(refused.map(({ status }) => status)).toEqual([400, 400, 400, 501, 400, 401, 404])
+  await call('holdfast', 'DisableXksStore', { UriPathPrefix })
+  expect((await ask('encrypt', body())).status).toBe(400)
 }
 
 /** Through the SDK, whose answer keeps the credentials out of our list of answers. */
@@ -226,7 +296,7 @@ describe('secrets', () => {
   })
 
   test('are in no answer but the one that is for them', () => {
-    const purpose: ReadonlySet<string> = new Set(['Plaintext', 'AccessKey'])
+    const purpose: ReadonlySet<string> = new Set(['Plaintext', 'AccessKey', 'plaintext', 'XksProxyAuthenticationCredential'])
     for (const { operation, answer } of answers) {
       const rest = Object.fromEntries(Object.entries(answer.json).filter(([member]) => !purpose.has(member)))
       expect({ operation, found: found(answer.status === 200 ? JSON.stringify(rest) : answer.text) }).toEqual({ operation, found: [] })
