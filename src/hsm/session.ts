@@ -316,7 +316,10 @@ function refuseEmpty(input: Buffer): void {
  * some write the IV they chose into `iv`.
  */
 export function gcmMechanism(iv: Buffer, aad: Buffer): Mechanism {
-  const parameter = { type: parameterKind.gcm, iv, ivBits: iv.length * 8, tagBits: 128, ...(aad.length > 0 && { aad }) }
+  const parameter =
+    aad.length > 0
+      ? { type: parameterKind.gcm, iv, ivBits: iv.length * 8, tagBits: 128, aad }
+      : { type: parameterKind.gcm, iv, ivBits: iv.length * 8, tagBits: 128 }
   return { mechanism: CKM.CKM_AES_GCM, parameter }
 }
 

@@ -168,7 +168,8 @@ class Server {
       this.#cache.follow()
       this.#committed = false
       try {
-        return { ...this.#run(request), failure: undefined, fatal: false }
+        const { number, data } = this.#run(request)
+        return { failure: undefined, fatal: false, number, data }
       } catch (error) {
         tried ??= new Set()
         const refusal = this.#recover(request, error, tried)
