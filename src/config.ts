@@ -430,6 +430,12 @@ export const settings = {
     'Users and roles that count as services of AWS: the key `alias/aws/<service>` is theirs, and `kms:ViaService` says so for their calls.',
   ),
   logLevel: setting('LOG_LEVEL', oneOf(logLevels), 'info', 'Lines below it are not written.'),
+  processes: setting(
+    'PROCESSES',
+    orAbsent(integer(1, 64)),
+    undefined,
+    'API processes on the ports, each with sessions of its own on every token. Absent: one less than there are processors, and one with SoftHSM2, whose processes at times do not see the keys that others make.',
+  ),
   pkcs11: {
     library: setting(
       'PKCS11_LIBRARY',

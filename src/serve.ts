@@ -5,14 +5,15 @@
 
 import { existsSync, readFileSync } from 'node:fs'
 import { mkdir, rename, rm, writeFile } from 'node:fs/promises'
-import { dirname, relative } from 'node:path'
+import { availableParallelism } from 'node:os'
+import { basename, dirname, relative } from 'node:path'
 import { openBulkPool } from './bulk/bulk-pool.ts'
 import { openCryptoPool } from './bulk/crypto-pool.ts'
 import { openTrail } from './audit/open.ts'
 import type { Trail } from './audit/trail.ts'
 import { systemClock } from './base/clock.ts'
 import { openLog, type Log, type OpenLog } from './base/log.ts'
-import { openMetrics, type Metrics, type Sample } from './base/metrics.ts'
+import { joinMetrics, openMetrics, type Metrics, type Sample } from './base/metrics.ts'
 import type { Spans } from './base/spans.ts'
 import { exitCodes } from './cli/command.ts'
 import { saveProfile } from './cli/credentials-file.ts'
@@ -22,7 +23,7 @@ import type { Token, TokenHealth } from './hsm/token.ts'
 import { openApp } from './http/app.ts'
 import { openDoor } from './http/door.ts'
 import { openEnvelopeDoor } from './http/envelope.ts'
-import { openOps } from './http/ops.ts'
+import { openOps, openReadiness, type OpsOptions } from './http/ops.ts'
 import { listen, type Listener, type TlsFiles } from './http/server.ts'
 import { openXksDoor, xksSuites } from './http/xks.ts'
 import { standardBudget } from './kms/budget.ts'
@@ -35,6 +36,7 @@ import { deadInstances } from './kms/lifecycle.ts'
 import { ensureSystemKey } from './kms/system-keys.ts'
 import { openXksHealth } from './kms/xks/health.ts'
 import { openXksProxy } from './kms/xks/proxy.ts'
+import { isMember, joinProcesses, superviseProcesses, type Membership, type Processes } from './processes.ts'
 import { openStore } from './store/open.ts'
 import type { Store } from './store/store.ts'
 import { openXksClient } from './xks/client.ts'
@@ -44,8 +46,10 @@ import { homeToken, keyStoreTokens, openTokens, planTokens, type OpenTokens } fr
 export async function serve(): Promise<number> {
   const { config, warnings } = readConfig()
   const log = openLog({ level: config.logLevel })
-  for (const warning of warnings) log.warn({}, warning)
-  const signals = listenForSignals(log)
+  const membership = isMember() ? joinProcesses(log) : undefined
+  // The supervisor has said them.
+  if (!membership) for (const warning of warnings) log.warn({}, warning)
+  const signals = membership ? undefined : listenForSignals(log)
   const endOnDefect = (error: unknown): void => {
     log.error({ err: error }, 'a defect: the service ends')
     log.flush()
@@ -54,10 +58,10 @@ export async function serve(): Promise<number> {
   process.on('uncaughtException', endOnDefect)
   process.on('unhandledRejection', endOnDefect)
   try {
-    const house = await openHouse(config, log)
-    if (house.reload) signals.onReload(house.reload)
-    process.stderr.write(house.greeting)
-    const reason = await signals.stop
+    const house = await (!membership && processesOf(config) > 1 ? openProcesses(config, log) : openHouse(config, log, { membership }))
+    if (house.reload) signals?.onReload(house.reload)
+    if (!membership) process.stderr.write(house.greeting)
+    const reason = await (membership ?? signals)?.stop
     log.info({ reason }, 'stopping: calls under way are finished')
     await house.close()
     log.info({}, 'stopped')
@@ -67,11 +71,70 @@ export async function serve(): Promise<number> {
     throw error
   } finally {
     log.flush()
-    signals.close()
+    signals?.close()
+    membership?.leave()
     process.off('uncaughtException', endOnDefect)
     process.off('unhandledRejection', endOnDefect)
   }
 }
+
+/** How many are to share the ports. */
+function processesOf({ processes, pkcs11 }: Config): number {
+  const isSoftHsm = pkcs11.library === undefined || /softhsm/i.test(basename(pkcs11.library))
+  return processes ?? (isSoftHsm ? 1 : Math.max(1, availableParallelism() - 1))
+}
+
+/** The same as `openHouse`, in several processes. */
+async function openProcesses(config: Config, log: Log): Promise<House> {
+  const opened = new Opened(config.http.drainTimeoutMs)
+  try {
+    await makeDataDir(config.dataDir)
+    let processes: Processes | undefined
+    const ops = opened.add(
+      'operations port',
+      await openOpsPort(config, log, {
+        metrics: { page: () => processes?.page() ?? joinMetrics([]) },
+        readiness: async () => processes?.readiness() ?? { ready: false, checks: { service: { ok: false, detail: 'starting' } } },
+      }),
+    )
+    const drainWithinMs = closeTimeoutMs + config.http.drainTimeoutMs
+    processes = opened.add('processes', await superviseProcesses(processesOf(config), drainWithinMs, log))
+    const { url, xksUrl } = processes.address
+    const reloadAll = (): void => processes?.reload()
+    const places = placesIn(config.dataDir)
+    opened.add('endpoint file', await announce(places.endpoint, { url, opsUrl: ops.url, xksUrl }))
+    log.info({ url, opsUrl: ops.url, xksUrl, regions: config.regions, processes: processesOf(config) }, 'ready')
+    return {
+      url,
+      opsUrl: ops.url,
+      greeting: greet(config, places.credentials, url, ops.url),
+      reload:
+        (tlsOf(config) ?? xksTls(config)) &&
+        (() => {
+          ops.reloadCertificate()
+          reloadAll()
+        }),
+      close: () => opened.close(log),
+    }
+  } catch (error) {
+    await opened.close(log)
+    throw error
+  }
+}
+
+const tlsOf = ({ tls: { certFile, keyFile } }: Config): TlsFiles | undefined =>
+  certFile === undefined || keyFile === undefined ? undefined : { certFile, keyFile }
+
+const openOpsPort = (config: Config, log: Log, told: OpsOptions): Promise<Listener> =>
+  listen({
+    ...config.http,
+    tls: tlsOf(config),
+    log,
+    name: 'ops',
+    host: config.opsHost ?? config.host,
+    port: config.opsPort,
+    handle: openOps(told),
+  })
 
 /** What is open, in the order of opening. Closed from the end; a failure to close one does not keep the others open. */
 class Opened {
@@ -131,6 +194,8 @@ export interface Fittings {
   readonly spans?: Spans
   readonly token?: (token: Token) => Token
   readonly trail?: (trail: Trail) => Trail
+  /** This house is one of several on the same ports; its supervisor has the operations port, and speaks for all. */
+  readonly membership?: Membership | undefined
 }
 
 /** Opens the house; what was opened is closed again when a later room cannot be. */
@@ -157,7 +222,7 @@ async function makeDataDir(dataDir: string): Promise<void> {
 
 async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fittings): Promise<House> {
   const places = placesIn(config.dataDir)
-  const metrics = openMetrics()
+  const metrics = openMetrics(fittings.membership?.name)
   const clock = systemClock
   await makeDataDir(config.dataDir)
 
@@ -167,39 +232,34 @@ async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fit
   let service: Service | undefined
   let draining = false
   const notYet = (): Promise<never> => Promise.reject(new Error('starting'))
-  const tls =
-    config.tls.certFile !== undefined && config.tls.keyFile !== undefined
-      ? { certFile: config.tls.certFile, keyFile: config.tls.keyFile }
-      : undefined
+  const { membership } = fittings
+  const tls = tlsOf(config)
   const limits = { tls, log, ...config.http }
-  const ops = await listen({
-    ...limits,
-    name: 'ops',
-    host: config.opsHost ?? config.host,
-    port: config.opsPort,
-    handle: openOps({
-      metrics,
-      checks: {
-        token: () => tokens?.home.check() ?? notYet(),
-        store: () => store?.ping() ?? notYet(),
-        service: () => (service ? Promise.resolve() : notYet()),
-      },
-      // Told, and not decisive: without one of these only the keys in it stand still.
-      parts: () => Object.fromEntries(others(tokens).map(([name, token]) => [`token ${name}`, () => token.check()])),
-      draining: () => draining,
-    }),
+  const readiness = openReadiness({
+    checks: {
+      token: () => tokens?.home.check() ?? notYet(),
+      store: () => store?.ping() ?? notYet(),
+      service: () => (service ? Promise.resolve() : notYet()),
+    },
+    // Told, and not decisive: without one of these only the keys in it stand still.
+    parts: () => Object.fromEntries(others(tokens).map(([name, token]) => [`token ${name}`, () => token.check()])),
+    draining: () => draining,
   })
-  opened.add('operations port', ops)
+  const ops = membership ? undefined : opened.add('operations port', await openOpsPort(config, log, { metrics, readiness }))
 
   const plans = await planTokens(config)
   // Together: with many keys each of the two takes its time, in processes and threads of its own.
-  const [storing, reaching] = await Promise.allSettled([openStore({ file: places.database, clock, log }), openTokens(plans, log)])
+  const [storing, reaching] = await Promise.allSettled([
+    openStore({ file: places.database, clock, log, ...(membership && { onWritten: membership.tellWritten }) }),
+    openTokens(plans, log),
+  ])
   if (storing.status === 'fulfilled') opened.add('store', storing.value)
   if (reaching.status === 'fulfilled') opened.add('tokens', reaching.value)
   if (reaching.status === 'rejected') throw reaching.reason
   if (storing.status === 'rejected') throw storing.reason
   tokens = reaching.value
   store = storing.value
+  membership?.onWritten(() => storing.value.refresh())
   const token = tokens.home
   const auditKey = await ensureSystemKey({ token, store }, 'audit', 'signing')
   const observeCommit = metrics.seconds('holdfast_audit_commit_seconds', 'How long audit records took to become durable.')
@@ -304,12 +364,12 @@ async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fit
   )
   const xks = config.xksProxy.port === undefined ? undefined : await openXks(config, config.xksProxy.port, service, tokens, opened)
   watchRooms(metrics, { tokens: tokens.all, store, trail, main, calls: () => door.calls() })
-  opened.add('endpoint file', await announce(places.endpoint, main, ops, xks))
+  const address = { url: main.url, xksUrl: xks?.url }
+  if (ops) opened.add('endpoint file', await announce(places.endpoint, { ...address, opsUrl: ops.url }))
   log.info(
     {
-      url: main.url,
-      opsUrl: ops.url,
-      xksUrl: xks?.url,
+      ...address,
+      opsUrl: ops?.url,
       regions: config.regions,
       token: token.info(),
       wrapScheme: token.capabilities().wrapScheme,
@@ -317,12 +377,15 @@ async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fit
     },
     'ready',
   )
+  const opsUrl = ops?.url ?? ''
+  const reload = (tls ?? xksTls(config)) && (() => [main, ops, xks].forEach((listener) => listener?.reloadCertificate()))
+  membership?.ready(address, { readiness, metricValues: metrics.values, reload })
   return {
     url: main.url,
-    opsUrl: ops.url,
+    opsUrl,
     ...(xks && { xksUrl: xks.url }),
-    greeting: greet(config, places.credentials, main, ops),
-    reload: (tls ?? xksTls(config)) && (() => [main, ops, xks].forEach((listener) => listener?.reloadCertificate())),
+    greeting: greet(config, places.credentials, main.url, opsUrl),
+    reload,
     close() {
       draining = true
       return opened.close(log)
@@ -341,6 +404,8 @@ function xksTls({ tls, xksProxy }: Config): TlsFiles | undefined {
 
 /** How long the body of a request to the XKS proxy may take: none is longer than a few packets. */
 const xksBodyTimeoutMs = 1000
+/** How long who asks too often, or cannot sign, waits to be told so. */
+const xksHoldMs = 100
 
 async function openXks(config: Config, port: number, service: Service, tokens: OpenTokens, opened: Opened): Promise<Listener> {
   const { clock, log, metrics, store } = service
@@ -355,7 +420,7 @@ async function openXks(config: Config, port: number, service: Service, tokens: O
   })
   opened.add('XKS health', health)
   const proxy = opened.add('XKS proxy', openXksProxy(service, { health: health.read }))
-  const door = openXksDoor({ proxy, clock, log, metrics, deadlineMs, maxCalls, bodyTimeoutMs: xksBodyTimeoutMs })
+  const door = openXksDoor({ proxy, clock, log, metrics, deadlineMs, maxCalls, bodyTimeoutMs: xksBodyTimeoutMs, holdMs: xksHoldMs })
   const listener = await listen({
     ...config.http,
     // Nobody waits that long for an answer.
@@ -502,9 +567,13 @@ function mostUsed(store: Store, limit: number): readonly { readonly keyArn: stri
 const reachable = (url: string): string => url.replace('://0.0.0.0:', '://127.0.0.1:').replace('://[::]:', '://[::1]:')
 
 /** Says in the data directory where this process listens, for as long as it does. What another living process says there stays. */
-async function announce(file: string, main: Listener, ops: Listener, xks: Listener | undefined): Promise<{ close(): Promise<void> }> {
+async function announce(
+  file: string,
+  { url, opsUrl, xksUrl }: { readonly url: string; readonly opsUrl: string; readonly xksUrl: string | undefined },
+): Promise<{ close(): Promise<void> }> {
   if (announcedByAnother(file)) return { close: async () => undefined }
-  const text = `${JSON.stringify({ url: reachable(main.url), opsUrl: reachable(ops.url), ...(xks && { xksUrl: reachable(xks.url) }), pid: process.pid })}\n`
+  const urls = { url: reachable(url), opsUrl: reachable(opsUrl), ...(xksUrl !== undefined && { xksUrl: reachable(xksUrl) }) }
+  const text = `${JSON.stringify({ ...urls, pid: process.pid })}\n`
   const beside = `${file}.${process.pid}`
   await writeFile(beside, text)
   await rename(beside, file)
@@ -526,15 +595,15 @@ function announcedByAnother(file: string): boolean {
   }
 }
 
-function greet(config: Config, credentials: string, main: Listener, ops: Listener): string {
+function greet(config: Config, credentials: string, mainUrl: string, opsUrl: string): string {
   const quoted = (path: string): string => (/^[\w./-]+$/.test(path) ? path : `'${path.replaceAll("'", String.raw`'\''`)}'`)
   const near = relative(process.cwd(), credentials)
   const file = quoted(near.startsWith('..') ? credentials : near)
   const trust = config.tls.certFile === undefined ? '' : `AWS_CA_BUNDLE=${quoted(config.tls.certFile)} `
-  const url = reachable(main.url)
+  const url = reachable(mainUrl)
   return [
     '',
-    `Holdfast answers at ${main.url} for ${config.regions.join(', ')}; readiness and metrics at ${ops.url}. Try:`,
+    `Holdfast answers at ${mainUrl} for ${config.regions.join(', ')}; readiness and metrics at ${opsUrl}. Try:`,
     '',
     `  ${trust}AWS_SHARED_CREDENTIALS_FILE=${file} aws --endpoint-url ${url} --region ${config.regions[0]} kms create-key`,
     '',

@@ -7,7 +7,7 @@
  * the page grow.
  */
 
-import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client'
+import { AggregatorRegistry, Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client'
 
 /** One value of a labelled reading. */
 export interface Sample {
@@ -37,15 +37,31 @@ export interface Metrics {
   gauge(name: string, help: string, read: Reading): void
   /** A total that only grows and is kept elsewhere, read when the page is asked for. */
   total(name: string, help: string, read: Reading): void
-  /** The page. */
-  page(): Promise<{ readonly contentType: string; readonly text: string }>
+  page(): Promise<MetricsPage>
+  /** All values as plain data, for `joinMetrics` in another process. */
+  values(): Promise<MetricValues>
+}
+
+export interface MetricsPage {
+  readonly contentType: string
+  readonly text: string
+}
+
+export type MetricValues = readonly object[]
+
+/** One page of the values of several processes, each of which says with every value which process it is of. */
+export async function joinMetrics(processes: readonly MetricValues[]): Promise<MetricsPage> {
+  const joined = AggregatorRegistry.aggregate([...processes])
+  return { contentType: joined.contentType, text: await joined.metrics() }
 }
 
 /** 100 µs to 10 s: a cached answer takes tenths of a millisecond, a network HSM tens, a stalled one seconds. */
 const secondsBuckets = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
 
-export function openMetrics(): Metrics {
+/** @param processName put on every value as the label `process`, where there are several of this program */
+export function openMetrics(processName?: string): Metrics {
   const registry = new Registry()
+  if (processName !== undefined) registry.setDefaultLabels({ process: processName })
   // Process, heap, garbage collection and event-loop delay (nodejs_eventloop_lag_*, reset at each scrape).
   collectDefaultMetrics({ register: registry })
 
@@ -149,5 +165,6 @@ export function openMetrics(): Metrics {
     gauge: (name, help, reading) => read('gauge', name, help, reading),
     total: (name, help, reading) => read('counter', name, help, reading),
     page: async () => ({ contentType: registry.contentType, text: await registry.metrics() }),
+    values: () => registry.getMetricsAsJSON(),
   }
 }

@@ -4,7 +4,7 @@
  */
 
 import type { Express } from 'express'
-import type { Metrics } from '../base/metrics.ts'
+import type { MetricsPage } from '../base/metrics.ts'
 import { endWithJson, plainExpress } from './app.ts'
 
 export interface Readiness {
@@ -13,8 +13,7 @@ export interface Readiness {
   readonly checks: Readonly<Record<string, { readonly ok: boolean; readonly detail: string }>>
 }
 
-export interface OpsOptions {
-  readonly metrics: Metrics
+export interface ReadinessOptions {
   /** One function per thing that must work; it rejects when it does not. */
   readonly checks: Readonly<Record<string, () => Promise<void>>>
   /** What is told with them and does not decide whether the service is ready. */
@@ -25,29 +24,35 @@ export interface OpsOptions {
   readonly checkTimeoutMs?: number
 }
 
+export interface OpsOptions {
+  readonly metrics: { page(): Promise<MetricsPage> }
+  readonly readiness: () => Promise<Readiness>
+}
+
 /** How long an outcome is told again: a prober cannot load the device. */
 const freshForMs = 1000
 
-export function openOps(options: OpsOptions): Express {
+export function openOps({ metrics, readiness }: OpsOptions): Express {
   const app = plainExpress()
-  const readiness = cachedReadiness(options)
   app.get('/healthz', (_request, response) => void response.json({ status: 'ok' }))
   app.get('/readyz', async (_request, response) => {
-    const outcome = options.draining() ? { ready: false, checks: { process: { ok: false, detail: 'shutting down' } } } : await readiness()
+    const outcome = await readiness()
     response
       .status(outcome.ready ? 200 : 503)
       .set('Cache-Control', 'no-store')
       .json(outcome)
   })
   app.get('/metrics', async (_request, response) => {
-    const { contentType, text } = await options.metrics.page()
+    const { contentType, text } = await metrics.page()
     response.set('Content-Type', contentType).send(text)
   })
   return endWithJson(app)
 }
 
+export const shuttingDown: Readiness = { ready: false, checks: { process: { ok: false, detail: 'shutting down' } } }
+
 /** Runs all checks at once; askers within a second share one run. */
-function cachedReadiness({ checks, parts, checkTimeoutMs = 5000 }: OpsOptions): () => Promise<Readiness> {
+export function openReadiness({ checks, parts, draining, checkTimeoutMs = 5000 }: ReadinessOptions): () => Promise<Readiness> {
   let at = Number.NEGATIVE_INFINITY
   let last: Promise<Readiness> | undefined
   const run = async (): Promise<Readiness> => {
@@ -64,6 +69,7 @@ function cachedReadiness({ checks, parts, checkTimeoutMs = 5000 }: OpsOptions): 
     return { ready: outcomes.every(([name, { ok }]) => ok || !Object.hasOwn(checks, name)), checks: Object.fromEntries(outcomes) }
   }
   return () => {
+    if (draining()) return Promise.resolve(shuttingDown)
     if (!last || performance.now() - at > freshForMs) {
       at = performance.now()
       last = run()

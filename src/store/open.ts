@@ -66,6 +66,8 @@ export interface StoreOptions {
   readonly log?: Log
   /** How often to look for changes of other processes. */
   readonly pollMs?: number
+  /** After each write that the view follows, before its caller goes on: so that others may be told of it. Never rejects. */
+  readonly onWritten?: () => Promise<void>
   /** The file must exist and be of this program's version; it is not changed, and every write fails. */
   readonly readOnly?: boolean
   /** How many changes are kept for the others to catch up by; one that fell further behind loads everything again. */
@@ -262,6 +264,7 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
   const write = async (what: string, steps: readonly Step[]): Promise<readonly (readonly unknown[])[]> => {
     const answers = await backend.write(what, steps)
     await followCommitted()
+    await options.onWritten?.()
     if (seen - prunedAt > keptChanges) {
       prunedAt = seen
       const upTo = seen - keptChanges
@@ -767,6 +770,7 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
       await backend.write(`remove instance ${id}`, [{ query: sql.deleteFrom('instances').where('id', '=', id).compile() }])
     },
 
+    refresh: follow,
     async ping() {
       await backend.read([sql.selectFrom('migrations').select('version').limit(1).compile()])
     },

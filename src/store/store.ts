@@ -407,7 +407,7 @@ export interface View {
   /** Every key: for start-up and jobs only. */
   allKeys(): Iterable<KeyRecord>
   keyCount(): number
-  /** Of an account in a region, in whatever state. */
+  /** Of an account in a region, in whatever state; without AWS managed keys. */
   keyCountOf(accountId: string, region: string): number
   /** All keys of this id, in order of region: a multi-Region key with its replicas, whatever their state. Nothing for single-Region keys. */
   multiRegionKeys(accountId: string, keyId: string): readonly KeyRecord[]
@@ -580,6 +580,8 @@ export interface Store extends UsageStore {
   instances(): Promise<readonly InstanceRecord[]>
   removeInstance(id: string): Promise<void>
 
+  /** Reads what other processes have written so far, instead of hearing of it in a moment. */
+  refresh(): Promise<void>
   /** Answers when the database really answered. */
   ping(): Promise<void>
   close(): Promise<void>

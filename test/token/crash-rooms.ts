@@ -97,6 +97,7 @@ const passedOver = new Set([
   'capabilities',
   'health',
   'heartbeat',
+  'refresh',
   'ping',
   'check',
   'lookup',

@@ -3,11 +3,12 @@
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
-import { openMetrics } from '../../src/base/metrics.ts'
-import { openOps, type OpsOptions } from '../../src/http/ops.ts'
+import { joinMetrics, openMetrics, type Metrics } from '../../src/base/metrics.ts'
+import { openOps, openReadiness, type ReadinessOptions } from '../../src/http/ops.ts'
 
-async function opsAt(options: Partial<OpsOptions>): Promise<string> {
-  const server = createServer(openOps({ metrics: openMetrics(), checks: {}, draining: () => false, ...options }))
+async function opsAt({ metrics = openMetrics(), ...options }: Partial<ReadinessOptions> & { readonly metrics?: Metrics }): Promise<string> {
+  const readiness = openReadiness({ checks: {}, draining: () => false, ...options })
+  const server = createServer(openOps({ metrics, readiness }))
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   onTestFinished(() => void server.close())
   return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
@@ -95,4 +96,24 @@ test('anything else is 404 in JSON', async () => {
   const response = await fetch(`${await opsAt({})}/nothing`)
   expect(response.status).toBe(404)
   expect(await response.json()).toEqual({ message: 'There is nothing at GET /nothing.' })
+})
+
+test('the pages of several processes become one, on which each value says of which process it is', async () => {
+  const processes = ['1', '2'].map((name) => {
+    const metrics = openMetrics(name)
+    metrics.call('Encrypt', 'ok', Number(name))
+    metrics.gauge('holdfast_test', 'A reading.', () => Number(name) * 10)
+    return metrics
+  })
+  const { contentType, text } = await joinMetrics(await Promise.all(processes.map((metrics) => metrics.values())))
+  expect(contentType).toMatch(/^text\/plain; version=0\.0\.4/)
+  const lines = text.split('\n')
+  for (const line of [
+    'holdfast_test{process="1"} 10',
+    'holdfast_test{process="2"} 20',
+    'holdfast_calls_total{operation="Encrypt",code="ok",process="1"} 1',
+    'holdfast_calls_total{operation="Encrypt",code="ok",process="2"} 1',
+  ])
+    expect(lines.filter((each) => each === line)).toHaveLength(1)
+  expect(lines.filter((line) => line === '# TYPE holdfast_calls_total counter')).toHaveLength(1)
 })
