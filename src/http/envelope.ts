@@ -12,6 +12,7 @@ import { createHash } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { PoolFailure, type BulkPool } from '../bulk/bulk-pool.ts'
+import type { Keyring } from '../bulk/keyring.ts'
 import { MessageError, type EncryptionContext } from '../bulk/message.ts'
 import { decryptStream, encryptStream, type CommitmentPolicy, type MessageStream } from '../bulk/stream.ts'
 import { suites } from '../bulk/suites.ts'
@@ -142,7 +143,7 @@ export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
     const wanted = readWanted(direction, exchange, caller)
     const length = request.headers['content-length']
     const cached = options.cache && { cache: options.cache, plaintextBytes: length === undefined ? undefined : Number(length) }
-    const keyring = callerKeyring(service, kms, caller, wanted.choice, cached)
+    const keyring = openKeyring(() => callerKeyring(service, kms, caller, wanted.choice, cached))
     const source = exchange.body((bytes) => {
       event.bytesIn += bytes
       moved[direction] += bytes
@@ -153,7 +154,8 @@ export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
         ? encryptStream(source, { ...common, ...wanted.encrypt })
         : decryptStream(source, { ...common, ...wanted.decrypt, limits: { maxFrameLength } })
     try {
-      // The first piece is there before the answer begins: whatever is wrong until then is said in words.
+      // The first run of frames is there before the answer begins: whatever is wrong until then is said in words.
+      const head = direction === 'encrypt' ? await made.next() : undefined
       let piece = await made.next()
       response.writeHead(200, {
         'x-amzn-RequestId': exchange.facts.requestId,
@@ -163,6 +165,10 @@ export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
         Trailer: 'x-holdfast-outcome',
       })
       event.status = 200
+      if (head && !head.done) {
+        await exchange.write(head.value)
+        event.bytesOut += head.value.length
+      }
       for (; !piece.done; piece = await made.next()) {
         await exchange.write(piece.value)
         event.bytesOut += piece.value.length
@@ -240,6 +246,15 @@ export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
       })
     },
     isStreaming: (socket) => streaming.has(socket),
+  }
+}
+
+/** @throws KmsError ValidationException for keys that cannot be meant so */
+function openKeyring(open: () => Keyring): Keyring {
+  try {
+    return open()
+  } catch (cause) {
+    throw cause instanceof DataKeyError ? kmsError('ValidationException', cause.message, { cause }) : cause
   }
 }
 

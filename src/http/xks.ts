@@ -4,13 +4,15 @@
  *
  * The path is taken as it stands: no decoding, no normalising, no query, so that what was signed is what was meant. In this order: route
  * (404), method (405), room for the call (429), the length of the body (501); then the call, stores taking turns (`FairGate`). An answer
- * that comes later than the deadline is worth nothing to AWS KMS, which waits for 250 ms: 503 is sent instead.
+ * that comes later than the deadline is worth nothing to AWS KMS, which waits for 250 ms: 503 is sent instead. Who asks too often, or cannot
+ * sign, gets the answer after a moment: a loop of such requests then costs the others little.
  *
  * HTTP/1.1 and HTTP/2 look alike from here on. What is refused here nobody has signed: it is counted and logged, not audited.
  */
 
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { constants, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { Metrics } from '../base/metrics.ts'
@@ -33,6 +35,8 @@ export interface XksDoorOptions {
   readonly maxCalls: number
   /** How long a body may take to arrive. */
   readonly bodyTimeoutMs: number
+  /** How long a 401 or 429 is held back; not beyond the deadline. */
+  readonly holdMs: number
 }
 
 export interface XksDoor {
@@ -95,6 +99,8 @@ const refusals = {
   tooSlow: { status: 408, name: undefined, message: '' },
 } satisfies Record<string, Refusal>
 
+const held: ReadonlySet<number> = new Set([errorStatuses.AuthenticationFailedException, errorStatuses.ThrottlingException])
+
 /** How a body did not arrive. */
 type NoBody = 'gone' | 'tooLong' | 'tooSlow'
 
@@ -102,7 +108,7 @@ type NoBody = 'gone' | 'tooLong' | 'tooSlow'
 type Event = { prefix?: string; api?: XksApi; path?: string; remoteAddress: string; status?: number; code?: string; ms?: number }
 
 export function openXksDoor(options: XksDoorOptions): XksDoor {
-  const { proxy, clock, log, metrics, deadlineMs, bodyTimeoutMs } = options
+  const { proxy, clock, log, metrics, deadlineMs, bodyTimeoutMs, holdMs } = options
   const gate = new FairGate({ maxRunning: options.maxCalls, maxWaiting: maxWaitingPerStore, maxWaitMs: deadlineMs / 2 })
   const perConnection = new WeakMap<object, number>()
   let open = 0
@@ -134,27 +140,30 @@ export function openXksDoor(options: XksDoorOptions): XksDoor {
       if (body === 'gone') return log.debug(event, 'the caller went away before the request was complete')
       return refuse(request, response, event, refusals[body])
     }
+    const msLeft = (): number => Math.max(0, deadlineMs - (performance.now() - startedAt))
     const entered = gate.enter(target.prefix)
-    if (entered !== true && !(await entered)) return refuse(request, response, event, refusals.tooMany)
+    if (entered !== true && !(await entered)) {
+      await sleep(Math.min(holdMs, msLeft()))
+      return refuse(request, response, event, refusals.tooMany)
+    }
     let late = false
-    const finish = ({ status, body: text }: XksAnswer, code?: string): void => {
+    const finish = ({ status, body: text }: XksAnswer, code?: ErrorName): void => {
+      if (late) return
       event.status = status
       if (code !== undefined) event.code = code
       event.ms = Math.round((performance.now() - startedAt) * 1000) / 1000
       log.info(event, 'xks call')
       send(response, status, text)
     }
-    const overdue = setTimeout(
-      () => {
-        late = true
-        count(errorStatuses.DependencyTimeoutException)
-        const name = 'DependencyTimeoutException'
-        finish({ status: errorStatuses[name], body: errorBody(name, `No answer within ${deadlineMs} ms.`) }, name)
-      },
-      Math.max(0, deadlineMs + graceMs - (performance.now() - startedAt)),
-    )
+    const fail = (code: ErrorName, message: string): void => finish({ status: errorStatuses[code], body: errorBody(code, message) }, code)
+    const overdue = setTimeout(() => {
+      count(errorStatuses.DependencyTimeoutException)
+      fail('DependencyTimeoutException', `No answer within ${deadlineMs} ms.`)
+      late = true
+    }, msLeft() + graceMs)
+    let answer: XksAnswer | undefined
     try {
-      const answer = await proxy.answer({
+      answer = await proxy.answer({
         ...target,
         method: request.method ?? '',
         path: request.url ?? '',
@@ -164,16 +173,16 @@ export function openXksDoor(options: XksDoorOptions): XksDoor {
         deadline: receivedAt + deadlineMs,
         remoteAddress: event.remoteAddress,
       })
-      if (!late) finish(answer)
     } catch (cause) {
       log.error({ ...event, err: cause }, 'an XKS call failed outside its road')
-      const name = 'InternalException'
-      if (!late) finish({ status: errorStatuses[name], body: errorBody(name, 'The request failed because of an internal error.') }, name)
+      fail('InternalException', 'The request failed because of an internal error.')
     } finally {
       clearTimeout(overdue)
       gate.leave()
       body.fill(0)
     }
+    if (answer && held.has(answer.status)) await sleep(Math.min(holdMs, msLeft()))
+    if (answer) finish(answer)
   }
 
   /** Why a request is not even read; undefined when it is. */
