@@ -61,7 +61,7 @@ beforeAll(async () => {
     slowMs: 60_000,
   })
   proxy = openXksProxy(service, { health: health.read })
-  const door = openXksDoor({ proxy, clock, log, metrics: openMetrics(), deadlineMs: 20_000, maxCalls: 64, bodyTimeoutMs: 10_000 })
+  const door = openXksDoor({ proxy, clock, log, metrics: openMetrics(), deadlineMs: 20_000, maxCalls: 64, bodyTimeoutMs: 10_000, holdMs: 0 })
   const listening = (tls: Parameters<typeof listen>[0]['tls']): Promise<Listener> =>
     listen({
       name: 'xks',

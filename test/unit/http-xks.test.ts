@@ -54,7 +54,17 @@ async function openDoor(
     close: async () => undefined,
   }
   const log = { ...silentLog, info: (fields: LogFields) => void logged.push({ ...fields }) }
-  const door = openXksDoor({ proxy, clock: systemClock, log, metrics, deadlineMs: 10_000, maxCalls: 64, bodyTimeoutMs: 10_000, ...more })
+  const door = openXksDoor({
+    proxy,
+    clock: systemClock,
+    log,
+    metrics,
+    deadlineMs: 10_000,
+    maxCalls: 64,
+    bodyTimeoutMs: 10_000,
+    holdMs: 0,
+    ...more,
+  })
   const listener = await listen({
     name: 'xks',
     host: '127.0.0.1',
@@ -383,6 +393,32 @@ describe('time and turns', () => {
     await first
     expect(door.seen).toHaveLength(1)
     expect(await door.metrics()).toMatch(/^holdfast_xks_proxy_refused_total\{kind="429"\} 1$/m)
+  })
+
+  test.each([401, 429])('who is answered %i waits for it a moment, and holds up nobody meanwhile', async (status) => {
+    let told = 0
+    const door = await openDoor({
+      maxCalls: 1,
+      holdMs: 9000,
+      drainTimeoutMs: 50,
+      answer: ({ prefix }) => ({ status: prefix === '/tenant' ? status : 200, body: `{"turn":${(told += 1)}}` }),
+    })
+    const order: number[] = []
+    const slow = askHttp1(door, { path: '/tenant/kms/xks/v1/health', body: '{}' }).then(
+      (answer) => order.push(answer.status),
+      () => 'the test has ended',
+    )
+    await expect.poll(() => told).toBe(1)
+    await askHttp1(door, { path: health, body: '{}' }).then((answer) => order.push(answer.status))
+    expect(order).toEqual([200])
+    await door.listener.close()
+    await slow
+  })
+
+  test('who is refused by the inside is told its words, after that moment', async () => {
+    const door = await openDoor({ holdMs: 20, answer: () => ({ status: 429, body: '{"errorName":"ThrottlingException"}' }) })
+    onTestFinished(() => door.listener.close())
+    expect(await askHttp1(door, { path: health, body: '{}' })).toMatchObject({ status: 429, text: '{"errorName":"ThrottlingException"}' })
   })
 
   test('stores take turns: one call of a calm store passes those that wait for a busy one', async () => {
