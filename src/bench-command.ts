@@ -7,7 +7,7 @@ import { OperatorError } from './base/operator-error.ts'
 import { compareRuns } from './bench/compare.ts'
 import { renderReport } from './bench/report.ts'
 import type { Bench } from './bench/run.ts'
-import { summarize } from './bench/summary.ts'
+import { renderMarkdown, summarize } from './bench/summary.ts'
 import type { BenchOptions, BenchOutcome } from './cli/wiring.ts'
 import type { Config } from './config.ts'
 import { measure } from './measure.ts'
@@ -21,10 +21,11 @@ export async function bench(
   const output = resolve(options.output)
   mkdirSync(output, { recursive: true })
   const progress = showProgress(terminal)
-  const { text, json, report, complete } = await measure(config, options, progress.line)
+  const { text, markdown, json, report, complete } = await measure(config, options, progress.line)
     .finally(() => progress.end())
     .then((run) => ({
       text: summarize(run),
+      markdown: renderMarkdown(run),
       json: `${JSON.stringify(run, undefined, 1)}\n`,
       report: renderReport(run),
       complete: run.parts.every(({ failure }) => failure === null),
@@ -32,11 +33,14 @@ export async function bench(
   const files = { figures: join(output, 'bench.json'), report: join(output, 'report.html') }
   writeFileSync(files.figures, json)
   writeFileSync(files.report, report)
-  return { text: `${text}\nReport: ${files.report}\nFigures: ${files.figures}\n`, json, complete }
+  return { text: `${text}\nReport: ${files.report}\nFigures: ${files.figures}\n`, json, markdown, complete }
 }
 
 /** One line that is written over where there is a terminal, else one line for each part and a sign of life every ten seconds. */
-function showProgress(terminal: Pick<WriteStream, 'write' | 'isTTY' | 'columns'>): { line(part: string, text: string): void; end(): void } {
+function showProgress(terminal: Pick<WriteStream, 'write' | 'isTTY' | 'columns'>): {
+  readonly line: (part: string, text: string) => void
+  readonly end: () => void
+} {
   const since = performance.now()
   let lastPart = ''
   let lastAt = 0

@@ -55,12 +55,13 @@ function run(order: LoadOrder): Promise<LoadResult> {
     const durations = new Durations()
     let failed = 0
     let open = order.connections
+    let lastAt = 0
     let turn = 0
 
     const finish = (): void => {
       if (--open > 0) return
       resolve({
-        perSecond: durations.count / (order.durationMs / 1000),
+        perSecond: (durations.count * 1000) / (Math.max(stopAt, lastAt) - startAt),
         answered: durations.count,
         failed,
         meanMs: durations.meanMs,
@@ -89,7 +90,11 @@ function run(order: LoadOrder): Promise<LoadResult> {
         if (length === undefined) return
         usualLength = length
         const now = performance.now()
-        if (now >= startAt && now < stopAt) durations.add(now - sentAt)
+        // A server that answers nobody in all that time is waited for: no answer in so long is no figure.
+        if (now >= startAt && (now < stopAt || durations.count === 0)) {
+          durations.add(now - sentAt)
+          lastAt = now
+        }
         if (!isOk(pending)) failed++
         pending = pending.length > length ? pending.subarray(length) : undefined
         if (now < stopAt) return restMs === undefined ? send() : void setTimeout(send, restMs)

@@ -14,7 +14,7 @@ export interface Part {
   /** One word; the anchor in the report and the name for `--parts`. */
   readonly name: string
   readonly title: string
-  run(context: PartContext): Promise<PartReport>
+  readonly run: (context: PartContext) => Promise<PartReport>
 }
 
 /** How long and how often. `quick` is for every day: the whole run ends within a minute. `full` may take an hour. */

@@ -31,6 +31,30 @@ const doctor: Command = {
   },
 }
 
+const rootKey: Command = {
+  name: 'account root-key',
+  summary: "Makes an access key of an account's root, on the service's host: the way back when the last one is deleted or lost.",
+  detail:
+    'Opens the token and the database itself, with the configuration of the service, which may run meanwhile. The secret goes into the credentials file ' +
+    'only. It is also the way into an account whose "account create" was interrupted before it was answered.',
+  positionals: [{ name: 'ACCOUNT-ID', optional: true }],
+  flags: {
+    'save-profile': {
+      value: 'NAME',
+      about: 'The profile in the credentials file; default for the home account, root-ACCOUNT-ID for others.',
+    },
+    replace: { about: 'Removes the access keys that the root has.' },
+  },
+  async run({ flags, positionals }, wiring) {
+    const accountId = positionals['ACCOUNT-ID']
+    if (accountId !== undefined && !/^\d{12}$/.test(accountId)) throw new UsageError('ACCOUNT-ID is 12 digits.')
+    const [profile] = flags['save-profile'] ?? []
+    const options = { ...(accountId !== undefined && { accountId }), ...(profile !== undefined && { profile }) }
+    await wiring.print(await wiring.rootKey({ ...options, replace: flags['replace'] !== undefined }))
+    return exitCodes.done
+  },
+}
+
 const config: Command = {
   name: 'config',
   summary: 'Shows the configuration in force, or with --markdown every setting there is.',
@@ -71,6 +95,7 @@ const bench: Command = {
     keys: { value: 'N', about: 'How many keys the growth part goes up to.' },
     grants: { value: 'N', about: 'How many grants the growth part goes up to.' },
     json: { about: 'Prints the figures as JSON instead of the table.' },
+    markdown: { about: 'Prints the tables in Markdown, for a document.' },
     compare: { value: 'A.json', about: 'Shows the run in A.json beside the one in B.json.' },
   },
   async run({ flags, positionals }, wiring) {
@@ -82,7 +107,7 @@ const bench: Command = {
       return exitCodes.done
     }
     if (flags['quick'] && flags['full']) throw new UsageError('bench takes --quick or --full, not both.')
-    const { text, json, complete } = await wiring.bench({
+    const { text, json, markdown, complete } = await wiring.bench({
       level: flags['quick'] ? 'quick' : flags['full'] ? 'full' : 'standard',
       output: flags['output']?.[0] ?? 'bench-report',
       ...(flags['parts'] && { parts: flags['parts'][0]?.split(',').map((name) => name.trim()) ?? [] }),
@@ -92,7 +117,7 @@ const bench: Command = {
       ...benchNumber(flags, 'keys', 0, 1_000_000),
       ...benchNumber(flags, 'grants', 0, 10_000_000),
     })
-    await wiring.print(flags['json'] ? json : text)
+    await wiring.print(flags['json'] ? json : flags['markdown'] ? markdown : text)
     return complete ? exitCodes.done : exitCodes.failed
   },
 }
@@ -104,6 +129,7 @@ export const commands: readonly Command[] = [
   config,
   ...envelopeCommands,
   ...adminCommands,
+  rootKey,
   ...auditCommands,
   ...xksStoreCommands,
   xksDoctor,

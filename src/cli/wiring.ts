@@ -47,6 +47,8 @@ export interface BenchOutcome {
   readonly text: string
   /** All figures, as in the file. */
   readonly json: string
+  /** The tables, for a document. */
+  readonly markdown: string
   /** No part failed. */
   readonly complete: boolean
 }
@@ -64,6 +66,16 @@ export interface XksDoctorOptions {
   readonly ca?: string
   readonly client?: { readonly cert: string; readonly key: string }
   readonly calls: number
+}
+
+/** For `holdfast account root-key`. */
+export interface RootKeyOptions {
+  /** The configuration's unless given. */
+  readonly accountId?: string
+  /** In the credentials file. */
+  readonly profile?: string
+  /** Removes the keys that the root has. */
+  readonly replace: boolean
 }
 
 /** The process's own, for commands that pass bytes through. */
@@ -92,6 +104,8 @@ export interface Wiring {
   doctor(): Promise<Examination>
   /** Holds the conversation of AWS KMS with a running XKS proxy. */
   xksDoctor(options: XksDoctorOptions): Promise<Examination>
+  /** Makes an access key of an account's root on the service's host; says where it is. */
+  rootKey(options: RootKeyOptions): Promise<string>
   clientSettings(): ClientSettings
   /** The configuration in force, as JSON. */
   effectiveConfig(): unknown
