@@ -22,8 +22,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   kms: ['base', 'hsm', 'store', 'auth', 'audit', 'xks'],
   http: ['base', 'auth', 'kms', 'xks', 'bulk', 'envelope'],
   cli: ['base', 'auth', 'bulk', 'envelope', 'audit'],
-  // The load on the XKS proxy speaks its protocol.
-  bench: ['base', 'auth', 'xks'],
+  // The load on the XKS proxy speaks its protocol; bulk encryption is measured where it is.
+  bench: ['base', 'auth', 'bulk', 'xks'],
 }
 
 /** What a folder may import besides, if only for its types. */
@@ -40,6 +40,8 @@ const onlyIn: Readonly<Record<string, string>> = {
   pg: 'store',
   express: 'http',
   piscina: 'bulk',
+  // What bulk encryption is measured against; for development only.
+  '@aws-crypto/client-node': 'bench',
   pino: 'base',
   'prom-client': 'base',
 }

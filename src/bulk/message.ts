@@ -64,7 +64,7 @@ export const commitmentBytes = 32
 export const maxUint16 = 0xffff
 export const maxUint32 = 0xffffffff
 /** In the place of a sequence number: the last frame follows. */
-export const lastFrameMark = maxUint32
+export const lastFrameMark = 0xff_ff_ff_ff
 /** Before its ciphertext. */
 export const frameHeadBytes = 4 + ivBytes
 export const frameOverhead = frameHeadBytes + tagBytes
