@@ -1,6 +1,6 @@
 /**
  * The program: finds the command and gives it what it needs. The files of this folder alone wire the rooms together:
- * `serve.ts` the service, `doctor.ts` the examination, and this one the commands. Rooms are loaded when a command wants
+ * `serve.ts` the service, `doctor.ts` the examination, `root-key.ts` the way back in, and this one the commands. Rooms are loaded when a command wants
  * them. `scripts/holdfast.mjs` and `scripts/start.mjs` call `run`.
  */
 
@@ -101,6 +101,7 @@ const wiring: Wiring = {
   readInput: () => readStream(process.stdin),
   nowMs: () => systemClock.now(),
   serve: async () => (await import('./serve.ts')).serve(),
+  rootKey: async (options) => (await import('./root-key.ts')).makeRootKey(readConfig().config, options),
   async doctor() {
     const { config } = readConfig()
     const places = placesIn(config.dataDir)

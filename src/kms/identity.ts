@@ -227,23 +227,7 @@ export function openIdentities(service: () => Service): Identities {
       )
     },
 
-    async createAccessKey({ accountId, principalArn, most }, publish) {
-      const credential = await newCredential(service(), 'AKIA')
-      const sealedSecret = await seal(service(), Buffer.from(credential.secretAccessKey, 'latin1'), `access-key/${credential.accessKeyId}`)
-      await publish?.(credential)
-      await service().store.insertAccessKey(
-        {
-          accessKeyId: credential.accessKeyId,
-          accountId,
-          principalArn,
-          sealedSecret,
-          active: true,
-          createdAt: service().clock.now(),
-        },
-        most,
-      )
-      return credential
-    },
+    createAccessKey: (owner, publish) => makeAccessKey(service(), owner, publish),
 
     async issueSession(claims) {
       const credential = await newCredential(service(), 'ASIA')
@@ -256,6 +240,23 @@ export function openIdentities(service: () => Service): Identities {
       return { ...credential, sessionToken: sealed.toString('base64') }
     },
   }
+}
+
+/** See `Identities.createAccessKey`. */
+export async function makeAccessKey(
+  rooms: Pick<Service, 'token' | 'serviceKey' | 'store' | 'clock'>,
+  { accountId, principalArn, most }: Parameters<Identities['createAccessKey']>[0],
+  publish?: (credential: Credential) => Promise<void>,
+): Promise<Credential> {
+  const credential = await newCredential(rooms, 'AKIA')
+  const { accessKeyId, secretAccessKey } = credential
+  const sealedSecret = await seal(rooms, Buffer.from(secretAccessKey, 'latin1'), `access-key/${accessKeyId}`)
+  await publish?.(credential)
+  await rooms.store.insertAccessKey(
+    { accessKeyId, accountId, principalArn, sealedSecret, active: true, createdAt: rooms.clock.now() },
+    most,
+  )
+  return credential
 }
 
 const nameOfToken = (token: string): string => createHash('sha256').update(token).digest('base64')
@@ -311,7 +312,7 @@ function identityPolicies(record: PrincipalRecord): readonly CompiledPolicy[] {
 }
 
 /** AWS's form: 20 characters with a four-letter prefix, and 40 of base64. From the device's generator. */
-async function newCredential({ token }: Service, prefix: 'AKIA' | 'ASIA'): Promise<Credential> {
+async function newCredential({ token }: Pick<Service, 'token'>, prefix: 'AKIA' | 'ASIA'): Promise<Credential> {
   const accessKeyId = prefix + (await uniqueName(token, 16))
   const secret = await token.random(30)
   const secretAccessKey = secret.toString('base64')

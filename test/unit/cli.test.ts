@@ -28,6 +28,7 @@ async function runCli(words: readonly string[], wiring: Partial<Wiring> = {}): P
     nowMs: () => 1_800_000_000_000,
     serve: unused,
     doctor: unused,
+    rootKey: unused,
     clientSettings: unused,
     effectiveConfig: unused,
     xksDoctor: unused,
