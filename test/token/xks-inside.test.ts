@@ -609,7 +609,7 @@ describe('a store', () => {
       { UriPathPrefix: '', Policy: '{"Statement":[{"Effect":"Perhaps","Principal":"*"}]}' },
       /MalformedPolicyDocumentException.*Effect/,
     ],
-    ['GetXksPolicy', { UriPathPrefix: '/apart' }, /NotFoundException.*no policy/],
+    ['GetXksPolicy', { UriPathPrefix: '' }, /NotFoundException.*no policy/],
   ] as const)('%s %j is refused in words that say why', async (operation, input, words) => {
     await expect(own(operation, input)).rejects.toThrow(words)
   })
@@ -631,6 +631,21 @@ describe('a store', () => {
     await expect(own('AddXksKey', input, { credentials: half })).rejects.toThrow(/AccessDenied.*kms:Decrypt/)
     const neither = await makeUser(ours, 'neither', { p: statement(['kms:*']) })
     await expect(own('AddXksKey', input, { credentials: neither })).rejects.toThrow(/AccessDenied.*holdfast:AddXksKey/)
+  })
+
+  test('is a resource of its own to identity policies: whoever may switch one off may do nothing to another', async () => {
+    for (const prefix of ['/mine', '/yours']) await makeStore(ours, prefix)
+    const Statement = [
+      { Effect: 'Allow', Action: 'holdfast:DisableXksStore', Resource: `arn:aws:holdfast::${ours.accountId}:xks-store/mine` },
+    ]
+    const operator = await makeUser(ours, 'operator', { p: { Version: '2012-10-17', Statement } })
+    await own('DisableXksStore', { UriPathPrefix: '/mine' }, { credentials: operator })
+    await expect(own('EnableXksStore', { UriPathPrefix: '/mine' }, { credentials: operator })).rejects.toThrow(
+      /AccessDenied.*EnableXksStore/,
+    )
+    for (const UriPathPrefix of ['/yours', '', '/nobody']) {
+      await expect(own('DisableXksStore', { UriPathPrefix }, { credentials: operator })).rejects.toThrow(/AccessDenied.*DisableXksStore/)
+    }
   })
 
   test('is nobody else’s, goes when it is disabled, and its prefix is free then', async () => {
