@@ -128,7 +128,7 @@ async function decryptions(service: Proxied, store: XksStore, keys: number): Pro
   const agent = new Agent({ keepAlive: true, maxSockets: keysAtOnce, ca: service.xks.ca })
   const encryptOnce = async (n: number): Promise<ExternalCiphertext> => {
     const body = encryptBody(metadataFor(service, 'Encrypt'), randomBytes(plaintextBytes), aad)
-    return readEncrypted(await ask(service, agent, sign(service, store, paths.encrypt(`key-${n}`), body)), plaintextBytes, aad)
+    return readEncrypted(await askUntilAnswered(service, agent, sign(service, store, paths.encrypt(`key-${n}`), body)), plaintextBytes, aad)
   }
   const made = await Promise.all(Array.from({ length: keys }, (_, n) => encryptOnce(n))).finally(() => agent.destroy())
   return () =>
@@ -139,7 +139,16 @@ async function decryptions(service: Proxied, store: XksStore, keys: number): Pro
     })
 }
 
-function ask({ xks }: Proxied, agent: Agent, { path, headers, body }: Signed): Promise<unknown> {
+/** What is too late is asked again, as AWS would: this is before anything is measured. */
+async function askUntilAnswered(service: Proxied, agent: Agent, signed: Signed): Promise<unknown> {
+  for (let left = 20; ; left--) {
+    const { status, text } = await ask(service, agent, signed)
+    if (status === 200) return JSON.parse(text)
+    if (left === 0 || (status !== 429 && status < 500)) throw new Error(`the XKS proxy answered ${status} ${text}`)
+  }
+}
+
+function ask({ xks }: Proxied, agent: Agent, { path, headers, body }: Signed): Promise<{ readonly status: number; readonly text: string }> {
   return new Promise((resolve, reject) => {
     const { hostname, port } = xks.endpoint
     const asking = request({
@@ -156,10 +165,7 @@ function ask({ xks }: Proxied, agent: Agent, { path, headers, body }: Signed): P
       answer.setEncoding('utf8')
       answer.on('data', (chunk: string) => (text += chunk))
       answer.on('error', reject)
-      answer.on('end', () => {
-        if (answer.statusCode === 200) resolve(JSON.parse(text))
-        else reject(new Error(`the XKS proxy answered ${answer.statusCode} ${text}`))
-      })
+      answer.on('end', () => resolve({ status: answer.statusCode ?? 0, text }))
     })
     asking.end(body)
   })
