@@ -32,12 +32,11 @@ export const xksDoctor: Command = {
     const flag = (name: keyof typeof flags): string | undefined => args.flags[name]?.[0]
     const endpoint = readEndpoint(flag('endpoint') ?? '')
     const { path, credentials } = readCredential(await readText('credential', flag('credential') ?? '', wiring))
-    const [ca, cert, key] = await Promise.all(
-      (['ca', 'client-cert', 'client-key'] as const).map((name) => {
-        const file = flag(name)
-        return file === undefined ? undefined : readText(name, file, wiring)
-      }),
-    )
+    const read = async (name: 'ca' | 'client-cert' | 'client-key'): Promise<string | undefined> => {
+      const named = flag(name)
+      return named === undefined ? undefined : readText(name, named, wiring)
+    }
+    const [ca, cert, key] = [await read('ca'), await read('client-cert'), await read('client-key')]
     if ((cert === undefined) !== (key === undefined)) throw new UsageError('--client-cert and --client-key go together.')
     const connectTo = flag('connect')
     const externalKeyId = flag('key')
