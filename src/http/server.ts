@@ -61,12 +61,17 @@ export interface Listener {
 export async function listen(options: ListenOptions): Promise<Listener> {
   const { name, host, tls, log } = options
   let draining = false
-  const underWay = new Set<ServerResponse>()
-  const answering = new WeakSet<object>()
+  // By connection, of which there are few new ones: in a set of the answers themselves each would be one, and what the set has outgrown keeps the
+  // old ones, with all that they hold, until the heap is looked through as a whole.
+  const answers = new Map<Socket, ServerResponse | undefined>()
+  const forget = function (this: ServerResponse): void {
+    if (answers.get(this.req.socket) === this) answers.set(this.req.socket, undefined)
+  }
   const handle: RequestListener = (request, response) => {
-    answering.add(request.socket)
-    underWay.add(response)
-    response.once('close', () => underWay.delete(response))
+    const { socket } = request
+    if (!answers.has(socket)) socket.once('close', () => answers.delete(socket))
+    answers.set(socket, response)
+    response.on('close', forget)
     if (draining) endAfter(response)
     options.handle(request, response)
   }
@@ -98,7 +103,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
     // Node says it once for each request, and leaves the connection as it is.
     if (error.code === 'ERR_HTTP_REQUEST_TIMEOUT' && options.takesLong?.(socket)) return
-    refuseMalformed(error, socket, answering.has(socket))
+    refuseMalformed(error, socket, answers.has(socket))
   })
   server.on('tlsClientError', (error) => log.debug({ listener: name, err: error }, 'a TLS handshake failed'))
   server.on('drop', () => log.warn({ listener: name, maxConnections: options.maxConnections }, 'too many connections: one was closed'))
@@ -129,7 +134,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     async close() {
       draining = true
       // Whoever is served while the listener drains is told that the connection ends with this answer.
-      for (const response of underWay) endAfter(response)
+      for (const response of answers.values()) if (response) endAfter(response)
       const closed = new Promise<void>((resolve) => server.close(() => resolve()))
       // A connection whose answer had begun when close() looked becomes idle later.
       http2?.close()
