@@ -155,7 +155,7 @@ async function openSite(config: Config): Promise<Site> {
     means: {
       noModel,
       sessions,
-      manyProcesses: undefined,
+      manyProcesses: Math.max(2, Math.min(cpus().length, 4)),
       maxObjects,
       fillGrants,
       rawLoop: (order) =>
@@ -202,7 +202,9 @@ async function openSite(config: Config): Promise<Site> {
       }
       const order: ServiceOrder = { config: mine, audit: options.audit ?? 'on', spans: options.spans ?? false }
       const env = { ...childEnvironment(), ...modelled?.reached.env }
-      let house = await startService(order, env)
+      const { processes = 1 } = options
+      const start = (): Promise<StartedService> => (processes === 1 ? startService(order, env) : startProgram(mine, processes, env))
+      let house = await start()
       try {
         modelled?.setLatency(options.latencyMs ?? 0)
         const credentials = parseCredentials(await readFile(placesIn(dataDir).credentials, 'utf8')).get('default')
@@ -219,7 +221,7 @@ async function openSite(config: Config): Promise<Site> {
           async restart() {
             await house.close()
             const startedAt = performance.now()
-            house = await startService(order, env)
+            house = await start()
             const tookMs = performance.now() - startedAt
             return { tookMs, endpoint: new URL(house.url) }
           },
@@ -420,6 +422,49 @@ async function startService(order: ServiceOrder, env: Readonly<Record<string, st
     },
   }
 }
+
+/** Starts the service as `holdfast serve` does, in several processes on one listener. It notes nothing for the bench. */
+async function startProgram(config: Config, processes: number, env: Readonly<Record<string, string>>): Promise<StartedService> {
+  const [, program] = process.argv
+  if (program === undefined) throw new Error('this process does not know its program')
+  const file = join(config.dataDir, 'config.json')
+  // An empty table is a default, which a file does not spell out.
+  const isEmpty = (value: unknown): boolean => typeof value === 'object' && value !== null && Object.keys(value).length === 0
+  writeFileSync(
+    file,
+    JSON.stringify({ ...config, processes }, (_name, value: unknown) => (isEmpty(value) ? undefined : value)),
+  )
+  const kept = Object.entries(env).filter(([name]) => !name.startsWith('HOLDFAST_'))
+  const child = fork(program, ['serve'], {
+    env: { ...Object.fromEntries(kept), HOLDFAST_CONFIG: file },
+    stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
+  })
+  const ended = once(child, 'exit')
+  let running = true
+  void ended.then(() => (running = false))
+  const { endpoint } = placesIn(config.dataDir)
+  const until = performance.now() + startWithinMs
+  while (!existsSync(endpoint)) {
+    if (!running || performance.now() > until) {
+      child.kill('SIGKILL')
+      await ended
+      throw new Error(`the service in ${processes} processes did not start`)
+    }
+    await sleep(50)
+  }
+  const address = JSON.parse(await readFile(endpoint, 'utf8')) as ServiceAddress
+  return {
+    ...address,
+    observe: () => Promise.reject(new Error('a service of several processes notes nothing for the bench')),
+    cpuSeconds: () => cpuSecondsOf(child.pid ?? 0),
+    async close() {
+      child.kill('SIGTERM')
+      await ended
+    },
+  }
+}
+
+const startWithinMs = 60_000
 
 /** Of a process and all that it started, from /proc; undefined where there is none. Of 1/100 s, as Linux counts for programs. */
 function cpuSecondsOf(root: number): number | undefined {

@@ -107,8 +107,8 @@ export interface Means {
   fillGrants(database: string, count: number, first: number): void
   /** The measured token's. */
   readonly sessions: number
-  /** API processes where there can be several; undefined where there is one. */
-  readonly manyProcesses: number | undefined
+  /** As many API processes as are measured beside one. */
+  readonly manyProcesses: number
   /** What the token holds at most, by its profile; null where only its memory is the limit. */
   readonly maxObjects: number | null
   /** Calls a second by raw loops on the token, one thread to a session; undefined where the token has no such mechanism. */
