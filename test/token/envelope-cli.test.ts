@@ -2,12 +2,14 @@
  * `holdfast encrypt`, `decrypt`, `inspect`, `rewrap` against a service in a process of its own, and the AWS Encryption SDK at the other end: what comes
  * out, and that nothing lies under the target's name until all of it does. Where signals and pipes matter, the command is a process too.
  */
-import { spawn, type ChildProcess } from 'node:child_process'
+import { execFile, spawn, type ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import { buildClient, CommitmentPolicy, KmsKeyringNode } from '@aws-crypto/client-node'
 import { CreateAliasCommand, CreateKeyCommand, KMS, ReplicateKeyCommand } from '@aws-sdk/client-kms'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
@@ -361,6 +363,91 @@ describe('what is asked for wrongly', () => {
     const { code, err } = await cli(['encrypt', '--key', key, '--endpoint', 'http://127.0.0.1:1', '--output', 'never'], Buffer.from('text'))
     expect({ code, err }).toEqual({ code: 1, err: expect.stringContaining('ECONNREFUSED') })
     expect(readdirSync(dir)).not.toContain('never')
+  })
+})
+
+describe('the library, packed and unpacked elsewhere, on plain Node', () => {
+  const app = mkdtempSync(join(tmpdir(), 'holdfast-library-'))
+  const modules = join(app, 'node_modules')
+  const root = fileURLToPath(new URL('../..', import.meta.url))
+  const run = promisify(execFile)
+
+  beforeAll(async () => {
+    // As `npm install` of the packed file would, but for the packages that are here already.
+    const env = cleanEnvironment()
+    await run('npm', ['pack', '--silent', '--pack-destination', app], { cwd: root, env })
+    mkdirSync(modules)
+    const [packed = ''] = readdirSync(app).filter((name) => name.endsWith('.tgz'))
+    await run('tar', ['-xzf', join(app, packed), '-C', modules])
+    renameSync(join(modules, 'package'), join(modules, 'holdfast'))
+    for (const name of ['piscina', '@types']) symlinkSync(join(root, 'node_modules', name), join(modules, name))
+  })
+  afterAll(() => rmSync(app, { recursive: true, force: true }))
+
+  const program = `
+import { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import { buffer } from 'node:stream/consumers'
+import { decryptStream, encrypt, encryptStream, decrypt, kmsKeyring, openDataKeyCache, signedSuite, MessageError, DataKeyError } from 'holdfast'
+
+const [endpoint = '', region = '', key = '', accessKeyId = '', secretAccessKey = ''] = process.argv.slice(2)
+const at = { endpoint, region, credentials: async () => ({ accessKeyId, secretAccessKey }) }
+const keyring = kmsKeyring({ ...at, keys: [key] })
+const chunks = Array.from({ length: 40 }, (_, at) => Buffer.alloc(100_000, at))
+const plaintext = Buffer.concat(chunks)
+
+let message = Buffer.alloc(0)
+await pipeline(Readable.from(chunks), (source) => encryptStream(source, { keyring, context: { app: 'db' } }), async (sealed) => {
+  for await (const piece of sealed) message = Buffer.concat([message, piece])
+})
+const opened = decryptStream([message], { keyring: kmsKeyring({ ...at, discovery: { accounts: [key.split(':')[4] ?? ''] } }), context: { app: 'db' } })
+const { encryptedDataKeys } = await opened.header
+const streamed = await buffer(Readable.from(opened))
+
+const cache = openDataKeyCache({ maxAgeMs: 60_000, maxMessages: 10, maxBytes: 1e9, capacity: 10 })
+const cached = cache.wrap(keyring, { keySet: 'mine', plaintextBytes: 4 })
+for (let times = 0; times < 3; times++) await encrypt(Buffer.from('text'), { keyring: cached })
+const signed = await decrypt(await encrypt(Buffer.from('signed'), { keyring, suite: signedSuite }), { keyring })
+const wrong = await decrypt(message.subarray(1), { keyring }).catch((error) => error instanceof MessageError)
+const denied = await encrypt(Buffer.from('x'), { keyring: kmsKeyring({ ...at, keys: ['alias/absent'] }) }).catch((error) => error instanceof DataKeyError)
+console.log(JSON.stringify({
+  same: streamed.equals(plaintext),
+  key: encryptedDataKeys[0]?.providerInfo.toString(),
+  hits: cache.figures().hits,
+  signed: signed.plaintext.toString(),
+  wrong,
+  denied,
+}))
+keyring.close()
+cache.close()
+`
+
+  test('encrypts and decrypts streams with data keys from the service, and lets the program end', async () => {
+    writeFileSync(join(app, 'app.mjs'), program)
+    const { accessKeyId, secretAccessKey } = holdfast.credentials
+    const words = ['app.mjs', holdfast.endpoint, holdfast.region, key, accessKeyId, secretAccessKey]
+    const { stdout, stderr } = await run(process.execPath, words, { cwd: app, env: cleanEnvironment() })
+    expect({ ...(JSON.parse(stdout) as object), stderr }).toEqual({
+      same: true,
+      key,
+      hits: 2,
+      signed: 'signed',
+      wrong: true,
+      denied: true,
+      stderr: '',
+    })
+  })
+
+  test('has declarations that a strict program is checked against', async () => {
+    writeFileSync(
+      join(app, 'app.mts'),
+      `${program}\n// @ts-expect-error -- frames are counted in bytes\nencryptStream([], { keyring, frameLength: 'many' })\n`,
+    )
+    const flags = ['--noEmit', '--strict', '--module', 'nodenext', '--target', 'es2023', '--types', 'node', '--skipLibCheck', 'false']
+    const { stdout } = await run(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), ...flags, 'app.mts'], {
+      cwd: app,
+    }).catch((error: { readonly stdout: string }) => error)
+    expect(stdout).toBe('')
   })
 })
 
