@@ -177,6 +177,8 @@ type Scope = Pick<ReceivedSignature, 'accessKeyId' | 'date' | 'region' | 'servic
 export class SigningKeyCache {
   readonly #keys = new Map<string, Buffer>()
   readonly #capacity: number
+  /** Used last, so that it has its place already. */
+  #newest = ''
 
   constructor(capacity = 4096) {
     this.#capacity = capacity
@@ -190,9 +192,10 @@ export class SigningKeyCache {
   find(scope: Scope): Buffer | undefined {
     const name = cacheName(scope)
     const key = this.#keys.get(name)
-    if (key !== undefined) {
+    if (key !== undefined && name !== this.#newest) {
       this.#keys.delete(name)
       this.#keys.set(name, key)
+      this.#newest = name
     }
     return key
   }
@@ -202,7 +205,8 @@ export class SigningKeyCache {
     const known = this.find(scope)
     if (known !== undefined) return known
     const key = deriveSigningKey(secret(), scope.date, scope.region, scope.service)
-    this.#keys.set(cacheName(scope), key)
+    this.#newest = cacheName(scope)
+    this.#keys.set(this.#newest, key)
     if (this.#keys.size > this.#capacity) {
       const [oldest] = this.#keys.keys()
       if (oldest !== undefined) this.#drop(oldest)

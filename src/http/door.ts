@@ -147,8 +147,11 @@ class Received implements Incoming {
     this.#event = event
     this.facts = facts
   }
-  async authenticate(): Promise<Authenticated> {
-    const caller = await this.#service.identities.authenticate(signedRequest(this.#request, this.#body), this.#row.signingName)
+  authenticate(): Promise<Authenticated> | Authenticated {
+    const caller = this.#service.identities.authenticate(signedRequest(this.#request, this.#body), this.#row.signingName)
+    return caller instanceof Promise ? caller.then((known) => this.#note(known)) : this.#note(caller)
+  }
+  #note(caller: Authenticated): Authenticated {
     this.#event.principal = caller.principal.arn
     this.#event.region = caller.region
     return caller

@@ -132,6 +132,8 @@ export function operation<const S extends Shape, K extends string = never, const
   return (name, api) => {
     const action = `${api.actionPrefix}:${name}`
     if (uses.length > 0 && !Object.hasOwn(allowedStates, name)) throw new Error(`states.ts has no row for ${name}`)
+    // Who administers the service is not held up.
+    const isCharged = api.name !== 'holdfast'
     const states: readonly string[] = uses.length > 0 ? allowedStates[name as KeyOperationName] : []
     return {
       name,
@@ -147,10 +149,6 @@ export function operation<const S extends Shape, K extends string = never, const
         const input = call.input as Input<S>
         const keys = {} as Record<K, KeyRecord>
         const admitted: [KeyUse<Input<S>>, FoundKey][] = []
-        const charge = (charged: readonly KeyRecord[]): void => {
-          // Who administers the service is not held up.
-          if (api.name !== 'holdfast') call.service.throttle.charge(call, charged)
-        }
         try {
           for (const resource of definition.resources?.(call, input) ?? []) permitResource(call, action, resource)
           // Whether it is needed or not, a token that is not ours is an error by itself; told only of keys that are there, it would tell of them.
@@ -174,10 +172,15 @@ export function operation<const S extends Shape, K extends string = never, const
         } catch (error) {
           // Neither the record, which its caller's account can read, nor the quota tells of a key that the answer does not tell of.
           forgetForeign(call)
-          charge([])
+          if (isCharged) call.service.throttle.charge(call, [])
           throw error
         }
-        charge(admitted.map(([, { record }]) => record))
+        if (isCharged) {
+          call.service.throttle.charge(
+            call,
+            admitted.map(([, { record }]) => record),
+          )
+        }
         for (const [use, { record: key }] of admitted) {
           use.verify?.(key, input)
           if (use.usage !== undefined) noteKeyStore(call, key)
@@ -196,7 +199,8 @@ export function operation<const S extends Shape, K extends string = never, const
           const loggingIn = use.usage === undefined ? undefined : call.service.keyStores.ready(key)
           if (loggingIn) await loggingIn
         }
-        return definition.run(call, input, keys)
+        const running = definition.run(call, input, keys)
+        return running instanceof Promise ? await running : running
       },
     }
   }
@@ -247,7 +251,8 @@ export async function execute(service: Service, operation: Operation, incoming: 
   let output: Readonly<Record<string, unknown>> | undefined
   let error: KmsError | undefined
   try {
-    const { principal, region } = await incoming.authenticate()
+    const authenticating = incoming.authenticate()
+    const { principal, region } = authenticating instanceof Promise ? await authenticating : authenticating
     service.spans?.add('sigv4', performance.now() - startedAt)
     call.principal = principal
     call.region = region
