@@ -56,6 +56,11 @@ export interface Slab {
 export interface BulkPoolOptions {
   /** As many as there are processors, unless given. */
   readonly threads?: number
+  /**
+   * 0 (unless given) to 19: how far the threads stand back for whatever else wants a processor, as `nice` has it. For a service whose event loop is to
+   * stay quick. On Linux, where threads have priorities of their own; elsewhere it does nothing.
+   */
+  readonly niceness?: number
 }
 
 /** A run: long enough that handing it over costs little, short enough that several lie in the processor's cache. */
@@ -64,11 +69,11 @@ export const slabBytes = 2 ** 20 + 4096
 const idleMs = 60_000
 const spareSlabs = 32
 
-export function openBulkPool({ threads = availableParallelism() }: BulkPoolOptions = {}): BulkPool {
+export function openBulkPool({ threads = availableParallelism(), niceness = 0 }: BulkPoolOptions = {}): BulkPool {
   // Two runs for each thread: the next one lies there when it is done with the first.
-  const sealers = openThreads(threads, { concurrentTasksPerWorker: 2 })
+  const sealers = openThreads(threads, niceness, { concurrentTasksPerWorker: 2 })
   // A notary waits for its stream most of the time: many share a thread, and no stream waits for another's end.
-  const notaries = openThreads(threads, {
+  const notaries = openThreads(threads, niceness, {
     concurrentTasksPerWorker: 2 ** 20,
     loadBalancer: (_task, workers) => {
       const least = workers.reduce<(typeof workers)[number] | null>((a, b) => (a && a.currentUsage <= b.currentUsage ? a : b), null)
@@ -114,11 +119,16 @@ export const sharedPool = (): BulkPool => (shared ??= openBulkPool())
 type PiscinaOptions = NonNullable<ConstructorParameters<typeof Piscina>[0]>
 type Run = <Answer>(task: string, input: unknown, transferList?: MessagePort[]) => Promise<Answer>
 
-function openThreads(threads: number, options: PiscinaOptions): { readonly run: Run; readonly close: () => Promise<void> } {
+function openThreads(
+  threads: number,
+  niceness: number,
+  options: PiscinaOptions,
+): { readonly run: Run; readonly close: () => Promise<void> } {
   const waiting = new Set<(cause: unknown) => void>()
+  let closed = false
   const pool = new Piscina({
     filename: new URL('./boot.mjs', import.meta.url).href,
-    workerData: { program: programOf(new URL('./bulk-worker.ts', import.meta.url)).href },
+    workerData: { program: programOf(new URL('./bulk-worker.ts', import.meta.url)).href, niceness },
     // Flags of the parent (a test runner's, an inspector's) are not for these.
     execArgv: [],
     minThreads: 0,
@@ -132,6 +142,7 @@ function openThreads(threads: number, options: PiscinaOptions): { readonly run: 
   })
   return {
     run<Answer>(task: string, input: unknown, transferList: MessagePort[] = []): Promise<Answer> {
+      if (closed) return Promise.reject(new PoolFailure('the pool of threads is closed'))
       return new Promise<Answer>((resolve, reject) => {
         const fail = (cause: unknown): void => {
           waiting.delete(fail)
@@ -147,7 +158,10 @@ function openThreads(threads: number, options: PiscinaOptions): { readonly run: 
         }, fail)
       })
     },
-    close: () => pool.destroy(),
+    close() {
+      closed = true
+      return pool.destroy()
+    },
   }
 }
 

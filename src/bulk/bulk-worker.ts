@@ -1,10 +1,17 @@
 /** What the threads of the bulk pool do. */
 
 import { createSign, createVerify, createPublicKey, ECDH, generateKeyPairSync, type KeyObject } from 'node:crypto'
-import type { MessagePort } from 'node:worker_threads'
+import { setPriority } from 'node:os'
+import { isMainThread, workerData, type MessagePort } from 'node:worker_threads'
 import { openRun, sealRun, type OpenRun, type SealRun } from './frames.ts'
 import { MessageError, type MessageFault } from './message.ts'
 import type { SignatureKind, Suite } from './suites.ts'
+
+// To Linux process 0 is the thread that asks; elsewhere it would be the whole program.
+if (!isMainThread && process.platform === 'linux') {
+  const { niceness } = workerData as { readonly niceness: number }
+  if (niceness > 0) setPriority(niceness)
+}
 
 /** A run of frames and where it lies. The key is in memory that its stream shares, and wipes; nothing here keeps it. */
 export interface RunOrder<Run> {

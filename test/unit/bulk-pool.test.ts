@@ -1,4 +1,5 @@
 import { once } from 'node:events'
+import { readdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
@@ -248,3 +249,20 @@ test('the only thread is killed: streams that waited for it end, or go on with t
   expect((await encrypt(bytes(2_000_000), { keyring, pool: single })).length).toBeGreaterThan(2_000_000)
   await single.close()
 })
+
+test.runIf(process.platform === 'linux')('the threads of a pool stand back as far as they are told, and nobody else does', async () => {
+  const before = niceOf('self')
+
+  const polite = openBulkPool({ threads: 1, niceness: 7 })
+  const known = new Set(readdirSync('/proc/self/task'))
+  await encrypt(bytes(200_000), { keyring, pool: polite })
+  const nice = readdirSync('/proc/self/task')
+    .filter((task) => !known.has(task))
+    .map((task) => niceOf(`self/task/${task}`))
+  expect(nice).toContain(before + 7)
+  expect(niceOf('self')).toBe(before)
+  await polite.close()
+})
+
+/** The 19th field of proc(5)'s stat; the second, in brackets, may have blanks. */
+const niceOf = (of: string): number => Number(readFileSync(`/proc/${of}/stat`, 'utf8').split(') ')[1]?.split(' ')[16])
