@@ -262,3 +262,29 @@ describe('tokens', () => {
     expect(problemsOf({ HOLDFAST_REGION_TOKENS: 'eu-west-1' })).toEqual([expect.stringMatching(/must be a list of region=token/)])
   })
 })
+
+test('the XKS proxy is off unless it has a port; its certificates and names come in pairs, and its port is its own', () => {
+  expect(read({}).config.xksProxy).toMatchObject({ port: undefined, deadlineMs: 200 })
+  const folder = scratch()
+  onTestFinished(() => folder.remove())
+  const file = folder.write('some.pem', 'PEM')
+  const { xksProxy } = read({
+    HOLDFAST_XKS_PROXY_PORT: '0',
+    HOLDFAST_XKS_PROXY_HOST: '0.0.0.0',
+    HOLDFAST_XKS_PROXY_TLS_CERT: file,
+    HOLDFAST_XKS_PROXY_TLS_KEY: file,
+    HOLDFAST_XKS_PROXY_CLIENT_CA: file,
+    HOLDFAST_XKS_PROXY_CLIENT_NAMES: 'cks.kms.eu-west-1.amazonaws.com, cks.kms.us-east-1.amazonaws.com',
+  }).config
+  expect(xksProxy).toMatchObject({ port: 0, clientNames: ['cks.kms.eu-west-1.amazonaws.com', 'cks.kms.us-east-1.amazonaws.com'] })
+  expect(problemsOf({ HOLDFAST_XKS_PROXY_PORT: '8480' })).toEqual([expect.stringMatching(/is 8480, which is the main port/)])
+  expect(problemsOf({ HOLDFAST_XKS_PROXY_PORT: '443', HOLDFAST_XKS_PROXY_HOST: '0.0.0.0' })).toEqual([
+    expect.stringMatching(/HOLDFAST_XKS_PROXY_HOST is 0\.0\.0\.0: plain HTTP is for loopback only/),
+  ])
+  expect(problemsOf({ HOLDFAST_XKS_PROXY_TLS_CERT: file })).toEqual([expect.stringMatching(/HOLDFAST_XKS_PROXY_TLS_KEY is missing/)])
+  expect(problemsOf({ HOLDFAST_XKS_PROXY_CLIENT_NAMES: 'one' })).toEqual([expect.stringMatching(/HOLDFAST_XKS_PROXY_CLIENT_CA is missing/)])
+  expect(problemsOf({ HOLDFAST_XKS_PROXY_CLIENT_NAMES: 'one', HOLDFAST_XKS_PROXY_CLIENT_CA: file })).toEqual([
+    expect.stringMatching(/the XKS proxy has no TLS/),
+  ])
+  expect(problemsOf({ HOLDFAST_XKS_PROXY_CLIENT_NAMES: 'one,one' })).toEqual([expect.stringMatching(/each once/)])
+})
