@@ -2,8 +2,9 @@
  * Several API processes on one listener: a supervisor that starts them, keeps them alive and speaks for them, and what each of them is told. Part of
  * the wiring.
  *
- * The processes share the listening sockets (node:cluster, connections by turns) and the database; each has agents, sessions and connections of its
- * own. The first is started alone, so that there is one that makes what a first start makes. One that ends is replaced, after 0.25 s and then
+ * The processes share the listening sockets (node:cluster) and the database; each has agents, sessions and connections of its own. Whoever of them has
+ * time takes the next connection: were they dealt out by the supervisor, one that is dealt to a process just killed would be lost without a word. The
+ * first is started alone, so that there is one that makes what a first start makes. One that ends is replaced, after 0.25 s and then
  * twice as long each time up to 30 s; its callers see a broken connection, as when a service of one process is restarted.
  *
  * What one process wrote the others must not deny: a caller that was told of a new key may use it on its next connection. So a write ends only when
@@ -181,6 +182,7 @@ class Member {
  * @throws OperatorError when the first one cannot start, which then has said why
  */
 export async function superviseProcesses(count: number, drainWithinMs: number, log: Log): Promise<Processes> {
+  cluster.schedulingPolicy = cluster.SCHED_NONE
   const members = new Set<Member>()
   const questions = new Map<number, { readonly member: Member; readonly settle: (value: unknown) => void }>()
   const restarts = new Set<NodeJS.Timeout>()

@@ -171,6 +171,8 @@ async function launch(dir: string, env: Readonly<Record<string, string>>, hear: 
       HOLDFAST_DATA_DIR: dir,
       ...oneToken(env),
       HOLDFAST_REQUEST_RATES: 'off',
+      // By default that depends on the machine.
+      HOLDFAST_PROCESSES: '1',
       ...env,
     },
     stdio: ['ignore', 'pipe', 'pipe'],

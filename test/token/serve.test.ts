@@ -35,6 +35,7 @@ function start(words: readonly string[], dir: string, env: Readonly<Record<strin
       HOLDFAST_DATA_DIR: join(dir, 'data'),
       HOLDFAST_PORT: '0',
       HOLDFAST_OPS_PORT: '0',
+      HOLDFAST_PROCESSES: '1',
       ...oneToken(env),
       ...env,
     },
