@@ -36,10 +36,9 @@ async function doctor(words: readonly string[], healthy = true) {
 
 test('its options come from the flags, the credential from its file or from standard input', async () => {
   const ca = files.write('ca.pem', 'PEM')
-  const { code, said, asked } = await doctor([
-    ...['--endpoint', 'https://xks.example.com', '--credential', credential, '--key', 'k', '--region', 'us-west-2'],
-    ...['--connect', '[::1]:8443', '--ca', ca, '--client-cert', ca, '--client-key', ca, '--calls', '7'],
-  ])
+  const where = ['--endpoint', 'https://xks.example.com', '--connect', '[::1]:8443', '--ca', ca, '--client-cert', ca, '--client-key', ca]
+  const what = ['--credential', credential, '--key', 'k', '--region', 'us-west-2', '--calls', '7']
+  const { code, said, asked } = await doctor([...where, ...what])
   expect([code, said]).toEqual([0, 'the text\n'])
   expect(asked).toEqual({
     endpoint: new URL('https://xks.example.com'),
