@@ -139,6 +139,8 @@ export const openLabToken = (lab: LabToken, log: Log = silentLog): Promise<Token
       provision: true,
       // One thread is enough, and opens faster.
       sessions: 1,
+      // Of a machine that is busy with other tests nothing is known.
+      startTimeoutMs: 180_000,
     },
     { log, selfTest: selfTestOf(lab) },
   )

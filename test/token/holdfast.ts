@@ -262,7 +262,14 @@ export async function openInProcess(
   try {
     const metrics = openMetrics()
     const token = await openToken(
-      { library: lab.library, tokenLabel: lab.label, pinFile: lab.pinFile, env: { ...cleanEnvironment(), ...lab.env }, provision: true },
+      {
+        library: lab.library,
+        tokenLabel: lab.label,
+        pinFile: lab.pinFile,
+        env: { ...cleanEnvironment(), ...lab.env },
+        provision: true,
+        startTimeoutMs: 180_000,
+      },
       { log },
     )
     closers.push(() => token.close())

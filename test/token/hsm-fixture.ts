@@ -23,7 +23,16 @@ export interface OpenedToken {
 }
 
 export function configFor(lab: LabToken, overrides: Partial<TokenConfig> = {}): TokenConfig {
-  return { library: lab.library, tokenLabel: lab.label, pinFile: lab.pinFile, env: lab.env, provision: true, sessions: 2, ...overrides }
+  return {
+    library: lab.library,
+    tokenLabel: lab.label,
+    pinFile: lab.pinFile,
+    env: lab.env,
+    provision: true,
+    sessions: 2,
+    startTimeoutMs: 180_000,
+    ...overrides,
+  }
 }
 
 export async function open(lab: LabToken, overrides: Partial<TokenConfig> = {}): Promise<OpenedToken> {

@@ -32,6 +32,7 @@ export function openLab(lab: LabToken, more: Partial<TokenConfig> = {}, log: Tok
       tokenLabel: lab.label,
       pinFile: lab.pinFile,
       provision: true,
+      startTimeoutMs: 180_000,
       ...rest,
       env: { PATH: process.env['PATH'] ?? '', ...lab.env, ...env },
     },
