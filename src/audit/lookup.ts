@@ -71,12 +71,15 @@ function tokensOf(record: AuditRecord): readonly string[] {
 const scopeToken = (accountId: string, region: string): string => `${accountId}\n${region}`
 const attributeToken = (scope: string, name: string, value: string): string => `${scope}\n${name}\n${value}`
 
-function* bitsOf(token: string, bits: number): Generator<number> {
+/** The same places at every call: they are handed out in one array. */
+function bitsOf(token: string, bits: number): Float64Array {
   const digest = sha256(Buffer.from(token))
   const first = digest.readUInt32LE(0)
   const second = (digest.readUInt32LE(4) | 1) >>> 0
-  for (let i = 0; i < probes; i++) yield ((first + i * second) % 2 ** 32) % bits
+  for (let i = 0; i < probes; i++) places[i] = ((first + i * second) % 2 ** 32) % bits
+  return places
 }
+const places = new Float64Array(probes)
 
 function encodeFilter(tokens: ReadonlySet<string>): Buffer {
   const filter = Buffer.alloc(Math.max(8, Math.ceil((tokens.size * bitsPerValue) / 8)))
@@ -97,18 +100,53 @@ export function holds(block: StoredBlock, record: AuditRecord): boolean {
   return !(timeMs < block.minMs || timeMs > block.maxMs) && tokensOf(record).every((token) => mayHold(block.filter, token))
 }
 
-/** The filter and the times of a block's records. */
-function summarise(log: AuditLogReader, number: number): StoredBlock {
+/**
+ * A record's text without what differs between the calls of one second that are alike: what was asked, what was answered, and the two ids. Undefined
+ * where the text has not the order in which this program writes it.
+ */
+function outlineOf(text: string): { readonly rest: string; readonly eventId: string } | undefined {
+  const from = text.indexOf(',"requestParameters":')
+  const to = text.lastIndexOf(',"readOnly":')
+  if (from < 0 || to < from) return undefined
+  const [, eventId] = lastMemberIsId.exec(text.slice(Math.max(from, to - 64), to)) ?? []
+  // Resources are members of the record's end; a caller's own word for something of the middle is none.
+  if (eventId === undefined || text.includes('"resources":', from) !== text.includes('"resources":', to)) return undefined
+  return { rest: text.slice(0, from) + text.slice(to), eventId }
+}
+const lastMemberIsId = /,"eventID":"([0-9a-f-]{36})"$/
+
+/** Whether all that lookups go by, but for the event's id, is in what `outlineOf` left. */
+function tellsAll(rest: string): boolean {
+  try {
+    const record = JSON.parse(rest) as object
+    return attributeMembers.every((member) => Object.hasOwn(record, member))
+  } catch {
+    return false
+  }
+}
+const attributeMembers = ['userIdentity', 'eventTime', 'eventSource', 'eventName', 'awsRegion', 'readOnly', 'recipientAccountId']
+
+/** The filter and the times of a block's records. Exported for its tests. */
+export function summarise(log: Pick<AuditLogReader, 'recordsDown'>, number: number): StoredBlock {
   const tokens = new Set<string>()
+  // The scope of each outline: a record like one before adds nothing but its id, and need not be parsed.
+  const scopes = new Map<string, string>()
   let minMs = Number.MAX_SAFE_INTEGER
   let maxMs = 0
   for (const { text } of log.recordsDown(number * recordsPerBlock, (number + 1) * recordsPerBlock - 1)) {
+    const outline = outlineOf(text)
+    const known = outline && scopes.get(outline.rest)
+    if (known !== undefined) {
+      tokens.add(attributeToken(known, 'EventId', outline?.eventId ?? ''))
+      continue
+    }
     const record = JSON.parse(text) as AuditRecord
     const timeMs = Date.parse(record.eventTime)
     // A time that cannot be read must not hide its block.
     minMs = Math.min(minMs, Number.isNaN(timeMs) ? 0 : timeMs)
     maxMs = Math.max(maxMs, Number.isNaN(timeMs) ? Number.MAX_SAFE_INTEGER : timeMs)
     for (const token of tokensOf(record)) tokens.add(token)
+    if (outline && tellsAll(outline.rest)) scopes.set(outline.rest, scopeToken(record.recipientAccountId, record.awsRegion))
   }
   return { number, minMs, maxMs, filter: encodeFilter(tokens) }
 }
