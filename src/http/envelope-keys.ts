@@ -4,7 +4,6 @@
  */
 
 import type { Keyring } from '../bulk/keyring.ts'
-import type { EncryptedDataKey } from '../bulk/message.ts'
 import { parseKeyArn } from '../envelope/arn.ts'
 import type { CachedUse, DataKeyCache } from '../envelope/cache.ts'
 import type { KeyRequest, Kms } from '../envelope/kms.ts'
@@ -148,7 +147,7 @@ async function permitKept(
     return
   }
   let refused: unknown
-  for (const { keyId, region } of keyring.asks(encryptedDataKeys as readonly EncryptedDataKey[])) {
+  for (const { keyId, region } of keyring.asks(encryptedDataKeys)) {
     try {
       return await kms.permit(region, 'Decrypt', { ...members({ keyId, context, grantTokens }), DryRunModifiers: ['IGNORE_CIPHERTEXT'] })
     } catch (error) {

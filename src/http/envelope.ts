@@ -79,9 +79,9 @@ const paths: Readonly<Record<string, Direction>> = { '/envelope/encrypt': 'encry
 const operationOf = { encrypt: 'GenerateDataKey', decrypt: 'Decrypt' } as const
 /** A longer one would be held in memory whole, by every stream that has one. */
 const maxFrameLength = 16 * 1_048_576
-/** Of a body that nobody wants any more, so much is read and dropped before the connection ends. */
+/** Of a body that nobody wants any more, so much is read and dropped, for so long, before the connection ends. */
 const maxDroppedBytes = 1_048_576
-const maxDroppingMs = 5_000
+const maxDroppingMs = 2_000
 
 /** The caller is gone, or took too long: there is nobody to answer. */
 class Gone extends Error {
@@ -457,16 +457,16 @@ function readContext(text: string | undefined, name: string): EncryptionContext 
 
 const encodeContext = (context: EncryptionContext): string => Buffer.from(JSON.stringify(context)).toString('base64')
 
-/** What still comes of a body after the answer: a little is read, so that the answer is; then the connection ends. */
+/** What still comes of a body after the answer: a little is read, then no more, so that its sender has time to find the answer; then the connection ends. */
 function dropRest(request: IncomingMessage): void {
   if (request.complete || request.destroyed) return
   let dropped = 0
   const enough = setTimeout(() => request.destroy(), maxDroppingMs)
   request.on('data', (chunk: Buffer) => {
     dropped += chunk.length
-    if (dropped > maxDroppedBytes) request.destroy()
+    if (dropped > maxDroppedBytes) request.pause()
   })
-  request.on('close', () => clearTimeout(enough))
+  for (const end of ['end', 'close'] as const) request.on(end, () => clearTimeout(enough))
   request.on('error', () => undefined)
   request.resume()
 }

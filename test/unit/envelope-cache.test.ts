@@ -35,7 +35,7 @@ function open(change: Partial<CacheOptions> = {}) {
     keyring,
     pass: (ms: number) => void (nowMs += ms),
     /** The number of the data key that a message of so many bytes is encrypted under. */
-    async use(bytes: number | undefined = 1000, keySet = 'mine', one: DataKeyRequest = request) {
+    use: async (bytes: number | undefined = 1000, keySet = 'mine', one: DataKeyRequest = request): Promise<number | undefined> => {
       const { dataKey } = await cache.wrap(keyring, { keySet, plaintextBytes: bytes }).encrypting(one)
       const number = dataKey[0]
       // As whoever asks does.
