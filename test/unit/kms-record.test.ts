@@ -192,7 +192,7 @@ describe('a record', () => {
       errorCode: 'NotFoundException',
       errorMessage: 'gone',
     })
-    const silent = buildRecord(callOf({}, {}), undefined, kmsError('InvalidCiphertextException'))
+    const silent: unknown = JSON.parse(JSON.stringify(buildRecord(callOf({}, {}), undefined, kmsError('InvalidCiphertextException'))))
     expect(silent).toMatchObject({ errorCode: 'InvalidCiphertextException' })
     expect(silent).not.toHaveProperty('errorMessage')
   })
