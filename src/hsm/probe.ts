@@ -94,6 +94,13 @@ class ThrowAwayKeys {
     this.#ckaId = Buffer.from(randomBytes(profile.keyIdBytes))
   }
 
+  /** One that may leave the device under a trusted key. @throws what the device answers, or Unprotected, where it makes no such key */
+  lendReplicable(token: boolean): void {
+    const naming = { token, ckaId: this.#ckaId, label: selfTestLabel, replicable: true }
+    const { handles } = makeKey(this.#session, ['aes-256'], naming, this.#profile)
+    this.#made.set(`${token} replicable`, { keys: noObjects, handles })
+  }
+
   lend(rows: readonly KeyRowName[], token: boolean): KeyObjects {
     const name = `${token} ${rows.join()}`
     let made = this.#made.get(name)
@@ -443,6 +450,9 @@ export function proveToken(
     fail,
   })
   probes.push(...imports.probes)
+  const replicable = attempt([CKM.CKM_AES_KEY_GEN, CKM.CKM_RSA_PKCS_OAEP], (current) => keys.lendReplicable(current.token))
+  const isReplicable = (kind: readonly KeyRowName[]): boolean =>
+    kind.length === 1 && kind.every((row) => keyRows[row].shape === 'secret' || profile.kwp !== null)
   keys.destroy()
   return {
     capabilities: {
@@ -450,6 +460,12 @@ export function proveToken(
       wrapSchemes: passedSchemes,
       keyKinds: Object.keys(rows) as TokenKeyKind[],
       algorithms: [...algorithms],
+      replicableKinds:
+        'detail' in replicable
+          ? []
+          : (Object.entries(rows) as [TokenKeyKind, readonly KeyRowName[]][])
+              .filter(([, kind]) => isReplicable(kind))
+              .map(([kind]) => kind),
       importAlgorithms: imports.algorithms,
       probes,
       keyIdBytes: profile.keyIdBytes,

@@ -105,6 +105,8 @@ export interface Capabilities {
   readonly keyKinds: readonly TokenKeyKind[]
   /** What keys of those kinds can do here; another algorithm of a kind's is answered `unsupported`. */
   readonly algorithms: readonly TokenAlgorithm[]
+  /** Of those kinds, which can be made `replicable`; whether a copy ever leaves is then up to the security officers. */
+  readonly replicableKinds: readonly TokenKeyKind[]
   /** What `importKey` can take here, by kind of key. */
   readonly importAlgorithms: readonly ImportAlgorithm[]
   /** One row per probed ability, for `holdfast doctor`. */

@@ -105,6 +105,15 @@ export function checkKind(token: Token, key: Pick<KeyRecord, 'spec' | 'usage'>):
   if (kind === 'wrapping' ? wrapScheme === undefined : !keyKinds.includes(kind)) throw noMechanism(key.spec)
 }
 
+/** @throws KmsError when a key of this token's own making could never be copied to another region's token. */
+export function checkReplicable(token: Token, key: Pick<KeyRecord, 'spec' | 'usage'>): void {
+  if (token.capabilities().replicableKinds.includes(tokenKind(key))) return
+  throw kmsError(
+    'UnsupportedOperationException',
+    `KeySpec ${key.spec} is not supported for multi-Region keys: the connected token cannot copy such a key to another token.`,
+  )
+}
+
 export const noMechanism = (spec: string): KmsError =>
   kmsError('UnsupportedOperationException', `KeySpec ${spec} is not supported: the connected token has no mechanism for it.`)
 

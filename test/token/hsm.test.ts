@@ -31,11 +31,12 @@ describe('a token that was opened', () => {
   })
 
   test('has proved its schemes and kinds of key by using them', () => {
-    const { wrapScheme, wrapSchemes: passed, keyKinds, probes, keyIdBytes } = token.capabilities()
+    const { wrapScheme, wrapSchemes: passed, keyKinds, replicableKinds, probes, keyIdBytes } = token.capabilities()
     expect(wrapScheme).toBe('gcm-iv-in')
     expect(passed).toEqual(['gcm-iv-in', 'cbc-hmac', 'rsa-oaep'])
     expect(keyKinds).toEqual(expect.arrayContaining(['wrapping', 'signing', 'RSA_4096 SIGN_VERIFY', 'HMAC_256 GENERATE_VERIFY_MAC']))
     expect(probes.find(({ name }) => name === 'gcm-iv-back')).toMatchObject({ passed: false })
+    expect(replicableKinds).toEqual(keyKinds)
     expect(keyIdBytes).toBe(16)
   })
 

@@ -122,15 +122,21 @@ const withoutEffect =
 async function inspectAll(rooms: Rooms, journal: Journal): Promise<readonly string[]> {
   const problems = [...(await inspect(rooms, journal))]
   const { view } = rooms.store
-  for (const key of view.allKeys()) {
+  for (const { arn } of view.allKeys()) {
+    // What is encrypted here uses up budget: the rotation that follows is waited for, and looked at when it is over.
+    await rooms.service.budget.close()
+    const key = view.key(arn)
+    if (!key) continue
     const related = view.multiRegionKeys(key.accountId, key.keyId)
     const primaries = related.filter(({ primaryRegion, region: own }) => primaryRegion === own)
     if (primaries.length !== 1) problems.push(`${key.keyId} has ${primaries.length} primaries`)
+    const materials = (of: { readonly arn: string }) => view.backingKeys(of.arn).map(({ materialId }) => materialId)
     for (const other of related) {
       if (other.primaryRegion !== key.primaryRegion || other.materialId !== key.materialId)
         problems.push(`${key.arn} and ${other.arn} differ`)
-      const materials = ({ arn }: { readonly arn: string }) => view.backingKeys(arn).map(({ materialId }) => materialId)
       if (materials(other).join() !== materials(key).join()) problems.push(`${other.arn} has not the material of ${key.arn}`)
+    }
+    for (const other of related) {
       if (key.state !== 'Enabled' || other.state !== 'Enabled') continue
       const { CiphertextBlob } = await callRoad(rooms, 'Encrypt', { KeyId: key.arn, Plaintext: text }, undefined, key.region)
       const { Plaintext } = await callRoad(rooms, 'Decrypt', { CiphertextBlob }, undefined, other.region)
@@ -290,3 +296,34 @@ test(
     }
   },
 )
+
+test('a multi-Region key whose kind the token can never copy is refused before it is made', async () => {
+  const { options } = await fresh()
+  const token = new Proxy(options.token, {
+    get(target, property) {
+      const value: unknown = Reflect.get(target, property, target)
+      if (property === 'capabilities') return () => ({ ...target.capabilities(), replicableKinds: ['HMAC_256 GENERATE_VERIFY_MAC'] })
+      return typeof value === 'function' ? (value.bind(target) as unknown) : value
+    },
+  })
+  const rooms = await openRooms({ ...options, token })
+  try {
+    const before = (await token.allObjects()).length
+    await expect(callRoad(rooms, 'CreateKey', { MultiRegion: true })).rejects.toMatchObject({
+      code: 'UnsupportedOperationException',
+      message:
+        'KeySpec SYMMETRIC_DEFAULT is not supported for multi-Region keys: the connected token cannot copy such a key to another token.',
+    })
+    expect([...rooms.store.view.allKeys()]).toEqual([])
+    expect(await token.allObjects()).toHaveLength(before)
+    // Of one region, of a kind that can be copied, or with material from outside, it is made.
+    for (const input of [
+      {},
+      { MultiRegion: true, KeySpec: 'HMAC_256', KeyUsage: 'GENERATE_VERIFY_MAC' },
+      { MultiRegion: true, Origin: 'EXTERNAL' },
+    ])
+      expect(keyIdOf(await callRoad(rooms, 'CreateKey', input))).toMatch(/^(?:mrk-)?[0-9a-f-]{32,36}$/)
+  } finally {
+    await rooms.close()
+  }
+})

@@ -244,9 +244,12 @@ test('a device that keeps the IV it chose is never given a plaintext to lose: th
   const lab = here(await shimmed({ gcm: 'back-never' }), skip)
   const token = await openLab(lab, { profile: writeProfile(lab, 'softhsm2', { wrap: 'gcm-iv-back' }) })
   try {
-    const { wrapScheme, wrapSchemes, probes } = token.capabilities()
+    const { wrapScheme, wrapSchemes, replicableKinds, probes } = token.capabilities()
     expect(wrapSchemes).toEqual(['cbc-hmac', 'rsa-oaep'])
     expect(wrapScheme).toBe('cbc-hmac')
+    // Two objects under one CKA_ID do not travel.
+    expect(replicableKinds).not.toContain('wrapping')
+    expect(replicableKinds).toContain('HMAC_256 GENERATE_VERIFY_MAC')
     expect(probes.find(({ name }) => name === 'gcm-iv-back')).toMatchObject({
       passed: false,
       detail: 'the device encrypted without giving its IV back',
