@@ -162,7 +162,7 @@ describe('an answer', () => {
 
   test('says the true time, by which clients set their clocks', async () => {
     const answer = await send(requestFor('ListKeys', {}))
-    expect(Math.abs(Date.parse(answer.header('Date') ?? '') - Date.now())).toBeLessThan(5_000)
+    expect(Math.abs(Date.parse(answer.header('Date') ?? '') - Date.now())).toBeLessThan(60_000)
   })
 
   test('to what fails is the error’s bare name in __type, with its words', async () => {
