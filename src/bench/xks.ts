@@ -1,6 +1,6 @@
 /**
  * The XKS proxy as AWS KMS has it: signed, audited calls over TLS on connections that are kept, 300 bytes, Encrypt with an integrity value (which
- * decrypts what it encrypted) and Decrypt, with 10 keys on the token and with 500. Then a calm key store beside one that is flooded.
+ * decrypts what it encrypted) and Decrypt, with 10 keys on the token and with 500 (50 in a quick run). Then a calm key store beside one that is flooded.
  */
 
 import { randomBytes } from 'node:crypto'
@@ -34,7 +34,7 @@ import {
 const awsPerSecond = 1800
 const awsDeadlineMs = 250
 const fewKeys = 10
-const manyKeys = 500
+const manyKeys = ({ level }: Plan): number => (level === 'quick' ? 50 : 500)
 const keysAtOnce = 16
 const plaintextBytes = 300
 /** A calm store: so many connections, each asking again after a rest. */
@@ -172,7 +172,7 @@ function ask({ xks }: Proxied, agent: Agent, { path, headers, body }: Signed): P
 }
 
 /** Long enough for the 99th percentile to be more than a handful of calls. */
-const timesOf = (plan: Plan): Plan => ({ ...plan, durationMs: Math.max(plan.durationMs, 500), warmupMs: Math.max(plan.warmupMs, 200) })
+const timesOf = (plan: Plan): Plan => ({ ...plan, durationMs: Math.max(plan.durationMs, 300), warmupMs: Math.max(plan.warmupMs, 150) })
 
 const numbersOf = ({ perSecond, p50Ms, p99Ms, failed }: LoadResult): Readonly<Record<string, number>> => ({
   throughput: perSecond,
@@ -184,6 +184,7 @@ const numbersOf = ({ perSecond, p50Ms, p99Ms, failed }: LoadResult): Readonly<Re
 async function run(context: PartContext): Promise<PartReport> {
   const own: PartContext = { ...context, plan: timesOf(context.plan) }
   const figures: Record<string, Figure> = {}
+  const many = manyKeys(context.plan)
   await context.withService(
     async (started) => {
       const service = withProxy(started)
@@ -194,7 +195,7 @@ async function run(context: PartContext): Promise<PartReport> {
   )
   const at = (id: string): Figure => figures[id] ?? figure('count', 'none', [0])
   const cell = (id: string) => ({ figure: id })
-  const rows = [fewKeys, manyKeys].flatMap((keys) =>
+  const rows = [fewKeys, many].flatMap((keys) =>
     ['encrypt', 'decrypt'].map((kind) => {
       const id = `${keys}-keys/${kind}`
       return [
@@ -230,8 +231,8 @@ async function run(context: PartContext): Promise<PartReport> {
     lacking: [],
     headlines: [
       ...['encrypt', 'decrypt'].map((kind) => {
-        const id = `${manyKeys}-keys/${kind}`
-        return `XKS ${kind === 'encrypt' ? 'Encrypt with CDIV' : 'Decrypt'}, ${manyKeys} keys: ${round(at(`${id}/throughput`).median)} calls/s, p99 ${round(at(`${id}/p99`).median)} ms`
+        const id = `${many}-keys/${kind}`
+        return `XKS ${kind === 'encrypt' ? 'Encrypt with CDIV' : 'Decrypt'}, ${many} keys: ${round(at(`${id}/throughput`).median)} calls/s, p99 ${round(at(`${id}/p99`).median)} ms`
       }),
       `XKS, a calm store beside a flooded one: p99 ${round(at('calm/beside/p99').median)} ms, alone ${round(at('calm/alone/p99').median)} ms`,
     ],
@@ -245,7 +246,7 @@ async function measureCalls(context: PartContext, service: Proxied, figures: Rec
   // Without a quota: what the service can do is the question.
   const store = await createStore(service, prefix, 1_000_000)
   let made = 0
-  for (const keys of [fewKeys, manyKeys]) {
+  for (const keys of [fewKeys, manyKeys(plan)]) {
     progress(`${keys} keys are made`)
     await addKeys(service, prefix, made, keys)
     made = keys
@@ -272,7 +273,7 @@ async function measureFlood(context: PartContext, service: Proxied, figures: Rec
   await addKeys(service, '/calm', 0, 1)
   await addKeys(service, '/busy', 0, 1)
   const { endpoint, ca } = service.xks
-  const times = { ...plan, durationMs: Math.max(plan.durationMs, 1000) }
+  const times = { ...plan, durationMs: Math.max(plan.durationMs, 500) }
   const calmly = (): Promise<LoadResult> => flood(endpoint, times, { ...calm, requests: encryptions(service, calmStore, 1), ca })
   const sides: readonly Side[] = [
     { name: 'alone', measure: async () => numbersOf(await calmly()) },
