@@ -329,6 +329,25 @@ describe('inspect and rewrap', () => {
       expect(await cli(['decrypt', '--key', one], both.out)).toMatchObject({ ...done, out: Buffer.from('text') })
   })
 
+  test('an older message is moved under another IV, and every SDK reads it still', async () => {
+    const { encrypt, decrypt } = buildClient(CommitmentPolicy.FORBID_ENCRYPT_ALLOW_DECRYPT)
+    const keyring = new KmsKeyringNode({ generatorKeyId: key, clientProvider: () => kms as never })
+    const suiteId = AlgorithmSuiteIdentifier.ALG_AES256_GCM_IV12_TAG16_HKDF_SHA256
+    const { result } = await encrypt(keyring, Buffer.from('old'), { suiteId, frameLength: 2 })
+    expect(await cli(['rewrap', '--key', farKey], result)).toMatchObject({ code: 1, err: expect.stringContaining('does not commit') })
+    const allow = ['--commitment-policy', 'require-encrypt-allow-decrypt']
+    // Nobody need be warned: the two headers are not under one IV.
+    const moved = await cli(['rewrap', '--key', farKey, ...allow], result)
+    expect(moved).toMatchObject(done)
+    const client = new KMS({ endpoint: holdfast.endpoint, region: 'eu-west-1', credentials: holdfast.credentials })
+    const far = new KmsKeyringNode({ keyIds: [farKey], clientProvider: () => client as never })
+    expect((await decrypt(far, moved.out)).plaintext.toString()).toBe('old')
+    client.destroy()
+    expect(await cli(['decrypt', ...allow], moved.out)).toMatchObject({ ...done, out: Buffer.from('old') })
+    const again = await cli(['rewrap', '--key', key, '--encrypt-again', ...allow], moved.out)
+    expect(await cli(['decrypt'], again.out)).toMatchObject({ ...done, out: Buffer.from('old') })
+  })
+
   test('a changed header is not moved', async () => {
     const { out } = await cli(['encrypt', '--key', key], Buffer.from('text'))
     const changed = Buffer.from(out)
