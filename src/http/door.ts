@@ -16,6 +16,7 @@ import type { Api } from '../kms/operations/index.ts'
 import type { Service } from '../kms/service.ts'
 import { awsJson } from './aws-json.ts'
 import { awsQuery } from './aws-query.ts'
+import { addChunk } from './chunks.ts'
 import { readFacts, signedRequest, writeAnswer } from './exchange.ts'
 import type { Protocol, Rendered, Row } from './protocol.ts'
 
@@ -226,19 +227,12 @@ function readBody(
       }
       // Nearly every request is one chunk.
       if (first === undefined) first = chunk
-      else mergeSmall((chunks ??= [first]), chunk)
+      else addChunk((chunks ??= [first]), chunk)
     })
     request.on('end', () => resolve(chunks ? Buffer.concat(chunks, length) : (first ?? noBytes)))
     request.on('error', () => resolve(undefined))
     request.on('close', () => resolve(undefined))
   })
-}
-
-/** Adds a chunk. A body may come byte by byte, and a chunk costs a hundred bytes however short it is: beyond a few, equals are made one. */
-function mergeSmall(chunks: Buffer[], chunk: Buffer): void {
-  let last = chunk
-  while (chunks.length >= 16 && (chunks.at(-1)?.length ?? 0) <= last.length) last = Buffer.concat([chunks.pop() ?? noBytes, last])
-  chunks.push(last)
 }
 
 const noBytes = Buffer.alloc(0)

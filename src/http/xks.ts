@@ -18,6 +18,7 @@ import type { Log } from '../base/log.ts'
 import type { Metrics } from '../base/metrics.ts'
 import type { XksAnswer, XksApi, XksProxy } from '../kms/xks/proxy.ts'
 import { errorBody, errorStatuses, type ErrorName } from '../xks/protocol.ts'
+import { addChunk } from './chunks.ts'
 import { FairGate } from './fair-gate.ts'
 import { connectionLimits } from './tls-connections.ts'
 
@@ -37,6 +38,8 @@ export interface XksDoorOptions {
   readonly bodyTimeoutMs: number
   /** How long a 401 or 429 is held back; not beyond the deadline. */
   readonly holdMs: number
+  /** Requests that are arriving or waiting or at work, of all connections: what bodies may hold together follows from it. */
+  readonly maxOpen?: number
 }
 
 export interface XksDoor {
@@ -56,8 +59,6 @@ export const xksSuites = [
 const maxDroppedBytes = 1_048_576
 /** The spec's longest URI is 256 characters long, without what follows the version. */
 const maxPathLength = 512
-/** Requests that are arriving or waiting or at work, of all connections: what bodies may hold together follows from it. */
-const maxOpen = 4096
 const maxWaitingPerStore = 512
 /** An answer that the inside owes at the deadline may come so much later; then the door answers by itself. */
 const graceMs = 30
@@ -108,9 +109,11 @@ type NoBody = 'gone' | 'tooLong' | 'tooSlow'
 type Event = { prefix?: string; api?: XksApi; path?: string; remoteAddress: string; status?: number; code?: string; ms?: number }
 
 export function openXksDoor(options: XksDoorOptions): XksDoor {
-  const { proxy, clock, log, metrics, deadlineMs, bodyTimeoutMs, holdMs } = options
+  const { proxy, clock, log, metrics, deadlineMs, bodyTimeoutMs, holdMs, maxOpen = 4096 } = options
   const gate = new FairGate({ maxRunning: options.maxCalls, maxWaiting: maxWaitingPerStore, maxWaitMs: deadlineMs / 2 })
   const perConnection = new WeakMap<object, number>()
+  /** Ends the waiting for a body; of who has waited longest first. */
+  const arriving = new Set<() => void>()
   let open = 0
   const refused = new Map<string, number>()
   metrics.gauge('holdfast_xks_proxy_calls', 'Calls of external key stores at work.', () => gate.running)
@@ -135,7 +138,7 @@ export function openXksDoor(options: XksDoorOptions): XksDoor {
   async function call(target: Target, request: Request, response: Response, event: Event): Promise<void> {
     const startedAt = performance.now()
     const receivedAt = clock.now()
-    const body = await readBody(request, bodyTimeoutMs)
+    const body = await readBody(request, bodyTimeoutMs, arriving)
     if (!Buffer.isBuffer(body)) {
       if (body === 'gone') return log.debug(event, 'the caller went away before the request was complete')
       return refuse(request, response, event, refusals[body])
@@ -143,6 +146,7 @@ export function openXksDoor(options: XksDoorOptions): XksDoor {
     const msLeft = (): number => Math.max(0, deadlineMs - (performance.now() - startedAt))
     const entered = gate.enter(target.prefix)
     if (entered !== true && !(await entered)) {
+      body.fill(0)
       await sleep(Math.min(holdMs, msLeft()))
       return refuse(request, response, event, refusals.tooMany)
     }
@@ -189,13 +193,23 @@ export function openXksDoor(options: XksDoorOptions): XksDoor {
   function problemOf(target: Target, request: Request): Refusal | undefined {
     if (!proxy.has(target.prefix)) return refusals.noSuchPath
     if (request.method !== 'POST') return refusals.onlyPost
-    if (open >= maxOpen || (perConnection.get(request.socket) ?? 0) >= connectionLimits.maxStreams || gate.isFull(target.prefix))
+    if ((perConnection.get(connectionOf(request)) ?? 0) >= connectionLimits.maxStreams || gate.isFull(target.prefix))
       return refusals.tooMany
     if (hasTwice(request.rawHeaders)) return refusals.twice
     const authority = request.headers[':authority']
     if (authority !== undefined && request.headers.host !== undefined && authority !== request.headers.host) return refusals.twoHosts
     if (Number(request.headers['content-length'] ?? 0) > maxXksBodyBytes) return refusals.tooLong
-    return undefined
+    return open < maxOpen || makeRoom() ? undefined : refusals.tooMany
+  }
+
+  /**
+   * Bodies of KMS come at once. Whoever leaves thousands of them unfinished, which needs no credential, must not keep it out: the one that has
+   * been arriving longest goes.
+   */
+  function makeRoom(): boolean {
+    const [giveUp] = arriving
+    giveUp?.()
+    return giveUp !== undefined
   }
 
   return {
@@ -213,9 +227,9 @@ export function openXksDoor(options: XksDoorOptions): XksDoor {
       Object.assign(event, { prefix: target.prefix, api: target.api })
       const problem = problemOf(target, request)
       if (problem) return refuse(request, response, event, problem)
-      const { socket } = request
+      const connection = connectionOf(request)
       open += 1
-      perConnection.set(socket, (perConnection.get(socket) ?? 0) + 1)
+      perConnection.set(connection, (perConnection.get(connection) ?? 0) + 1)
       call(target, request, response, event)
         .catch((cause: unknown) => {
           log.error({ ...event, err: cause }, 'an XKS answer could not be sent')
@@ -223,7 +237,7 @@ export function openXksDoor(options: XksDoorOptions): XksDoor {
         })
         .finally(() => {
           open -= 1
-          perConnection.set(socket, (perConnection.get(socket) ?? 1) - 1)
+          perConnection.set(connection, (perConnection.get(connection) ?? 1) - 1)
         })
     },
   }
@@ -249,14 +263,20 @@ function headersOf({ headers }: Request): Readonly<Record<string, string | reado
   return { ...Object.fromEntries(own), ...(authority !== undefined && { host: authority }) }
 }
 
+/** Of HTTP/2 each request has a `socket` of its own, which is none; and one that was reset is still being worked at. */
+const connectionOf = (request: Request): object => ('stream' in request ? request.stream.session : undefined) ?? request.socket
+
 function addressOf({ socket }: Request): string {
   const address = socket.remoteAddress ?? ''
   // A socket open for both families shows IPv4 callers in IPv6's clothes.
   return address.startsWith('::ffff:') ? address.slice(7) : address
 }
 
-/** The whole body, or why there is none. What arrived until then is wiped. */
-function readBody(request: Request, timeoutMs: number): Promise<Buffer | NoBody> {
+/**
+ * The whole body, or why there is none. What arrived until then is wiped.
+ * @param arriving where to leave, meanwhile, what says that it comes too slowly
+ */
+function readBody(request: Request, timeoutMs: number, arriving: Set<() => void>): Promise<Buffer | NoBody> {
   return new Promise((resolve) => {
     const chunks: Buffer[] = []
     let length = 0
@@ -265,14 +285,17 @@ function readBody(request: Request, timeoutMs: number): Promise<Buffer | NoBody>
       if (settled) return
       settled = true
       clearTimeout(timer)
+      arriving.delete(giveUp)
       request.off('data', take)
       for (const chunk of chunks) if (chunk !== outcome) chunk.fill(0)
       resolve(outcome)
     }
-    const timer = setTimeout(() => settle('tooSlow'), timeoutMs)
+    const giveUp = (): void => settle('tooSlow')
+    const timer = setTimeout(giveUp, timeoutMs)
+    arriving.add(giveUp)
     const take = (chunk: Buffer): void => {
       length += chunk.length
-      chunks.push(chunk)
+      addChunk(chunks, chunk)
       if (length > maxXksBodyBytes) settle('tooLong')
     }
     request.on('data', take)

@@ -455,6 +455,47 @@ describe('time and turns', () => {
     for (let turn = 0; turn < 128; turn++) inside.open()
   })
 
+  test('what was reset over HTTP/2 and is still being worked at counts for its connection', async () => {
+    const inside = gate()
+    const door = await openDoor({ tls: pair, maxCalls: 1000, answer: inside.answer })
+    const session = connectHttp2(door.listener.url, { ca: cert })
+    onTestFinished(async () => {
+      session.destroy()
+      await door.listener.close()
+    })
+    const ask = () => {
+      const stream = session.request({ ':method': 'POST', ':path': health })
+      stream.on('error', () => undefined)
+      stream.end('{}')
+      return stream
+    }
+    const streams = Array.from({ length: 128 }, ask)
+    await inside.reached(128)
+    for (const stream of streams) stream.close(constants.NGHTTP2_CANCEL)
+    const status = await new Promise((resolve) => ask().once('response', (headers) => resolve(headers[':status'])))
+    expect(status).toBe(429)
+    expect(door.seen).toHaveLength(128)
+    for (let turn = 0; turn < 128; turn++) inside.open()
+  })
+
+  test('bodies that are left unfinished keep nobody out: the oldest of them goes', async () => {
+    const door = await openDoor({ maxOpen: 2 })
+    onTestFinished(() => door.listener.close())
+    const unfinished = []
+    for (const length of [2, 3]) {
+      const connection = await rawConnection(door.listener.port)
+      // The second time it is asked, the first time's bytes have been read: they came before on the same connection.
+      connection.send(`GET /ping HTTP/1.1\r\nHost: h\r\n\r\nPOST ${health} HTTP/1.1\r\nHost: h\r\nContent-Length: ${length}\r\n\r\n{`)
+      await connection.received((text) => text.includes('pong'))
+      unfinished.push(connection)
+    }
+    expect(await askHttp1(door, { path: health, body: '{}' })).toMatchObject({ status: 200, text: '{"bytes":2}' })
+    expect(await unfinished[0]?.received()).toMatch(/HTTP\/1\.1 408 /)
+    unfinished[1]?.send(' }')
+    expect(await unfinished[1]?.received((text) => text.includes('bytes'))).toMatch(/\{"bytes":3\}/)
+    unfinished[1]?.socket.destroy()
+  })
+
   test('closing finishes what is under way on HTTP/1.1 and HTTP/2, and takes nothing more', async () => {
     const inside = gate()
     const door = await openDoor({ tls: pair, answer: inside.answer })
