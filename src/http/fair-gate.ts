@@ -76,6 +76,8 @@ export class FairGate {
     if (turn === undefined) {
       this.#running -= 1
       this.#lastEnd = 0
+      // Nobody waits, perhaps because of a pace that once was: it is forgotten as it was learnt.
+      this.#paceMs -= this.#paceMs / 32
       return
     }
     if (this.#lastEnd > 0) this.#paceMs += (now - this.#lastEnd - this.#paceMs) / 32

@@ -1,7 +1,7 @@
 /** Turns: who is let in, who waits, who is refused. */
 
 import fc from 'fast-check'
-import { expect, test } from 'vitest'
+import { expect, onTestFinished, test, vi } from 'vitest'
 import { FairGate } from '../../src/http/fair-gate.ts'
 
 const patient = { maxWaiting: 1000, maxWaitMs: 60_000 }
@@ -99,4 +99,25 @@ test('who would wait too long by the pace at which calls end is refused at once'
     await Promise.resolve()
   }
   expect(await Promise.all(outcomes.map((each) => Promise.resolve(each)))).toContain(false)
+})
+
+test('a pace that once was slow is forgotten when calls end and nobody waits', () => {
+  vi.useFakeTimers({ toFake: ['performance', 'setTimeout', 'clearTimeout'] })
+  onTestFinished(() => void vi.useRealTimers())
+  const gate = new FairGate({ maxRunning: 1, maxWaiting: 1000, maxWaitMs: 50 })
+  expect(gate.enter('a')).toBe(true)
+  // Somebody comes to wait just before a slow call ends.
+  for (let call = 0; call < 40 && !gate.isFull('a'); call++) {
+    vi.advanceTimersByTime(100)
+    void gate.enter('a')
+    gate.leave()
+  }
+  expect(gate.isFull('a')).toBe(true)
+  gate.leave()
+  for (let call = 0; call < 40; call++) {
+    expect(gate.enter('a')).toBe(true)
+    gate.leave()
+  }
+  expect(gate.enter('a')).toBe(true)
+  expect(gate.isFull('a')).toBe(false)
 })
