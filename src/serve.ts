@@ -380,7 +380,7 @@ async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fit
   )
   const opsUrl = ops?.url ?? ''
   const reload = (tls ?? xksTls(config)) && (() => [main, ops, xks].forEach((listener) => listener?.reloadCertificate()))
-  membership?.ready(address, { readiness, metricValues: metrics.values, reload })
+  membership?.ready(address, { readiness, metricValues: () => metrics.values(), reload })
   return {
     url: main.url,
     opsUrl,
