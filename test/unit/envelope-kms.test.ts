@@ -33,9 +33,8 @@ async function fakeKms(...answers: readonly (readonly [status: number, body: unk
         input: JSON.parse(body.toString()) as Received['input'],
       })
       const answer = answers[Math.min(received.length, answers.length) - 1]
-      if (answer === undefined || answer === 'hang up') return void request.socket.destroy()
-      const [status, content] = answer
-      response.writeHead(status).end(typeof content === 'string' ? content : JSON.stringify(content))
+      if (answer === undefined || answer === 'hang up') request.socket.destroy()
+      else response.writeHead(answer[0]).end(typeof answer[1] === 'string' ? answer[1] : JSON.stringify(answer[1]))
     })
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
