@@ -535,7 +535,7 @@ export const settings = {
       'ENVELOPE_MAX_STREAMS',
       integer(1, 10_000),
       32,
-      'Streams of `/envelope/encrypt` and `/envelope/decrypt` at once; the next one is told to try again (ThrottlingException). Each needs some MiB of memory.',
+      'Streams of `/envelope/encrypt` and `/envelope/decrypt` at once, in each API process; the next one is told to try again (ThrottlingException). Each needs some MiB of memory.',
     ),
     maxStreamsPerCaller: setting('ENVELOPE_MAX_STREAMS_PER_CALLER', integer(1, 10_000), 8, 'The same for one user or role session.'),
     idleTimeoutMs: setting(
@@ -554,7 +554,7 @@ export const settings = {
       'ENVELOPE_THREADS',
       orAbsent(integer(1, 256)),
       undefined,
-      'Threads that encrypt and decrypt streams. Absent: as many as there are processors.',
+      'Threads that encrypt and decrypt streams, in each API process. Absent: as many as there are processors.',
     ),
     cacheMaxAgeMs: setting(
       'ENVELOPE_CACHE_MAX_AGE_MS',
@@ -569,7 +569,7 @@ export const settings = {
       68_719_476_736,
       'Plaintext under one such data key.',
     ),
-    cacheCapacity: setting('ENVELOPE_CACHE_CAPACITY', integer(1, 1_000_000), 1000, 'Such data keys at once.'),
+    cacheCapacity: setting('ENVELOPE_CACHE_CAPACITY', integer(1, 1_000_000), 1000, 'Such data keys at once, in each API process.'),
   },
   audit: {
     sealIntervalMs: setting(
