@@ -78,7 +78,8 @@ export function openMetrics(processName?: string): Metrics {
     buckets: secondsBuckets,
     registers: [registry],
   })
-  const callChildren = new Map<string, Counter.Internal>()
+  /** By operation, then by code. */
+  const callChildren = new Map<string, Map<string, Counter.Internal>>()
   const durationChildren = new Map<string, Histogram.Internal<'operation'>>()
 
   /** A metric whose value is read at each scrape. Both kinds of reading are gauges inside; only the declared type differs. */
@@ -118,9 +119,10 @@ export function openMetrics(processName?: string): Metrics {
 
   return {
     call(operation, code, durationMs) {
-      const outcome = `${operation}\n${code}`
-      let counter = callChildren.get(outcome)
-      if (!counter) callChildren.set(outcome, (counter = calls.labels(operation, code)))
+      let byCode = callChildren.get(operation)
+      if (!byCode) callChildren.set(operation, (byCode = new Map()))
+      let counter = byCode.get(code)
+      if (!counter) byCode.set(code, (counter = calls.labels(operation, code)))
       counter.inc()
       let histogram = durationChildren.get(operation)
       if (!histogram) durationChildren.set(operation, (histogram = durations.labels(operation)))

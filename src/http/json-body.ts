@@ -73,10 +73,15 @@ function countNames(bytes: Buffer): number {
 }
 
 function countKept(value: object): number {
-  let names = 0
-  const isList = Array.isArray(value)
-  for (const inner of Object.values(value) as unknown[]) {
-    if (!isList) names++
+  if (Array.isArray(value)) {
+    let names = 0
+    for (const item of value as readonly unknown[]) if (typeof item === 'object' && item !== null) names += countKept(item)
+    return names
+  }
+  const kept = Object.keys(value)
+  let names = kept.length
+  for (const name of kept) {
+    const inner = (value as Readonly<Record<string, unknown>>)[name]
     if (typeof inner === 'object' && inner !== null) names += countKept(inner)
   }
   return names

@@ -188,7 +188,8 @@ export function list<T>(of: Member<T, boolean>, limits: { readonly min?: number;
 export const stringMap: Member<Readonly<Record<string, string>>> = member('map', (value) => {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw wrongType(value, 'Map')
   const map: Record<string, string> = Object.create(null) as Record<string, string>
-  for (const [name, text] of Object.entries(value)) {
+  for (const name of Object.keys(value)) {
+    const text = (value as Readonly<Record<string, unknown>>)[name]
     if (typeof text !== 'string')
       throw text === null ? kmsError('SerializationException', 'Map value cannot be null') : wrongType(text, 'String')
     map[name] = text

@@ -39,7 +39,7 @@ export const context = optional<EncryptionContext>({
   read(value, path, problems) {
     const given = stringMap.read(value, path, problems)
     let bytes = 0
-    for (const [name, text] of Object.entries(given)) bytes += Buffer.byteLength(name) + Buffer.byteLength(text) + 8
+    for (const name in given) bytes += Buffer.byteLength(name) + Buffer.byteLength(given[name] ?? '') + 8
     if (bytes > maxContextBytes) {
       problems.push(`Value at '${path}' failed to satisfy constraint: Member must have length less than or equal to ${maxContextBytes}`)
     }
