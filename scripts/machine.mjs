@@ -170,6 +170,8 @@ export function ensureDependencies({ dev }) {
  * as the last step of an install, so one that stopped half way does not count.
  */
 export function lockfileInstalled(folder, { dev }) {
+  // Where npm installed Holdfast as a package, it has seen to what that needs, and left the lockfile out.
+  if (!existsSync(join(folder, 'package-lock.json'))) return true
   let installed
   try {
     installed = JSON.parse(readFileSync(join(folder, 'node_modules/.package-lock.json'), 'utf8')).packages
