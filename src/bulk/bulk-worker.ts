@@ -3,7 +3,7 @@
 import { createSign, createVerify, createPublicKey, ECDH, generateKeyPairSync, type KeyObject } from 'node:crypto'
 import { setPriority } from 'node:os'
 import { isMainThread, workerData, type MessagePort } from 'node:worker_threads'
-import { openRun, sealRun, type OpenRun, type SealRun } from './frames.ts'
+import { freeAtOnce, openRun, sealRun, type OpenRun, type SealRun } from './frames.ts'
 import { MessageError, type MessageFault } from './message.ts'
 import type { SignatureKind, Suite } from './suites.ts'
 
@@ -12,6 +12,7 @@ if (!isMainThread && process.platform === 'linux') {
   const { niceness } = workerData as { readonly niceness: number }
   if (niceness > 0) setPriority(niceness)
 }
+if (!isMainThread) await freeAtOnce()
 
 /** A run of frames and where it lies. The key is in memory that its stream shares, and wipes; nothing here keeps it. */
 export interface RunOrder<Run> {

@@ -2,11 +2,13 @@
  * Runs of frames, sealed and opened in place: plaintext in, frames out, in the same memory, and the other way round. Synchronous; what the threads of
  * the pool do, and the event loop for messages of a few KiB.
  *
- * OpenSSL, as Node has it, writes its output into memory of its own, which is copied back here. It is asked for it in pieces of 64 KiB: memory
- * of this size is used again and again, larger blocks are mapped anew each time, which costs more than the cipher.
+ * OpenSSL, as Node has it, writes its output into memory of its own. It is asked for 64 KiB at a time, which are copied back here while the processor
+ * has them at hand, and freed.
  */
 
 import { createCipheriv, createDecipheriv, type CipherGCM, type DecipherGCM } from 'node:crypto'
+import { once } from 'node:events'
+import { MessageChannel, type MessagePort } from 'node:worker_threads'
 import {
   bodyAad,
   fillBodyAad,
@@ -183,6 +185,33 @@ export function copyInto(target: Buffer, at: number, bytes: Uint8Array): void {
 
 /** In place, in any overlap that reads ahead of where it writes. */
 function transform(gcm: CipherGCM | DecipherGCM, memory: Buffer, from: number, to: number, bytes: number): void {
-  for (let done = 0; done < bytes; done += pieceBytes)
-    copyInto(memory, to + done, gcm.update(memory.subarray(from + done, from + Math.min(bytes, done + pieceBytes))))
+  for (let done = 0; done < bytes; done += pieceBytes) {
+    const piece = gcm.update(memory.subarray(from + done, from + Math.min(bytes, done + pieceBytes)))
+    copyInto(memory, to + done, piece)
+    free(piece)
+  }
+}
+
+/** A smaller block costs less to leave to the collector. */
+const freedBytes = 32_768
+let nobody: MessagePort | undefined
+
+/**
+ * In this thread, from now on, the cipher's output is freed as soon as it was copied. Left to the collector, 32 MiB of it pile up before they are freed
+ * together: every block is then new, cold to the processor's caches and mapped in afresh, which takes as long as the cipher.
+ *
+ * What frees memory is to hand it to a port that nobody is at the other end of. It takes turns of the event loop to have one.
+ */
+export async function freeAtOnce(): Promise<void> {
+  const { port1, port2 } = new MessageChannel()
+  const closed = once(port1, 'close')
+  port1.ref()
+  port2.close()
+  await closed
+  nobody = port1
+}
+
+function free({ buffer, length }: Buffer): void {
+  if (nobody && length >= freedBytes && length === buffer.byteLength && buffer instanceof ArrayBuffer)
+    nobody.postMessage(undefined, [buffer])
 }
