@@ -26,15 +26,23 @@ const suffix: Readonly<Record<Figure['unit'], string>> = {
   count: '',
 }
 
+/** Bytes in the unit that makes a short number of them. */
+function showBytes(bytes: number): string {
+  const [size, unit] = bytes >= 2 ** 30 ? [2 ** 30, 'GiB'] : bytes >= 2 ** 20 ? [2 ** 20, 'MiB'] : bytes >= 1024 ? [1024, 'KiB'] : [1, 'B']
+  return `${showNumber(bytes / size)} ${unit}`
+}
+
 /** `4,120 /s`; a millisecond that is none is said in microseconds. */
 export function showFigure({ unit, median }: Pick<Figure, 'unit' | 'median'>): string {
   if (unit === 'ms' && Math.abs(median) < 1) return `${showNumber(median * 1000)} µs`
+  if (unit === 'bytes') return showBytes(median)
   return `${showNumber(median)}${suffix[unit]}`
 }
 
 /** `4,020–4,310 /s` */
 export function showSpread({ unit, low, high }: Pick<Figure, 'unit' | 'low' | 'high'>): string {
   if (unit === 'ms' && Math.abs(high) < 1) return `${showNumber(low * 1000)}–${showNumber(high * 1000)} µs`
+  if (unit === 'bytes') return `${showBytes(low)}–${showBytes(high)}`
   return `${showNumber(low)}–${showNumber(high)}${suffix[unit]}`
 }
 

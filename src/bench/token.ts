@@ -151,6 +151,9 @@ const operations: readonly Operation[] = [
   },
 ]
 
+/** To make keys for these takes longer than to measure all the others. */
+const slowOnes: ReadonlySet<SoftwareOperation> = new Set(['rsa-3072', 'rsa-4096', 'new-rsa-2048'])
+
 /** Why this token cannot do it; undefined when it can. */
 function lackOf({ kind, makes, algorithm, schemes }: Operation, can: Capabilities): string | undefined {
   if (schemes && !schemes.some((scheme) => can.wrapSchemes.includes(scheme))) return `has no wrap scheme ${schemes.join(' or ')}`
@@ -234,6 +237,10 @@ async function run(context: PartContext): Promise<PartReport> {
             const lack = lackOf(operation, can)
             if (lack !== undefined) {
               lacking.push(`${operation.title}: this token ${lack}.`)
+              continue
+            }
+            if (plan.level === 'quick' && slowOnes.has(operation.id)) {
+              lacking.push(`${operation.title}: takes too long for a quick run.`)
               continue
             }
             const own = stepsOf(operation, steps, bench.sessions)

@@ -30,23 +30,9 @@ let figures: Bench
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'holdfast-bench-'))
   output = join(dir, 'out')
-  ran = await bench([
-    '--quick',
-    '--rounds',
-    '1',
-    '--seconds',
-    '0.02',
-    '--keys',
-    '20',
-    '--grants',
-    '40',
-    '--parts',
-    measured.join(),
-    '--output',
-    output,
-  ])
+  ran = await bench(['--quick', '--rounds', '1', '--seconds', '0.02', '--keys', '20', '--parts', measured.join(), '--output', output])
   figures = JSON.parse(readFileSync(join(output, 'bench.json'), 'utf8')) as Bench
-}, 300_000)
+}, 500_000)
 afterAll(() => rmSync(dir, { recursive: true, force: true, maxRetries: 5 }))
 
 interface Ran {
