@@ -160,7 +160,8 @@ function members({ keyId, context, grantTokens }: KeyRequest): Readonly<Record<s
 /** A region's name becomes part of a host name, and may come out of a message. */
 const regionForm = /^[a-z0-9-]{1,64}$/
 
-function endpointOf(endpoint: string | undefined, region: string): URL {
+/** Where a region's KMS is. @throws KmsFailure */
+export function endpointOf(endpoint: string | undefined, region: string): URL {
   if (!regionForm.test(region)) throw new KmsFailure('Unreachable', `${JSON.stringify(region)} is no name of a region.`)
   const aws = `https://kms.${region}.amazonaws.com${region.startsWith('cn-') ? '.cn' : ''}`
   return new URL('/', endpoint?.replaceAll('{region}', region) ?? aws)

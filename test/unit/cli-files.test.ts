@@ -2,8 +2,8 @@
 
 import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { describe, expect, onTestFinished, test } from 'vitest'
-import { describeProgress } from '../../src/cli/progress.ts'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { describeProgress, openProgress } from '../../src/cli/progress.ts'
 import { openTargetFile } from '../../src/cli/target-file.ts'
 import { scratch } from './http-fixture.ts'
 
@@ -65,6 +65,24 @@ describe('a target', () => {
 })
 
 describe('progress', () => {
+  test('is one line that is written over, and is gone at the end', () => {
+    vi.useFakeTimers()
+    onTestFinished(() => void vi.useRealTimers())
+    const printed: string[] = []
+    const progress = openProgress(1000, (text) => printed.push(text))
+    progress.add(100)
+    vi.advanceTimersByTime(200)
+    progress.add(400)
+    vi.advanceTimersByTime(200)
+    progress.close()
+    vi.advanceTimersByTime(1000)
+    expect(printed).toEqual([
+      '\r 10 %  100 B of 1000 B  500 B/s  2 s left\u001b[K',
+      '\r 50 %  500 B of 1000 B  1.2 KiB/s  1 s left\u001b[K',
+      '\r\u001b[K',
+    ])
+  })
+
   const MiB = 1_048_576
   test.each([
     [{ done: 0, totalBytes: 100 * MiB, bytesPerSecond: 0 }, '  0 %  0 B of 100 MiB  0 B/s'],

@@ -1,10 +1,12 @@
 /** The client of KMS: what it sends, what it tries again, and which answers it takes. */
 
 import { createServer, type IncomingMessage } from 'node:http'
+import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { readAuthorization, deriveSigningKey, verifySignature } from '../../src/auth/sigv4.ts'
-import { KmsFailure, openKmsClients, type KmsClientOptions } from '../../src/envelope/kms.ts'
+import { makeAuthority } from '../certificates.ts'
+import { endpointOf, KmsFailure, openKmsClients, type KmsClientOptions } from '../../src/envelope/kms.ts'
 
 const now = 1_800_000_000_000
 const credentials = { accessKeyId: 'AKIAEXAMPLE', secretAccessKey: 'secret' }
@@ -39,7 +41,7 @@ async function fakeKms(...answers: readonly (readonly [status: number, body: unk
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   onTestFinished(() => void server.close())
-  const open = (options: Partial<KmsClientOptions> = {}) => {
+  const open = (options: Partial<KmsClientOptions> = {}, region = 'eu-west-1') => {
     const clients = openKmsClients({
       endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
       credentials,
@@ -47,7 +49,7 @@ async function fakeKms(...answers: readonly (readonly [status: number, body: unk
       ...options,
     })
     onTestFinished(() => clients.close())
-    const kms = clients.of('eu-west-1')
+    const kms = clients.of(region)
     if (!kms) throw new Error('every region has a client')
     return kms
   }
@@ -72,13 +74,40 @@ describe('what is sent', () => {
     ])
   })
 
-  test('goes to where the region is, and a name that is no region goes nowhere', async () => {
-    const clients = openKmsClients({ endpoint: 'http://{region}.invalid', credentials, now: () => now })
-    const asking = (region: string) => clients.of(region)?.decrypt({ ...request, ciphertext: Buffer.of(2) })
-    await expect(asking('eu-west-1')).rejects.toThrow('http://eu-west-1.invalid')
-    for (const region of ['evil.example/', 'EU', '']) await expect(asking(region)).rejects.toThrow('is no name of a region')
-    clients.close()
+  test.each([
+    [undefined, 'eu-west-1', 'https://kms.eu-west-1.amazonaws.com/'],
+    [undefined, 'cn-north-1', 'https://kms.cn-north-1.amazonaws.com.cn/'],
+    ['http://127.0.0.1:8480', 'eu-west-1', 'http://127.0.0.1:8480/'],
+    ['https://kms.{region}.example:8480/some/path', 'eu-west-1', 'https://kms.eu-west-1.example:8480/'],
+  ])('to the endpoint %s for %s goes to %s', (endpoint, region, url) => {
+    expect(endpointOf(endpoint, region).href).toBe(url)
   })
+
+  test.each(['evil.example/', 'a.b', 'EU', ''])('never goes to %j, which is no region', async (region) => {
+    const { received, open } = await fakeKms([200, good])
+    await expect(open({}, region).decrypt({ ...request, ciphertext: Buffer.of(2) })).rejects.toThrow('is no name of a region')
+    expect(received).toEqual([])
+  })
+})
+
+test('over TLS only a certificate of the public authorities, or of the one that is trusted, is spoken with', async () => {
+  const authority = makeAuthority()
+  onTestFinished(() => authority.remove())
+  const { cert, key } = authority.issue('localhost', ['localhost'])
+  const server = createTlsServer({ cert, key }, (request, response) => {
+    request.resume()
+    request.on('end', () => response.end(JSON.stringify(good)))
+  })
+  await new Promise<void>((resolve) => server.listen(0, resolve))
+  onTestFinished(() => void server.close())
+  const endpoint = `https://localhost:${(server.address() as AddressInfo).port}`
+  const ask = async (trust: string | undefined) => {
+    const clients = openKmsClients({ endpoint, credentials, trust, now: () => now })
+    onTestFinished(() => clients.close())
+    return clients.of('eu-west-1')?.encrypt({ ...request, plaintext: Buffer.of(1) })
+  }
+  expect(await ask(authority.ca)).toMatchObject({ keyId: 'arn' })
+  await expect(ask(undefined)).rejects.toThrow(/certificate/)
 })
 
 describe('what comes back', () => {
