@@ -143,7 +143,7 @@ function grantRequest(call: Call, action: string, found: FoundKey, members: Memb
     encryptionContext: encryptionContext(call, members),
     sourceArn: typeof sourceArn === 'string' ? sourceArn : undefined,
     ...(operation === 'CreateGrant' && {
-      child: { operations: call.input['Operations'] as readonly string[], constraints: givenConstraints(call) },
+      child: { operations: handedOn(call), constraints: givenConstraints(call) },
     }),
   }
 }
@@ -372,6 +372,10 @@ function encryptionContext(call: Call, members: Members): Pairs {
   return (call.input[members.context] as Pairs | undefined) ?? {}
 }
 
+/** What the grant is to permit. To show a key in an XKS store is to grant AWS KMS both of these, without constraints. */
+const handedOn = ({ operation, input }: Call): readonly string[] =>
+  operation.name === 'AddXksKey' ? ['Encrypt', 'Decrypt'] : (input['Operations'] as readonly string[])
+
 /** CreateGrant's Constraints. An empty map is none. */
 export function givenConstraints({ input }: Call): GrantConstraints {
   const given = input['Constraints'] as
@@ -387,14 +391,14 @@ export function givenConstraints({ input }: Call): GrantConstraints {
   }
 }
 
-/** What a policy may ask about a grant that is to be made; and of three operations whether a service asks for it. */
+/** What a policy may ask about a grant that is to be made; and of those on grants whether a service asks for it. */
 function grantKey(call: Call, name: string): Value {
   const { input } = call
   if (name === 'grantisforawsresource') {
-    if (!['CreateGrant', 'ListGrants', 'RevokeGrant'].includes(call.operation.name)) return undefined
+    if (!['CreateGrant', 'ListGrants', 'RevokeGrant', 'AddXksKey'].includes(call.operation.name)) return undefined
     return String(call.service.managedKeys.serviceOf(call.principal) !== undefined)
   }
-  if (call.operation.name !== 'CreateGrant') return undefined
+  if (call.operation.name !== 'CreateGrant' && call.operation.name !== 'AddXksKey') return undefined
   const constraints = givenConstraints(call)
   switch (name) {
     case 'grantconstraintsourcearn':
@@ -408,7 +412,7 @@ function grantKey(call: Call, name: string): Value {
     case 'granteeserviceprincipal':
       return text(input['GranteeServicePrincipal'])
     case 'grantoperations':
-      return input['Operations'] as readonly string[]
+      return handedOn(call)
     case 'retiringprincipal':
       return text(input['RetiringPrincipal'])
     case 'retiringserviceprincipal':

@@ -30,7 +30,8 @@ const prefix = string({ max: 117, pattern: '(/[A-Za-z0-9_-]+)*' })
 const regions = optional(list(string({ min: 4, max: 32, pattern: /[a-z]{2}(-[a-z]+)+-[0-9]/ }), { min: 1, max: 50 }))
 const requestRate = optional(integer({ min: 1, max: 1_000_000 }))
 const credential = optional(xksCredential)
-const externalKeyId = string({ min: 1, max: 128, pattern: /[A-Za-z0-9._-]+/ })
+/** Not `.` and `..`, which mean something else in a path. */
+const externalKeyId = string({ min: 1, max: 128, pattern: /(?!\.{1,2}$)[A-Za-z0-9._-]+/ })
 const listing = { Limit: optional(integer({ min: 1, max: 1000 })), Marker: marker } as const
 
 interface Named {
@@ -311,7 +312,10 @@ function checkFit({ arn, spec, origin, managedBy }: KeyRecord): void {
   if (origin === 'EXTERNAL_KEY_STORE') throw unfit('it is in an external key store itself')
 }
 
-/** Through a store KMS encrypts and decrypts, so whoever shows it a key must be allowed to do both himself. */
+/**
+ * Through a store KMS encrypts and decrypts, so whoever shows it a key must be allowed to do both himself; and to hand that on, since the store
+ * meets none of the conditions under which he may, and goes on when he may no longer.
+ */
 export const AddXksKey = operation({
   input: { UriPathPrefix: prefix, ExternalKeyId: externalKeyId, KeyId: keyId },
   output: ['KeyArn'],
@@ -320,7 +324,7 @@ export const AddXksKey = operation({
   readOnly: false,
   responseElements: ({ KeyArn }) => ({ keyArn: KeyArn }),
   async run(call, input, { key }) {
-    await permitKey(call, 'kms:Decrypt', { record: key, alias: undefined }, {})
+    for (const action of ['kms:Decrypt', 'kms:CreateGrant']) await permitKey(call, action, { record: key, alias: undefined }, {})
     const { prefix: at } = getStore(call, input)
     const { store } = call.service
     if (call.service.tokenOf(key).capabilities().wrapScheme?.startsWith('gcm-') !== true) {
