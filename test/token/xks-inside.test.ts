@@ -359,6 +359,8 @@ describe('authentication', () => {
   })
 
   test('what failed is recorded without anything that its sender made up', async () => {
+    // What was refused before has used up this second's records.
+    ours.clock.advance(1000)
     await send({ credential: { ...credential, RawSecretAccessKey: 'x'.repeat(43) } })
     const record = await lastRecord()
     expect(record).toMatchObject({
@@ -367,6 +369,34 @@ describe('authentication', () => {
       requestParameters: { uriPathPrefix: '', externalKeyId: 'one' },
     })
     expect(JSON.stringify(record)).not.toContain('Alice')
+  })
+
+  test('who floods a store without a credential does not fill the audit: ten records a second, and how many there were', async () => {
+    const theirs = await makeStore(ours, '/flooded')
+    const recorded = async () =>
+      (
+        await ours.service.trail.lookup({
+          accountId: ours.accountId,
+          region: 'us-east-1',
+          attribute: { name: 'EventSource', value: 'xks.holdfast' },
+          limit: 50,
+        })
+      ).events
+        .map(({ record }) => record)
+        .filter((record) => (record['requestParameters'] as { uriPathPrefix?: string }).uriPathPrefix === '/flooded')
+    const wrong = { prefix: '/flooded', credential: { ...theirs, RawSecretAccessKey: 'x'.repeat(43) } }
+    for (let request = 0; request < 25; request++) expect(await xks.send('encrypt', 'one', body, wrong)).toMatchObject(refused)
+    expect(await recorded()).toHaveLength(10)
+    // Who has one is recorded whatever the others do.
+    const health = { requestMetadata: { kmsRequestId: 'r', kmsOperation: 'KmsHealthCheck' } }
+    expect(await xks.send('health', undefined, health, { prefix: '/flooded', credential: theirs })).toMatchObject({ status: 200 })
+    ours.clock.advance(1000)
+    await xks.send('encrypt', 'one', body, wrong)
+    const [last, signed, ...before] = await recorded()
+    expect(last).toMatchObject({ errorCode: 'AuthenticationFailedException', additionalEventData: { unrecordedBefore: 15 } })
+    expect(signed).toMatchObject({ eventName: 'GetHealthStatus' })
+    expect(before).toHaveLength(10)
+    expect((await ours.service.metrics.page()).text).toMatch(/^holdfast_xks_proxy_unrecorded_total\{prefix="\/flooded"\} 15$/m)
   })
 })
 
@@ -602,6 +632,7 @@ describe('a store', () => {
     ['DisableXksStore', { UriPathPrefix: '/nobody' }, /NotFoundException/],
     ['DeleteXksStore', { UriPathPrefix: '' }, /ConflictException.*enabled/],
     ['AddXksKey', { UriPathPrefix: '', ExternalKeyId: 'alias/x', KeyId: 'x' }, /ValidationException/],
+    ['AddXksKey', { UriPathPrefix: '', ExternalKeyId: '..', KeyId: 'x' }, /ValidationException/],
     ['AddXksKey', { UriPathPrefix: '', ExternalKeyId: 'x', KeyId: 'alias/none' }, /NotFoundException/],
     ['RemoveXksKey', { UriPathPrefix: '', ExternalKeyId: 'nobody' }, /NotFoundException/],
     [
@@ -629,6 +660,24 @@ describe('a store', () => {
     const half = await makeUser(ours, 'half', { p: statement(['holdfast:AddXksKey', 'kms:Encrypt']) })
     const input = { UriPathPrefix: '', ExternalKeyId: 'theirs', KeyId: keyArn }
     await expect(own('AddXksKey', input, { credentials: half })).rejects.toThrow(/AccessDenied.*kms:Decrypt/)
+    const user = await makeUser(ours, 'user', { p: statement(['holdfast:AddXksKey', 'kms:Encrypt', 'kms:Decrypt']) })
+    await expect(own('AddXksKey', input, { credentials: user })).rejects.toThrow(/AccessDenied.*kms:CreateGrant/)
+    // What a store could do is what a policy is asked about; no service is its user.
+    const limited = (condition: Readonly<Record<string, unknown>>) => ({
+      Version: '2012-10-17',
+      Statement: [
+        { Effect: 'Allow', Action: ['holdfast:AddXksKey', 'kms:Encrypt', 'kms:Decrypt'], Resource: '*' },
+        { Effect: 'Allow', Action: 'kms:CreateGrant', Resource: '*', Condition: condition },
+      ],
+    })
+    const forServices = await makeUser(ours, 'services', { p: limited({ Bool: { 'kms:GrantIsForAWSResource': 'true' } }) })
+    await expect(own('AddXksKey', input, { credentials: forServices })).rejects.toThrow(/AccessDenied.*kms:CreateGrant/)
+    const encrypting = await makeUser(ours, 'encrypting', {
+      p: limited({ 'ForAllValues:StringEquals': { 'kms:GrantOperations': 'Encrypt' } }),
+    })
+    await expect(own('AddXksKey', input, { credentials: encrypting })).rejects.toThrow(/AccessDenied.*kms:CreateGrant/)
+    const both = { 'ForAllValues:StringEquals': { 'kms:GrantOperations': ['Encrypt', 'Decrypt'] } }
+    await own('AddXksKey', input, { credentials: await makeUser(ours, 'both', { p: limited(both) }) })
     const neither = await makeUser(ours, 'neither', { p: statement(['kms:*']) })
     await expect(own('AddXksKey', input, { credentials: neither })).rejects.toThrow(/AccessDenied.*holdfast:AddXksKey/)
   })
@@ -745,7 +794,7 @@ describe('the record', () => {
 })
 
 /** A second proxy on the same service would count under the same names. */
-const quiet = { calls: () => () => undefined, gauge: () => undefined } as unknown as InProcess['service']['metrics']
+const quiet = { calls: () => () => undefined, gauge: () => undefined, total: () => undefined } as unknown as InProcess['service']['metrics']
 
 describe('a device', () => {
   /** The proxy on a token with other answers. */

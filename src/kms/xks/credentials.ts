@@ -57,6 +57,8 @@ interface Known {
 
 const services: ReadonlySet<string> = new Set([signingService])
 const decoyId = 'DECOY'
+/** A day's key for each Region that a store can have, and around midnight those of the next day. */
+const keysOfOne = 100
 
 export function openXksAuthentication(rooms: Rooms): XksAuthentication {
   /** Of a store there are two or three. By record, then by what outlives the record. */
@@ -77,11 +79,11 @@ export function openXksAuthentication(rooms: Rooms): XksAuthentication {
       for (const store of rooms.store.view.allXksStores()) {
         for (const each of store.credentials) {
           const name = nameOf(store.prefix, each)
-          kept.set(name, known.get(name) ?? { keys: new SigningKeyCache(64), opening: undefined, usedAt: 0 })
+          kept.set(name, known.get(name) ?? { keys: new SigningKeyCache(keysOfOne), opening: undefined, usedAt: 0 })
         }
       }
       known = kept
-      found = known.get(nameOf(prefix, credential)) ?? { keys: new SigningKeyCache(64), opening: undefined, usedAt: 0 }
+      found = known.get(nameOf(prefix, credential)) ?? { keys: new SigningKeyCache(keysOfOne), opening: undefined, usedAt: 0 }
       byRecord.set(credential, found)
     }
     return found

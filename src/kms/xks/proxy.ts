@@ -63,7 +63,10 @@ export interface XksAnswer {
 export interface XksProxy {
   /** Whether a URI path prefix ('' or '/tenant') is a store's. An unknown one is 404 InvalidUriPathException, before authentication. */
   has(prefix: string): boolean
-  /** Authenticates, reads, authorizes, does it, records it, answers. Never throws. The audit record is durable when it resolves. */
+  /**
+   * Authenticates, reads, authorizes, does it, records it, answers. Never throws. The audit record is durable when it resolves; of requests that
+   * nobody has signed so many have one in each second, and the rest are counted.
+   */
   answer(request: XksRequest): Promise<XksAnswer>
   /** Resolves when no request is under way, nor what one that came to its deadline has left in a device. */
   close(): Promise<void>
@@ -97,6 +100,8 @@ const operations: Readonly<Record<XksApi, string>> = {
 
 /** Calls that were given up and are still in a device: beyond so many, no further call goes there until it answers. */
 const maxAbandoned = 64
+/** Requests of one store that nobody has signed are recorded at this rate: whoever reaches the port can make them, and fill the disk. */
+const strangersASecond = 10
 /** With less time left than this a call is not begun. */
 const leastForDeviceMs = 10
 
@@ -125,6 +130,25 @@ export function openXksProxy(service: Service, options: { readonly health: Healt
         .lastUses()
         .map(({ prefix, accessKeyId, at }) => ({ labels: { prefix, credential: accessKeyId }, value: (clock.now() - at) / 1000 })),
   )
+
+  const strangers = new Map<string, { readonly records: Bucket; unrecorded: number; total: number }>()
+  metrics.total('holdfast_xks_proxy_unrecorded_total', 'Requests without a valid signature that the audit has only the number of.', () =>
+    [...strangers].map(([prefix, { total }]) => ({ labels: { prefix }, value: total })),
+  )
+  /** Whether a request that nobody has signed has a record of its own; the next one that has says how many had none. */
+  const recordsStranger = ({ request: { prefix }, note }: Asked): boolean => {
+    const nowMs = clock.now()
+    let found = strangers.get(prefix)
+    if (!found) strangers.set(prefix, (found = { records: new Bucket(strangersASecond, nowMs), unrecorded: 0, total: 0 }))
+    if (!found.records.take(nowMs)) {
+      found.unrecorded += 1
+      found.total += 1
+      return false
+    }
+    if (found.unrecorded > 0) note['unrecordedBefore'] = found.unrecorded
+    found.unrecorded = 0
+    return true
+  }
 
   const buckets = new Map<string, { readonly rate: number; readonly bucket: Bucket }>()
   const charge = ({ prefix, requestRate }: XksStoreRecord): void => {
@@ -282,6 +306,7 @@ export function openXksProxy(service: Service, options: { readonly health: Healt
   }
 
   const record = async (asked: Asked, refusal: XksRefusal | undefined, startedAt: number): Promise<void> => {
+    if (refusal?.errorName === 'AuthenticationFailedException' && !recordsStranger(asked)) return
     asked.note['latencyMs'] = Math.round((performance.now() - startedAt) * 1000) / 1000
     const entry = buildRecord(asked, refusal, service.config)
     await trail.append(entry)
