@@ -420,6 +420,8 @@ async function openXks(config: Config, port: number, service: Service, tokens: O
     slowMs: deadlineMs / 2,
   })
   opened.add('XKS health', health)
+  // The first look at the tokens is over before anybody can ask what it found.
+  await health.read()
   const proxy = opened.add('XKS proxy', openXksProxy(service, { health: health.read }))
   const door = openXksDoor({ proxy, clock, log, metrics, deadlineMs, maxCalls, bodyTimeoutMs: xksBodyTimeoutMs, holdMs: xksHoldMs })
   const listener = await listen({
