@@ -29,7 +29,7 @@ dl.machine dt{color:var(--soft)}dl.machine dd{margin:0}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));gap:14px;margin:28px 0 8px;padding:0;list-style:none}
 .tiles li{background:var(--card);border:1px solid var(--rule);border-radius:12px;padding:16px 18px}
 .tiles .what{font-size:14px;color:var(--soft);display:block}
-.tiles b{font-size:30px;letter-spacing:-.02em;font-variant-numeric:tabular-nums;display:block;line-height:1.25}
+.tiles b{font-size:28px;letter-spacing:-.02em;font-variant-numeric:tabular-nums;display:block;line-height:1.25}
 .tiles .of{font-size:14px}
 nav{margin:22px 0 0;font-size:14px}
 nav a{color:var(--accent);margin-right:16px;white-space:nowrap}
@@ -59,7 +59,8 @@ rect{fill:var(--c)}
 .legend i.dashed{border-top-style:dotted;opacity:1}
 .scroll{overflow-x:auto;margin:0 -20px;padding:0 20px}
 .scroll:focus-visible{outline:2px solid var(--accent);outline-offset:-2px;border-radius:8px}
-table{border-collapse:collapse;font-size:14px;width:100%;font-variant-numeric:tabular-nums}
+table{border-collapse:collapse;font-size:14px;min-width:min(100%,560px);font-variant-numeric:tabular-nums}
+table.wide{width:100%}
 th,td{padding:7px 0 7px 18px;text-align:right;vertical-align:top;border-top:1px solid var(--rule);white-space:nowrap}
 thead th{border-top:0;color:var(--soft);font-weight:500;vertical-align:bottom}
 th:first-child,td:first-child{text-align:left;padding-left:0;white-space:normal;min-width:9.5em}
@@ -130,7 +131,7 @@ function renderTiles({ parts }: Bench): string {
   const tiles = parts
     .flatMap(({ headlines }) => headlines)
     .map((line) => {
-      const [, what, number, of] = /^(.*?): ([\d.,]+(?: (?:µs|ms|s|GB|MB\/s))?) ?(.*)$/.exec(line) ?? []
+      const [, what, number, of] = /^(.*?): ([\d.,/]+(?:×| (?:µs|ms|s|GB|MB\/s))?) ?(.*)$/.exec(line) ?? []
       if (what === undefined) return `<li><span class="of">${escape(line)}</span></li>`
       return `<li><span class="what">${escape(what)}</span><b>${escape(number ?? '')}</b><span class="of">${escape(of ?? '')}</span></li>`
     })
@@ -180,5 +181,5 @@ function renderTable({ title, about, columns, rows }: Table, figures: Figures): 
       `<tr><th scope="row">${head === undefined ? '' : cell(head)}</th>${cells.map((content) => `<td>${cell(content)}</td>`).join('')}</tr>`,
   )
   return `<div class="card"><h3>${escape(title)}</h3>${about === undefined || about === '' ? '' : `<p>${escape(about)}</p>`}
-<div class="scroll" role="region" aria-label="${escape(title)}" tabindex="0"><table><thead><tr>${columns.map((name) => `<th scope="col">${escape(name)}</th>`).join('')}</tr></thead><tbody>${body.join('')}</tbody></table></div></div>`
+<div class="scroll" role="region" aria-label="${escape(title)}" tabindex="0"><table${columns.length > 3 ? ' class="wide"' : ''}><thead><tr>${columns.map((name) => `<th scope="col">${escape(name)}</th>`).join('')}</tr></thead><tbody>${body.join('')}</tbody></table></div></div>`
 }
