@@ -14,7 +14,7 @@ await orSayWhatIsMissing(async () => {
   if (!report || !picture) throw new Missing('Say which report, and where the picture is to go.')
   if (!executablePath) throw new Missing('Chromium is not installed: apt-get install chromium')
   const browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] })
-  const page = await browser.newPage({ viewport: { width: 960, height: 1180 }, colorScheme: 'light' })
+  const page = await browser.newPage({ viewport: { width: 960, height: 1560 }, colorScheme: 'light' })
   await page.goto(pathToFileURL(resolve(report)).href)
   await page.screenshot({ path: picture })
   await browser.close()

@@ -128,14 +128,16 @@ const duration = (seconds: number): string => (seconds < 90 ? `${Math.round(seco
 
 /** `Encrypt 32 B over HTTP: 0.47 of bare baseline`: what, the number, of what. */
 function renderTiles({ parts }: Bench): string {
-  const tiles = parts
-    .flatMap(({ headlines }) => headlines)
-    .map((line) => {
-      const [, what, number, of] = /^(.*?): ([\d.,/]+(?:×| (?:µs|ms|s|GB|MB\/s))?) ?(.*)$/.exec(line) ?? []
-      if (what === undefined) return `<li><span class="of">${escape(line)}</span></li>`
-      return `<li><span class="what">${escape(what)}</span><b>${escape(number ?? '')}</b><span class="of">${escape(of ?? '')}</span></li>`
-    })
-  return tiles.length === 0 ? '' : `<ul class="tiles">${tiles.join('')}</ul>`
+  const tiles: string[] = []
+  const lines: string[] = []
+  for (const line of parts.flatMap(({ headlines }) => headlines)) {
+    const [, what = '', number, of = ''] = /^(.*?): ([\d.,/]+(?:×| (?:µs|ms|s|GB|MB\/s))?) ?(.*)$/.exec(line) ?? []
+    // What needs more words than that is a sentence.
+    if (number === undefined || of.length > 48) lines.push(`<li>${escape(line)}</li>`)
+    else tiles.push(`<li><span class="what">${escape(what)}</span><b>${escape(number)}</b><span class="of">${escape(of)}</span></li>`)
+  }
+  const list = (name: string, items: readonly string[]): string => (items.length === 0 ? '' : `<ul class="${name}">${items.join('')}</ul>`)
+  return list('tiles', tiles) + list('lacking', lines)
 }
 
 function renderPart({ name, title, about, figures, views, lacking, failure }: PartRun): string {
