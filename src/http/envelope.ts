@@ -218,8 +218,7 @@ export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
       else {
         const rendered = encodeJsonError(error)
         event.status = rendered.status
-        writeAnswer(response, rendered, facts.requestId)
-        dropRest(request)
+        writeAnswer(response, rendered, facts.requestId, (end) => dropRest(request, end))
       }
     } finally {
       exchange.close()
@@ -236,8 +235,8 @@ export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
     handle(request, response) {
       const direction = paths[pathOf(request.url ?? '')]
       if (direction === undefined || request.method !== 'POST') {
-        response.writeHead(405, { Allow: 'POST', 'Content-Length': 0 }).end()
-        dropRest(request)
+        response.writeHead(405, { Allow: 'POST', 'Content-Length': 0 }).flushHeaders()
+        dropRest(request, () => response.end())
         return
       }
       serve(request, response, direction).catch((cause: unknown) => {
@@ -457,16 +456,26 @@ function readContext(text: string | undefined, name: string): EncryptionContext 
 
 const encodeContext = (context: EncryptionContext): string => Buffer.from(JSON.stringify(context)).toString('base64')
 
-/** What still comes of a body after the answer: a little is read, then no more, so that its sender has time to find the answer; then the connection ends. */
-function dropRest(request: IncomingMessage): void {
-  if (request.complete || request.destroyed) return
+/**
+ * What still comes of a body after the answer: a little is read, then no more, so that its sender has time to find the answer; then the connection ends.
+ * @param done called once, when the body or the patience with it has ended
+ */
+function dropRest(request: IncomingMessage, done: () => void): void {
+  if (request.complete || request.destroyed) return done()
   let dropped = 0
-  const enough = setTimeout(() => request.destroy(), maxDroppingMs)
+  const enough = setTimeout(() => {
+    done()
+    request.destroy()
+  }, maxDroppingMs)
   request.on('data', (chunk: Buffer) => {
     dropped += chunk.length
     if (dropped > maxDroppedBytes) request.pause()
   })
-  for (const end of ['end', 'close'] as const) request.on(end, () => clearTimeout(enough))
+  request.on('end', () => {
+    clearTimeout(enough)
+    done()
+  })
+  request.on('close', () => clearTimeout(enough))
   request.on('error', () => undefined)
   request.resume()
 }

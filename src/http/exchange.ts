@@ -50,8 +50,15 @@ function tlsFacts(socket: TLSSocket): NonNullable<RequestFacts['tls']> {
 /**
  * Writes an answer whole. Header names are spelt as AWS spells them: at least one client compares `Content-Length` letter
  * by letter. Never compressed, and no cache keeps a plaintext.
+ * @param whenRead ends the answer later, by calling what it is given: Node may close the connection then, under a body that is still being
+ *   sent, and what its sender has not read yet would be lost
  */
-export function writeAnswer(response: ServerResponse, { status, contentType, text }: Rendered, requestId: string): void {
+export function writeAnswer(
+  response: ServerResponse,
+  { status, contentType, text }: Rendered,
+  requestId: string,
+  whenRead?: (end: () => void) => void,
+): void {
   if (response.destroyed || response.headersSent) return
   response.writeHead(status, {
     'x-amzn-RequestId': requestId,
@@ -60,5 +67,7 @@ export function writeAnswer(response: ServerResponse, { status, contentType, tex
     'Content-Length': Buffer.byteLength(text),
   })
   // As text, so that Node sends it in one piece with the headers.
-  response.end(text)
+  if (!whenRead) return void response.end(text)
+  response.write(text)
+  whenRead(() => response.end())
 }
