@@ -48,6 +48,7 @@ import type {
   KeyStoreRecord,
   PrincipalRecord,
   Store,
+  XksStoreName,
   XksStoreRecord,
 } from './store.ts'
 import { openUsageTables } from './usage.ts'
@@ -361,6 +362,9 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
   const objectOf = (ckaId: string) => sql.selectFrom('import_objects').selectAll().where('cka_id', '=', ckaId)
 
   /** A compare-and-swap whose answer is whether it went through. Whoever lost is to see what won. */
+  const xksStoreIsThere = ({ prefix, accountId }: XksStoreName): Step =>
+    one(sql.selectFrom('xks_stores').select('prefix').where('prefix', '=', prefix).where('account_id', '=', accountId).compile())
+
   const attempted = async (what: string, steps: readonly Step[]): Promise<boolean> => {
     const done = await swapped(write(what, steps))
     if (!done) await follow()
@@ -679,47 +683,58 @@ export async function openStoreOn(backend: Backend, options: Omit<StoreOptions, 
       ])
       if (!done) throw new StoreConflict(`insert XKS store ${prefix}: too many, or its prefix is another's`)
     },
-    updateXksStore: (prefix, change) =>
+    updateXksStore: ({ prefix, accountId }, change) =>
       untilSwapped(`XKS store ${prefix}`, async () => {
         const current = view.xksStore(prefix)
-        if (!current) throw new StoreConflict(`update XKS store ${prefix}: does not exist`)
+        if (current?.accountId !== accountId) throw new StoreConflict(`update XKS store ${prefix}: does not exist`)
         const after: XksStoreRecord = Object.freeze({ ...current, ...change(current), version: current.version + 1 })
         const query = sql
           .updateTable('xks_stores')
           .set(xksStoreRow(after))
           .where('prefix', '=', prefix)
+          // One that was made anew counts its versions anew.
+          .where('account_id', '=', accountId)
+          .where('created_at', '=', current.createdAt)
           .where('version', '=', current.version)
           .compile()
         return (await swapped(write(`update XKS store ${prefix}`, [one(query), changed('xks-store', prefix)]))) ? after : undefined
       }),
-    async deleteXksStore(prefix) {
+    async deleteXksStore({ prefix, accountId }) {
       const keys = sql
         .selectFrom('xks_keys')
         .select((eb) => [eb.val<ChangeKind>('xks-key').as('kind'), 'id'])
         .where('prefix', '=', prefix)
+      const store = sql.deleteFrom('xks_stores').where('prefix', '=', prefix).where('account_id', '=', accountId).where('enabled', '=', 0)
       const done = await attempted(`delete XKS store ${prefix}`, [
         { query: sql.insertInto('changes').columns(['kind', 'id']).expression(keys).compile() },
         { query: sql.deleteFrom('xks_keys').where('prefix', '=', prefix).compile() },
-        one(sql.deleteFrom('xks_stores').where('prefix', '=', prefix).where('enabled', '=', 0).compile()),
+        one(store.compile()),
         changed('xks-store', prefix),
       ])
       if (!done) throw new StoreConflict(`delete XKS store ${prefix}: it is enabled, or is not there`)
     },
-    async insertXksKey(key) {
-      const name = xksKeyName(key.prefix, key.externalKeyId)
+    async insertXksKey(of, key) {
+      const name = xksKeyName(of.prefix, key.externalKeyId)
       const done = await attempted(`insert XKS key ${name}`, [
-        { query: sql.insertInto('xks_keys').values(xksKeyRow(key)).compile() },
+        xksStoreIsThere(of),
+        {
+          query: sql
+            .insertInto('xks_keys')
+            .values(xksKeyRow({ ...key, prefix: of.prefix }))
+            .compile(),
+        },
         changed('xks-key', name),
       ])
       if (!done) throw new StoreConflict(`insert XKS key ${name}: it is there, or its store is not`)
     },
-    async deleteXksKey(prefix, externalKeyId) {
-      const name = xksKeyName(prefix, externalKeyId)
+    async deleteXksKey(of, externalKeyId) {
+      const name = xksKeyName(of.prefix, externalKeyId)
       const done = await attempted(`delete XKS key ${name}`, [
+        xksStoreIsThere(of),
         one(sql.deleteFrom('xks_keys').where('id', '=', name).compile()),
         changed('xks-key', name),
       ])
-      if (!done) throw new StoreConflict(`delete XKS key ${name}: it is not there`)
+      if (!done) throw new StoreConflict(`delete XKS key ${name}: it is not there, or its store is not`)
     },
 
     compareAndSetSetting(name, expected, value) {

@@ -261,6 +261,8 @@ export interface XksStoreRecord {
   readonly version: number
 }
 
+/** A prefix may become another account's while a call of the first is under way. */
+export type XksStoreName = Pick<XksStoreRecord, 'prefix' | 'accountId'>
 export type XksStoreChange = Partial<Pick<XksStoreRecord, 'enabled' | 'regions' | 'requestRate' | 'policy' | 'policyMode' | 'credentials'>>
 
 /** A key as a store of the XKS proxy shows it. It outlives its KMS key: then it names nothing. */
@@ -562,13 +564,13 @@ export interface Store extends UsageStore {
 
   /** Throws StoreConflict when the prefix is taken or the account has `most`. */
   insertXksStore(store: XksStoreRecord, most: number): Promise<void>
-  /** As `updateKey`. */
-  updateXksStore(prefix: string, change: (current: XksStoreRecord) => XksStoreChange): Promise<XksStoreRecord>
+  /** As `updateKey`. Of this and what follows: a store of another account under the same prefix is as if there were none. */
+  updateXksStore(of: XksStoreName, change: (current: XksStoreRecord) => XksStoreChange): Promise<XksStoreRecord>
   /** With its keys' entries. Only one that is not enabled; else StoreConflict. */
-  deleteXksStore(prefix: string): Promise<void>
+  deleteXksStore(of: XksStoreName): Promise<void>
   /** Throws StoreConflict when the store does not exist or has this external key id. */
-  insertXksKey(key: XksKeyRecord): Promise<void>
-  deleteXksKey(prefix: string, externalKeyId: string): Promise<void>
+  insertXksKey(of: XksStoreName, key: Omit<XksKeyRecord, 'prefix'>): Promise<void>
+  deleteXksKey(of: XksStoreName, externalKeyId: string): Promise<void>
 
   /** Writes only if the present value is `expected` (undefined: absent); answers whether it did. Either way `view` has the newest. */
   compareAndSetSetting(name: string, expected: string | undefined, value: string): Promise<boolean>

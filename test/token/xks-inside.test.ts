@@ -519,7 +519,10 @@ describe('the order of refusals', () => {
   })
 
   test('a key that has been destroyed is not found', async () => {
-    await ours.store.insertXksKey({ prefix: '', externalKeyId: 'destroyed', keyArn: `${keyArn}0`, createdAt: 0 })
+    await ours.store.insertXksKey(
+      { prefix: '', accountId: ours.accountId },
+      { externalKeyId: 'destroyed', keyArn: `${keyArn}0`, createdAt: 0 },
+    )
     expect(await encrypt({}, {}, 'destroyed')).toMatchObject({ status: 404, errorName: 'KeyNotFoundException' })
     expect(
       ((await own('ListXksKeys', { UriPathPrefix: '' }))['XksKeys'] as readonly { readonly ExternalKeyId: string }[]).find(
@@ -720,9 +723,9 @@ describe('a store', () => {
   test('is disabled here when another process disables it', async () => {
     const elsewhere = await openStore({ file: `${ours.dir}/holdfast.db`, clock: ours.clock })
     try {
-      await elsewhere.updateXksStore('', () => ({ enabled: false }))
+      await elsewhere.updateXksStore({ prefix: '', accountId: ours.accountId }, () => ({ enabled: false }))
       await vi.waitFor(async () => expect(await encrypt()).toMatchObject({ errorName: 'InvalidStateException' }), { timeout: 20_000 })
-      await elsewhere.updateXksStore('', () => ({ enabled: true }))
+      await elsewhere.updateXksStore({ prefix: '', accountId: ours.accountId }, () => ({ enabled: true }))
       await vi.waitFor(async () => expect(await encrypt()).toMatchObject({ status: 200 }), { timeout: 20_000 })
     } finally {
       await elsewhere.close()

@@ -643,8 +643,8 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     const other = await database.open()
     expect(other.view.xksStore('')).toEqual(root)
     await Promise.all([
-      store.updateXksStore('', () => ({ enabled: false })),
-      other.updateXksStore('', ({ credentials }) => ({ credentials: [...credentials, { ...credentials[0]!, accessKeyId: 'B' }] })),
+      store.updateXksStore(root, () => ({ enabled: false })),
+      other.updateXksStore(root, ({ credentials }) => ({ credentials: [...credentials, { ...credentials[0]!, accessKeyId: 'B' }] })),
     ])
     await vi.waitFor(() => {
       for (const { view } of [store, other]) expect(view.xksStore('')).toMatchObject({ enabled: false, version: 3 })
@@ -652,7 +652,7 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     expect((await reopened()).allXksStores()).toEqual([
       { ...root, enabled: false, version: 3, credentials: [root.credentials[0], { ...root.credentials[0], accessKeyId: 'B' }] },
     ])
-    await expect(store.updateXksStore('/none', () => ({}))).rejects.toThrow(StoreConflict)
+    await expect(store.updateXksStore({ ...root, prefix: '/none' }, () => ({}))).rejects.toThrow(StoreConflict)
   })
 
   test('of stores of the XKS proxy an account has so many, and nobody has the prefix of another', async () => {
@@ -670,9 +670,10 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     const [here, there] = [sampleXksStore({ prefix: '' }), sampleXksStore({ prefix: '/there' })]
     for (const each of [here, there]) await store.insertXksStore(each, 10)
     const shown = (prefix: string, externalKeyId: string, keyArn = 'arn:one') => ({ prefix, externalKeyId, keyArn, createdAt: 1 })
-    for (const key of [shown('', 'b'), shown('', 'a'), shown('', 'c', 'arn:two'), shown('/there', 'a')]) await store.insertXksKey(key)
-    await expect(store.insertXksKey(shown('', 'a', 'arn:two'))).rejects.toThrow(StoreConflict)
-    await expect(store.insertXksKey(shown('/none', 'a'))).rejects.toThrow(StoreConflict)
+    for (const key of [shown('', 'b'), shown('', 'a'), shown('', 'c', 'arn:two')]) await store.insertXksKey(here, key)
+    await store.insertXksKey(there, shown('/there', 'a'))
+    await expect(store.insertXksKey(here, shown('', 'a', 'arn:two'))).rejects.toThrow(StoreConflict)
+    await expect(store.insertXksKey({ ...here, prefix: '/none' }, shown('/none', 'a'))).rejects.toThrow(StoreConflict)
     for (const view of [store.view, await reopened()]) {
       expect(view.xksKey('', 'a')).toEqual(shown('', 'a'))
       expect(view.xksKey('', 'd')).toBeUndefined()
@@ -680,17 +681,38 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
       expect(view.listXksKeys('', 'b', 2)).toEqual({ items: [shown('', 'c', 'arn:two')], next: undefined })
       expect(view.xksKeysOf('arn:one')).toEqual([shown('', 'a'), shown('', 'b'), shown('/there', 'a')])
     }
-    await store.deleteXksKey('', 'b')
-    await expect(store.deleteXksKey('', 'b')).rejects.toThrow(StoreConflict)
-    await expect(store.deleteXksStore('')).rejects.toThrow(StoreConflict)
+    await store.deleteXksKey(here, 'b')
+    await expect(store.deleteXksKey(here, 'b')).rejects.toThrow(StoreConflict)
+    await expect(store.deleteXksStore(here)).rejects.toThrow(StoreConflict)
     expect(store.view.xksKey('', 'a')).toEqual(shown('', 'a'))
-    await store.updateXksStore('', () => ({ enabled: false }))
-    await store.deleteXksStore('')
+    await store.updateXksStore(here, () => ({ enabled: false }))
+    await store.deleteXksStore(here)
     for (const view of [store.view, await reopened()]) {
       expect([view.xksStore(''), view.xksKey('', 'a'), view.listXksKeys('', undefined, 9).items]).toEqual([undefined, undefined, []])
       expect(view.xksKeysOf('arn:one')).toEqual([shown('/there', 'a')])
     }
-    await expect(store.deleteXksStore('')).rejects.toThrow(StoreConflict)
+    await expect(store.deleteXksStore(here)).rejects.toThrow(StoreConflict)
+  })
+
+  test('what an account still has under way with a store that it has deleted touches no store that another makes under the same prefix', async () => {
+    const [theirs, ours] = ['999999999999', '888888888888'].map((accountId) =>
+      sampleXksStore({ prefix: '/moves', accountId, createdAt: 5 }),
+    )
+    if (!theirs || !ours) throw new Error('not reached')
+    const other = await database.open()
+    await store.insertXksStore({ ...theirs, enabled: false }, 10)
+    await store.deleteXksStore(theirs)
+    await store.insertXksStore({ ...ours, enabled: false }, 10)
+    const key = { externalKeyId: 'a', keyArn: 'arn:one', createdAt: 1 }
+    await store.insertXksKey(ours, key)
+    for (const late of [store, other]) {
+      await expect(late.updateXksStore(theirs, () => ({ credentials: theirs.credentials }))).rejects.toThrow(StoreConflict)
+      await expect(late.insertXksKey(theirs, { ...key, externalKeyId: 'b' })).rejects.toThrow(StoreConflict)
+      await expect(late.deleteXksKey(theirs, 'a')).rejects.toThrow(StoreConflict)
+      await expect(late.deleteXksStore(theirs)).rejects.toThrow(StoreConflict)
+    }
+    const view = await reopened()
+    expect([view.xksStore('/moves'), view.xksKeysOf('arn:one')]).toEqual([{ ...ours, enabled: false }, [{ ...key, prefix: '/moves' }]])
   })
 
   test('a change by another process comes into the view by itself', async () => {

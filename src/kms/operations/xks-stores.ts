@@ -44,10 +44,15 @@ const resources = (call: Call, { UriPathPrefix: at }: Named): readonly string[] 
 const nameOf = (at: string): string => (at === '' ? 'without a prefix' : `with the URI path prefix ${at}`)
 const missing = (at: string): KmsError => kmsError('NotFoundException', `The XKS store ${nameOf(at)} cannot be found.`)
 
+const ownStore = (call: Call, at: string): XksStoreRecord | undefined => {
+  const found = call.service.store.view.xksStore(at)
+  return found?.accountId === call.principal.accountId ? found : undefined
+}
+
 /** A store of the caller's account. */
 function getStore(call: Call, { UriPathPrefix: at }: Named): XksStoreRecord {
-  const found = call.service.store.view.xksStore(at)
-  if (found?.accountId !== call.principal.accountId) throw missing(at)
+  const found = ownStore(call, at)
+  if (!found) throw missing(at)
   touch(call, found)
   return found
 }
@@ -58,11 +63,11 @@ function touch(call: Call, { accountId, prefix: at }: Pick<XksStoreRecord, 'acco
 }
 
 async function changeStore(call: Call, named: Named, change: (current: XksStoreRecord) => XksStoreChange): Promise<XksStoreRecord> {
-  const { prefix: at } = getStore(call, named)
+  const found = getStore(call, named)
   try {
-    return await call.service.store.updateXksStore(at, change)
+    return await call.service.store.updateXksStore(found, change)
   } catch (error) {
-    throw error instanceof StoreConflict && !call.service.store.view.xksStore(at) ? missing(at) : error
+    throw error instanceof StoreConflict && !ownStore(call, found.prefix) ? missing(found.prefix) : error
   }
 }
 
@@ -208,12 +213,12 @@ export const DeleteXksStore = operation({
   resources,
   readOnly: false,
   async run(call, input) {
-    const { prefix: at } = getStore(call, input)
+    const found = getStore(call, input)
     try {
-      await call.service.store.deleteXksStore(at)
+      await call.service.store.deleteXksStore(found)
     } catch (error) {
       if (!(error instanceof StoreConflict)) throw error
-      if (!call.service.store.view.xksStore(at)) throw missing(at)
+      if (!ownStore(call, found.prefix)) throw missing(found.prefix)
       throw kmsError('ConflictException', 'The XKS store is enabled. Disable it first, and see whether anybody misses it.')
     }
     return {}
@@ -325,16 +330,16 @@ export const AddXksKey = operation({
   responseElements: ({ KeyArn }) => ({ keyArn: KeyArn }),
   async run(call, input, { key }) {
     for (const action of ['kms:Decrypt', 'kms:CreateGrant']) await permitKey(call, action, { record: key, alias: undefined }, {})
-    const { prefix: at } = getStore(call, input)
+    const found = getStore(call, input)
     const { store } = call.service
     if (call.service.tokenOf(key).capabilities().wrapScheme?.startsWith('gcm-') !== true) {
       throw kmsError('UnsupportedOperationException', 'The token that holds this key has no AES-GCM, which external key stores need.')
     }
     try {
-      await store.insertXksKey({ prefix: at, externalKeyId: input.ExternalKeyId, keyArn: key.arn, createdAt: call.nowMs })
+      await store.insertXksKey(found, { externalKeyId: input.ExternalKeyId, keyArn: key.arn, createdAt: call.nowMs })
     } catch (error) {
       if (!(error instanceof StoreConflict)) throw error
-      if (!store.view.xksStore(at)) throw missing(at)
+      if (!ownStore(call, found.prefix)) throw missing(found.prefix)
       throw kmsError('AlreadyExistsException', `The XKS store has a key with the external key id ${input.ExternalKeyId} already.`)
     }
     return { KeyArn: key.arn }
@@ -347,9 +352,9 @@ export const RemoveXksKey = operation({
   resources,
   readOnly: false,
   async run(call, input) {
-    const { prefix: at } = getStore(call, input)
+    const found = getStore(call, input)
     try {
-      await call.service.store.deleteXksKey(at, input.ExternalKeyId)
+      await call.service.store.deleteXksKey(found, input.ExternalKeyId)
     } catch (error) {
       if (!(error instanceof StoreConflict)) throw error
       throw kmsError('NotFoundException', `The XKS store has no key with the external key id ${input.ExternalKeyId}.`)
