@@ -918,6 +918,34 @@ describe('a device', () => {
     expect(await lost.send('encrypt', 'one', encryptBody(), { credential })).toMatchObject({ status: 500, errorName: 'InternalException' })
   })
 
+  test('what has happened to the store while a secret was being opened counts: it is off, the credential is gone, or the store itself', async () => {
+    const first = await makeStore(ours, '/meanwhile')
+    const second = (await own<ConsoleFile>('AddXksCredential', { UriPathPrefix: '/meanwhile' })).XksProxyAuthenticationCredential
+    await show('one', keyArn, '/meanwhile')
+    const asked = async (as: StoreCredential, change: () => Promise<unknown>): Promise<Answered> => {
+      let [begin, release] = [(): void => undefined, (): void => undefined]
+      const begun = new Promise<void>((resolve) => (begin = resolve))
+      const held = new Promise<void>((resolve) => (release = resolve))
+      const unwrap: Token['unwrap'] = (...args) => {
+        begin()
+        return held.then(() => ours.token.unwrap(...args))
+      }
+      const token = Object.assign(Object.create(ours.token) as Token, { unwrap })
+      const proxy = openXks({ ...ours, service: { ...ours.service, metrics: quiet, token } })
+      const answer = proxy.send('encrypt', 'one', encryptBody(), { credential: as, prefix: '/meanwhile' })
+      await begun
+      await change()
+      release()
+      return answer
+    }
+    const named = { UriPathPrefix: '/meanwhile' }
+    const removed = await asked(second, () => own('RemoveXksCredential', { ...named, AccessKeyId: second.AccessKeyId }))
+    expect(removed.errorName).toBe('AuthenticationFailedException')
+    expect((await asked(first, () => own('UpdateXksStore', { ...named, RequestRate: 7 }))).status).toBe(200)
+    expect((await asked(first, () => own('DisableXksStore', named))).errorName).toBe('InvalidStateException')
+    expect((await asked(first, () => own('DeleteXksStore', named))).errorName).toBe('InvalidUriPathException')
+  })
+
   test('what is asked for the secret of a credential is asked once for all who wait for it', async () => {
     const fresh = await makeStore(ours, '/fresh')
     await show('one', keyArn, '/fresh')

@@ -78,7 +78,8 @@ export type HealthSource = () => Promise<Health>
 /** A request on its way. The audit record is made from it, once. */
 interface Asked {
   readonly request: XksRequest
-  readonly store: XksStoreRecord
+  /** As it was when its request came, or when its secret was open. */
+  store: XksStoreRecord
   signer: Signer | undefined
   /** What it says about itself, valid or not. */
   told: Partial<AskedMetadata>
@@ -292,15 +293,31 @@ export function openXksProxy(service: Service, options: { readonly health: Healt
     },
   }
 
-  const answerTo = async (asked: Asked): Promise<string> => {
+  const authenticate = (asked: Asked): Signer | Promise<Signer> => {
     const { request, store } = asked
     const [path = '', ...query] = request.path.split('?')
     const { method, headers, body } = request
     const signed = authentication.authenticate(store, { method, path, query: query.join('?'), headers, body })
-    // Once a day the HSM has to open the secret, and it may hang then too.
-    const signer = signed instanceof Promise ? await before(request.deadline - clock.now(), signed, tooLate) : signed
+    return signed instanceof Promise ? whenOpened(asked, signed) : signed
+  }
+
+  /** Once a day the HSM has to open the secret. It may hang, and the store may change: be switched off perhaps, or rid of this credential. */
+  const whenOpened = async (asked: Asked, signed: Promise<Signer>): Promise<Signer> => {
+    const { request, store } = asked
+    const signer = await before(request.deadline - clock.now(), signed, tooLate)
+    const current = records.view.xksStore(request.prefix)
+    if (current === store) return signer
+    if (!current) throw noStore()
+    asked.store = current
+    return authenticate(asked)
+  }
+
+  const answerTo = async (asked: Asked): Promise<string> => {
+    const { request } = asked
+    const signed = authenticate(asked)
+    const signer = signed instanceof Promise ? await signed : signed
     asked.signer = signer
-    const members = readMembers(body)
+    const members = readMembers(request.body)
     asked.told = toldMetadata(members)
     return perform[request.api](asked, members, signer)
   }
@@ -331,7 +348,7 @@ export function openXksProxy(service: Service, options: { readonly health: Healt
     const startedAt = performance.now()
     const store = records.view.xksStore(request.prefix)
     // It has been removed since the door asked for it.
-    if (!store) return refused(new XksRefusal('InvalidUriPathException', 'There is no key store at this URI path.'))
+    if (!store) return refused(noStore())
     const asked: Asked = {
       request,
       store,
@@ -369,6 +386,7 @@ export function openXksProxy(service: Service, options: { readonly health: Healt
   }
 }
 
+const noStore = (): XksRefusal => new XksRefusal('InvalidUriPathException', 'There is no key store at this URI path.')
 const tooLate = (): XksRefusal => new XksRefusal('DependencyTimeoutException', 'The key manager did not answer in time.')
 
 const refused = ({ errorName, message }: XksRefusal): XksAnswer => ({
