@@ -155,103 +155,127 @@ function writeField(out: Buffer, bytes: Buffer, at: number, what: string): numbe
   return begin + bytes.copy(out, begin)
 }
 
-/** More bytes are needed before the header can be read: so many in all, at least. */
-class Needs extends Error {
-  readonly bytes: number
-  constructor(bytes: number) {
-    super()
-    this.bytes = bytes
+/** A header at the beginning of the bytes, whose memory it keeps; or how many bytes there must be, at least, to get on. @throws MessageError */
+export type HeaderParser = (bytes: Buffer) => WrittenHeader | { readonly needs: number }
+
+/** To be given what is there, and all of it again when there is more: what was read once stays read, in however many pieces a header comes. */
+export function headerParser(limits: HeaderLimits): HeaderParser {
+  const reading = readHeader(limits)
+  reading.next()
+  return (bytes) => {
+    const { done, value } = reading.next(bytes)
+    return done ? value : { needs: value }
   }
 }
 
-/** The header at the beginning of `bytes`, whose memory it keeps; or how many bytes there must be, at least, to get on. @throws MessageError */
-export function parseHeader(bytes: Buffer, limits: HeaderLimits): WrittenHeader | { readonly needs: number } {
-  try {
-    return readHeader(bytes, limits)
-  } catch (error) {
-    if (!(error instanceof Needs)) throw error
-    if (error.bytes > maxHeaderBytes) throw new MessageError('limit', `the header has more than ${maxHeaderBytes} bytes`)
-    return { needs: error.bytes }
-  }
-}
+export const parseHeader = (bytes: Buffer, limits: HeaderLimits): ReturnType<HeaderParser> => headerParser(limits)(bytes)
 
-/** Fields one after the other. */
-class Cursor {
-  readonly #bytes: Buffer
-  readonly #short: (bytes: number) => Error
+/** Waits for bytes: yields how many there must be in all, and is given all that are there. */
+type Waiting<Value> = Generator<number, Value, Buffer>
+
+/** Fields one after the other, of bytes that grow. They are places, not views: an earlier, shorter memory is not held by what was in it. */
+class GrowingCursor {
+  bytes: Buffer = Buffer.alloc(0)
   at = 0
-  /** `short`: what to throw when so many bytes, from the beginning on, would be needed. */
-  constructor(bytes: Buffer, short: (bytes: number) => Error) {
-    this.#bytes = bytes
-    this.#short = short
+  /** A place as it is in all the bytes. */
+  view([from, to]: readonly [from: number, to: number]): Buffer {
+    return this.bytes.subarray(from, to)
   }
-  take(count: number): Buffer {
-    const end = this.at + count
-    if (end > this.#bytes.length) throw this.#short(end)
-    const taken = this.#bytes.subarray(this.at, end)
-    this.at = end
-    return taken
+  *take(count: number): Waiting<readonly [from: number, to: number]> {
+    const from = this.at
+    const to = from + count
+    while (to > this.bytes.length) {
+      if (to > maxHeaderBytes) throw new MessageError('limit', `the header has more than ${maxHeaderBytes} bytes`)
+      this.bytes = yield to
+    }
+    this.at = to
+    return [from, to]
   }
-  uint8(): number {
-    return this.take(1).readUInt8()
+  *uint8(): Waiting<number> {
+    const [from] = yield* this.take(1)
+    return this.bytes.readUInt8(from)
   }
-  uint16(): number {
-    return this.take(2).readUInt16BE()
+  *uint16(): Waiting<number> {
+    const [from] = yield* this.take(2)
+    return this.bytes.readUInt16BE(from)
   }
-  field(): Buffer {
-    return this.take(this.uint16())
+  *field(): Waiting<readonly [from: number, to: number]> {
+    return yield* this.take(yield* this.uint16())
   }
 }
 
-const needs = (bytes: number): Error => new Needs(bytes)
-const tooShort = (): Error => malformed('the encryption context is longer than its length')
-
-function readHeader(bytes: Buffer, { maxEncryptedDataKeys }: HeaderLimits): WrittenHeader {
-  const cursor = new Cursor(bytes, needs)
-  const version = cursor.uint8()
-  if (version !== 1 && version !== 2) throw new MessageError('malformed', notAMessage(bytes))
-  if (version === 1 && cursor.uint8() !== version1Type) throw new MessageError('malformed', notAMessage(bytes))
-  const suiteId = cursor.uint16()
+function* readHeader({ maxEncryptedDataKeys }: HeaderLimits): Waiting<WrittenHeader> {
+  const cursor = new GrowingCursor()
+  const version = yield* cursor.uint8()
+  if (version !== 1 && version !== 2) throw new MessageError('malformed', notAMessage(cursor.bytes))
+  if (version === 1 && (yield* cursor.uint8()) !== version1Type) throw new MessageError('malformed', notAMessage(cursor.bytes))
+  const suiteId = yield* cursor.uint16()
   const suite = suites.get(suiteId)
   if (suite?.version !== version) throw malformed(`no suite of version ${version} has the id 0x${suiteId.toString(16).padStart(4, '0')}`)
-  const messageId = cursor.take(suite.messageIdBytes)
-  const context = readContext(cursor.field())
-  const count = cursor.uint16()
+  const messageId = yield* cursor.take(suite.messageIdBytes)
+  const context = readContext(cursor.view(yield* cursor.field()))
+  const count = yield* cursor.uint16()
   if (count === 0) throw malformed('there is no encrypted data key')
   if (count > maxEncryptedDataKeys)
     throw new MessageError(
       'limit',
       `the message has ${count} encrypted data keys; ${maxEncryptedDataKeys} are allowed (maxEncryptedDataKeys)`,
     )
-  const encryptedDataKeys: EncryptedDataKey[] = []
-  while (encryptedDataKeys.length < count)
-    encryptedDataKeys.push({ providerId: readText(cursor.field()), providerInfo: cursor.field(), ciphertext: cursor.field() })
-  const contentType = cursor.uint8()
+  const fields: (readonly [from: number, to: number])[] = []
+  while (fields.length < 3 * count) fields.push(yield* cursor.field())
+  const contentType = yield* cursor.uint8()
   const framed = contentType === contentTypes.framed
   if (!framed && !(contentType === contentTypes.single && version === 1)) throw malformed(`${contentType} is no content type`)
   if (version === 1) {
-    if (cursor.take(reservedBytes).some((byte) => byte !== 0)) throw malformed('reserved bytes are not zero')
-    if (cursor.uint8() !== ivBytes) throw malformed(`IVs have ${ivBytes} bytes`)
+    const reserved = yield* cursor.take(reservedBytes)
+    if (cursor.view(reserved).some((byte) => byte !== 0)) throw malformed('reserved bytes are not zero')
+    if ((yield* cursor.uint8()) !== ivBytes) throw malformed(`IVs have ${ivBytes} bytes`)
   }
-  const frameLength = cursor.take(4).readUInt32BE()
+  const lengthField = yield* cursor.take(4)
+  const frameLength = cursor.view(lengthField).readUInt32BE()
   if (framed !== frameLength > 0) throw malformed(`a frame length of ${frameLength} with content type ${contentType}`)
-  const commitment = suite.commits ? cursor.take(commitmentBytes) : undefined
-  const body = bytes.subarray(0, cursor.at)
-  const iv = version === 1 ? cursor.take(ivBytes) : Buffer.alloc(ivBytes)
-  const tag = cursor.take(tagBytes)
-  return { header: { suite, messageId, context, encryptedDataKeys, frameLength, commitment }, body, iv, tag, byteLength: cursor.at }
+  const commitment = suite.commits ? yield* cursor.take(commitmentBytes) : undefined
+  const bodyBytes = cursor.at
+  const iv = version === 1 ? yield* cursor.take(ivBytes) : undefined
+  const tag = yield* cursor.take(tagBytes)
+  const views = fields.map((field) => cursor.view(field))
+  const encryptedDataKeys: EncryptedDataKey[] = []
+  for (let at = 0; at < views.length; at += 3) {
+    const [provider, providerInfo, ciphertext] = views.slice(at, at + 3) as [Buffer, Buffer, Buffer]
+    encryptedDataKeys.push({ providerId: readText(provider), providerInfo, ciphertext })
+  }
+  return {
+    header: {
+      suite,
+      messageId: cursor.view(messageId),
+      context,
+      encryptedDataKeys,
+      frameLength,
+      commitment: commitment && cursor.view(commitment),
+    },
+    body: cursor.view([0, bodyBytes]),
+    iv: iv ? cursor.view(iv) : Buffer.alloc(ivBytes),
+    tag: cursor.view(tag),
+    byteLength: cursor.at,
+  }
 }
 
+/** Of a context that is all there. */
 function readContext(bytes: Buffer): EncryptionContext {
   const context = Object.create(null) as Record<string, string>
   if (bytes.length === 0) return context
-  const cursor = new Cursor(bytes, tooShort)
-  for (let left = cursor.uint16(); left > 0; left--) {
-    const name = readText(cursor.field())
-    if (name in context) throw malformed('a name is twice in the encryption context')
-    context[name] = readText(cursor.field())
+  let at = 0
+  const take = (count: number): Buffer => {
+    if (at + count > bytes.length) throw malformed('the encryption context is longer than its length')
+    return bytes.subarray(at, (at += count))
   }
-  if (cursor.at !== bytes.length) throw malformed('the encryption context is shorter than its length')
+  const text = (): string => readText(take(take(2).readUInt16BE()))
+  for (let left = take(2).readUInt16BE(); left > 0; left--) {
+    const name = text()
+    if (name in context) throw malformed('a name is twice in the encryption context')
+    context[name] = text()
+  }
+  if (at !== bytes.length) throw malformed('the encryption context is shorter than its length')
   return context
 }
 

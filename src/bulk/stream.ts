@@ -11,11 +11,11 @@ import {
   defaultHeaderLimits,
   encodeHeaderBody,
   frameOverhead,
+  headerParser,
   lastFrameHeadBytes,
   lastFrameMark,
   maxUint32,
   MessageError,
-  parseHeader,
   publicKeyName,
   singleHeadBytes,
   tagBytes,
@@ -372,12 +372,14 @@ async function readWrittenHeader(
   reader: Reader,
   limits: HeaderLimits,
 ): Promise<{ readonly written: WrittenHeader; readonly bytes: Buffer }> {
+  const parse = headerParser(limits)
   let bytes: Buffer = Buffer.alloc(0)
   for (let needs = 1; ;) {
-    bytes = await reader.gather(bytes, needs, Math.max(needs, usualHeaderBytes))
+    // Of what is there already twice as much each time: a long header is not copied once for each of its fields.
+    bytes = await reader.gather(bytes, needs, Math.max(needs, 2 * bytes.length, usualHeaderBytes))
     if (bytes.length === 0) throw new MessageError('truncated', 'there is no message: the source is empty')
     if (bytes.length < needs) throw truncated('in its header')
-    const written = parseHeader(bytes, limits)
+    const written = parse(bytes)
     if ('needs' in written) needs = written.needs
     else {
       reader.unread(bytes.subarray(written.byteLength))
@@ -440,10 +442,33 @@ function reconcile(written: EncryptionContext, named: EncryptionContext): Encryp
 
 /** What a message says of itself; believed by nobody yet. The source is read no further than it must, and closed. @throws MessageError */
 export async function readHeader(source: Source, limits: Partial<HeaderLimits> = {}): Promise<WrittenHeader> {
+  const { written, rest } = await splitHeader(source, limits)
+  await rest.return?.()
+  return written
+}
+
+/** The same, and what follows it, untouched; the source is closed with that. @throws MessageError */
+export async function splitHeader(
+  source: Source,
+  limits: Partial<HeaderLimits> = {},
+): Promise<{ readonly written: WrittenHeader; readonly rest: AsyncIterableIterator<Uint8Array> }> {
   const reader = new Reader(source)
   try {
-    return (await readWrittenHeader(reader, { ...defaultHeaderLimits, ...limits })).written
-  } finally {
+    const { written } = await readWrittenHeader(reader, { ...defaultHeaderLimits, ...limits })
+    const rest: AsyncIterableIterator<Uint8Array> = {
+      [Symbol.asyncIterator]: () => rest,
+      async next() {
+        const value = await reader.next()
+        return value ? { value } : { value, done: true }
+      },
+      async return() {
+        await reader.close()
+        return { value: undefined, done: true }
+      },
+    }
+    return { written, rest }
+  } catch (error) {
     await reader.close()
+    throw error
   }
 }

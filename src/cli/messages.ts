@@ -8,15 +8,8 @@ import { open } from 'node:fs/promises'
 import { addAbortSignal, type Readable } from 'node:stream'
 import type { SigningCredentials } from '../auth/sigv4.ts'
 import { PoolFailure } from '../bulk/bulk-pool.ts'
-import {
-  defaultHeaderLimits,
-  MessageError,
-  parseHeader,
-  publicKeyName,
-  type EncryptionContext,
-  type WrittenHeader,
-} from '../bulk/message.ts'
-import { decryptStream, encryptStream, readHeader, type CommitmentPolicy } from '../bulk/stream.ts'
+import { MessageError, publicKeyName, type EncryptionContext, type WrittenHeader } from '../bulk/message.ts'
+import { decryptStream, encryptStream, readHeader, splitHeader, type CommitmentPolicy } from '../bulk/stream.ts'
 import { signedSuite, suites, unsignedSuite, type Suite } from '../bulk/suites.ts'
 import { KmsFailure, openKmsClients, type KmsClients } from '../envelope/kms.ts'
 import { DataKeyError, kmsKeyring, printable, type Discovery, type KmsKeyring } from '../envelope/kms-keyring.ts'
@@ -96,21 +89,13 @@ async function* rewrapped(
   move: Move & { readonly add: boolean },
   wiring: Wiring,
 ): AsyncGenerator<Uint8Array> {
-  let written: WrittenHeader | undefined
-  let begun: Buffer = Buffer.alloc(0)
-  for await (const chunk of source) {
-    if (written) {
-      yield chunk
-      continue
-    }
-    begun = Buffer.concat([begun, chunk])
-    const parsed = parseHeader(begun, defaultHeaderLimits)
-    if ('needs' in parsed) continue
-    written = parsed
+  const { written, rest } = await splitHeader(source)
+  try {
     yield await rewrapHeader(written, move)
-    yield begun.subarray(written.byteLength)
+    yield* rest
+  } finally {
+    await rest.return?.()
   }
-  if (!written) throw new MessageError('truncated', 'the message ends too soon, in its header')
   if (forgeableWithOld(written.header.suite)) {
     await wiring.printError('Destroy the message as it was: whoever has both could change the body unnoticed (holdfast help rewrap).\n')
   }

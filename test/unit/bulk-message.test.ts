@@ -1,6 +1,7 @@
 import fc from 'fast-check'
-import { describe, expect, test } from 'vitest'
-import { encodeHeaderBody, encodePairs, MessageError, parseHeader, type MessageHeader } from '../../src/bulk/message.ts'
+import { describe, expect, test, vi } from 'vitest'
+import { encodeHeaderBody, encodePairs, headerParser, MessageError, parseHeader, type MessageHeader } from '../../src/bulk/message.ts'
+import { readHeader } from '../../src/bulk/stream.ts'
 import { suites, unsignedSuite, type Suite } from '../../src/bulk/suites.ts'
 
 const limits = { maxEncryptedDataKeys: 64 }
@@ -119,6 +120,47 @@ describe('a header', () => {
     }))
     const bytes = write({ ...example, encryptedDataKeys })
     expect(() => parseHeader(bytes.subarray(0, 2 ** 20), limits)).toThrow(/more than 1048576 bytes/)
+  })
+
+  test('is the same in whatever pieces it came, none of which must be kept', () => {
+    fc.assert(
+      fc.property(anyHeader, fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1 }), (header, steps) => {
+        const bytes = write(header)
+        const parse = headerParser(limits)
+        let read = parse(Buffer.alloc(0))
+        for (let length = 0, step = 0; 'needs' in read; step++) {
+          length += steps[step % steps.length] ?? 1
+          const given = Buffer.from(bytes.subarray(0, length))
+          read = parse(given)
+          if ('needs' in read) given.fill(0xee)
+        }
+        expect(plain(read.header)).toEqual(plain(header))
+        expect(read.byteLength).toBe(bytes.length)
+      }),
+    )
+  })
+
+  test('is gone through once, in however many pieces it comes', async () => {
+    const context = Object.fromEntries(Array.from({ length: 500 }, (_, n) => [`name ${n}`, `value ${n}`]))
+    const [key] = example.encryptedDataKeys
+    if (!key) throw new Error('the example has a data key')
+    const bytes = write({ ...example, context, encryptedDataKeys: Array.from({ length: 64 }, () => key) })
+    const decode = vi.spyOn(TextDecoder.prototype, 'decode')
+    try {
+      const pieces = Array.from({ length: Math.ceil(bytes.length / 10) }, (_, n) => bytes.subarray(10 * n, 10 * (n + 1)))
+      const { header } = await readHeader(pieces)
+      expect(header.encryptedDataKeys.length).toBe(64)
+      expect(decode).toHaveBeenCalledTimes(2 * 500 + 64)
+    } finally {
+      decode.mockRestore()
+    }
+  })
+
+  test('of as many data keys as it can say is read at once where that is allowed', async () => {
+    const none = { providerId: '', providerInfo: Buffer.alloc(0), ciphertext: Buffer.alloc(0) }
+    const bytes = write({ ...example, encryptedDataKeys: Array.from({ length: 65_535 }, () => none) })
+    const { header } = await readHeader([bytes], { maxEncryptedDataKeys: 65_535 })
+    expect(header.encryptedDataKeys.length).toBe(65_535)
   })
 
   test.each<[string, Partial<MessageHeader>, RegExp]>([
