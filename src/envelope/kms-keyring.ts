@@ -229,7 +229,8 @@ async function naming<T>(key: string, call: Promise<T>): Promise<T> {
 
 const sayFailure = ({ key, error }: KeyFailure): string => {
   const code = 'code' in error && typeof error.code === 'string' ? error.code : undefined
-  return `${key}: ${[code, error.message].filter(Boolean).join(': ')}`
+  // The key's name, which the KMS may repeat, can come out of a message.
+  return obeyedByNone(`${key.slice(0, maxShown)}: ${[code, error.message].filter(Boolean).join(': ')}`)
 }
 
 function noneOf(encryptedDataKeys: readonly EncryptedDataKey[], keys: readonly string[]): DataKeyError {
@@ -242,10 +243,10 @@ function noneOf(encryptedDataKeys: readonly EncryptedDataKey[], keys: readonly s
   return new DataKeyError(`The message is under ${carried.join(', ')}, ${wanted}.`)
 }
 
+const maxShown = 256
+
 /** What a message says of itself, for a person's eyes: anybody can have written it. */
-export const printable = (text: Buffer | string): string =>
-  text
-    .toString()
-    .slice(0, 256)
-    // oxlint-disable-next-line no-control-regex -- terminals obey them
-    .replace(/[\u0000-\u001f\u007f-\u009f]/g, '?')
+export const printable = (text: Buffer | string): string => obeyedByNone(text.toString().slice(0, maxShown))
+
+/** Terminals obey control characters, and readers what turns the direction of text. */
+const obeyedByNone = (text: string): string => text.replace(/[\p{Cc}\p{Bidi_Control}]/gu, '?')

@@ -251,6 +251,23 @@ describe('decrypting', () => {
     })
     await expect(asking).rejects.toThrow(`The message is under ?[2J?key, a key of mine, not ${here}.`)
   })
+
+  test('nor is what a key that was asked is called in the message, and how its KMS repeats it', async () => {
+    const evil = arn('us-east-1', 'x\u001b[2J\u202ey\n')
+    const carried = { providerId: 'aws-kms', providerInfo: Buffer.from(evil), ciphertext: Buffer.from('x') }
+    const kms: KmsKeyringOptions['kms'] = () => ({
+      ...scriptedKms().of('us-east-1'),
+      decrypt: async ({ keyId }) => {
+        throw new KmsFailure('NotFoundException', `Key '${keyId}' does not exist`)
+      },
+    })
+    const asking = kmsKeyring({ kms, region: 'us-east-1', keys: [], discovery: {} }).decrypting({
+      ...request,
+      encryptedDataKeys: [carried],
+    })
+    const shown = arn('us-east-1', 'x?[2J?y?')
+    await expect(asking).rejects.toThrow(`${shown}: NotFoundException: Key '${shown}' does not exist`)
+  })
 })
 
 describe('a keyring that cannot be meant', () => {
