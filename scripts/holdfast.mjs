@@ -1,6 +1,6 @@
 #!/usr/bin/env -S node --max-semi-space-size=64
 /**
- * The `holdfast` program: the TypeScript sources run as they are, through tsx. `holdfast help` lists the commands.
+ * The `holdfast` program, made of the TypeScript sources when they have changed (programs.mjs). `holdfast help` lists the commands.
  *
  * The flag above gives V8 more room for what is young: a call waits for the device and for the audit trail, and with the usual 16 MiB much of
  * what a call needs is copied while it waits.
@@ -11,8 +11,7 @@ import { checkNode, lockfileInstalled, Missing, orSayWhatIsMissing, root } from 
 await orSayWhatIsMissing(async () => {
   checkNode()
   if (!lockfileInstalled(root, { dev: false })) throw new Missing(`npm packages are missing: run "npm start" or "npm ci" in ${root}`)
-  const { register } = await import('tsx/esm/api')
-  register()
-  const { run } = await import('../src/main.ts')
+  const { importProgram } = await import('./programs.mjs')
+  const { run } = await importProgram('main')
   process.exitCode = await run(argv.slice(2))
 })

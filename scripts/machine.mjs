@@ -279,7 +279,7 @@ function readIfThere(path) {
   }
 }
 
-function isRunning(process) {
+export function isRunning(process) {
   try {
     kill(process, 0)
     return true

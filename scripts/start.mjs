@@ -8,11 +8,10 @@ import { checkNode, ensureDependencies, ensureSoftHsm, orSayWhatIsMissing } from
 await orSayWhatIsMissing(async () => {
   checkNode()
   ensureDependencies({ dev: false })
-  const { register } = await import('tsx/esm/api')
-  register()
-  const { readConfig } = await import('../src/config.ts')
+  const { importProgram } = await import('./programs.mjs')
+  const { readConfig } = await importProgram('config')
   if (usesSoftHsm(readConfig)) ensureSoftHsm()
-  const { run } = await import('../src/main.ts')
+  const { run } = await importProgram('main')
   process.exitCode = await run(['serve', ...argv.slice(2)])
 })
 

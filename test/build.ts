@@ -1,7 +1,8 @@
 /**
  * Makes JavaScript of the sources once for a run of the tests, so that the many processes, agents and threads which tests start need no loader:
  * it would cost each of them some tenths of a second. What is made mirrors the repository, file by file, so that whatever a program looks for
- * beside itself is there; the programs that are started by the hundred are one file each. `npm start` and `holdfast` go on running the sources, and the tests that start those (serve.test.ts) with them.
+ * beside itself is there; the programs that are started by the hundred are one file each. `npm start` and `holdfast`
+ * make and find their own (scripts/programs.mjs), and the tests that start those (serve.test.ts) with them.
  */
 import { cpSync, mkdirSync, readFileSync, readdirSync, rmSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
@@ -9,6 +10,7 @@ import { dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { build, type BuildOptions, type Plugin as BuildPlugin } from 'esbuild'
 import type { Plugin } from 'vitest/config'
+import { mirror } from '../scripts/programs.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const prefix = 'programs-'
@@ -18,16 +20,6 @@ const work = join(root, 'test/.work')
 export const programs = join(work, `${prefix}${process.pid}`)
 
 const made = (source: string): string => join(programs, relative(root, source).replace(/\.ts$/, '.js'))
-
-/** Every import stays an import, of the JavaScript that was made of what it names. */
-const mirror: BuildPlugin = {
-  name: 'mirror',
-  setup(bundle) {
-    bundle.onResolve({ filter: /^\.\.?\// }, ({ kind, path }) =>
-      kind === 'entry-point' ? undefined : { path: path.replace(/\.ts$/, '.js'), external: true },
-    )
-  },
-}
 
 /** A source takes itself for what was made of it: then it finds what was made of others. */
 const moved = (code: string, source: string): string =>

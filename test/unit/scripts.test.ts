@@ -1,9 +1,10 @@
 /** What runs before our own code can: the checks of a machine. */
 
-import { spawn } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
-import { expect, onTestFinished, test } from 'vitest'
+import { spawn, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import {
   checkNode,
   findProgram,
@@ -14,6 +15,7 @@ import {
   root,
   withInstallLock,
 } from '../../scripts/machine.mjs'
+import { buildOf } from '../../scripts/programs.mjs'
 import { scratch } from './http-fixture.ts'
 
 function temporary() {
@@ -127,4 +129,54 @@ test("Node's own headers are used only when they are of this version", () => {
   if (prefix === undefined) return
   const header = readFileSync(join(prefix, 'include/node/node_version.h'), 'utf8')
   expect(header).toContain(`#define NODE_MAJOR_VERSION ${process.versions.node.split('.')[0]}`)
+})
+
+describe('JavaScript of the sources', () => {
+  function folderWithSources() {
+    const files = temporary()
+    for (const name of ['src/hsm', 'native-config', 'softhsm']) mkdirSync(join(files.dir, name), { recursive: true })
+    files.write('src/main.ts', "import { told } from './hsm/inner.ts'\nexport const here: string = told + import.meta.url\n")
+    files.write('src/hsm/inner.ts', "export const told: string = 'told at '\n")
+    files.write('src/boot.mjs', 'export {}\n')
+    files.write('native-config/p.json', '{}')
+    files.write('package.json', '{"type":"module"}')
+    return files
+  }
+  const built = async (folder: string): Promise<string> => {
+    const dir = await buildOf(folder)
+    if (dir === undefined) throw new Error('no build')
+    return dir
+  }
+
+  test('is made once for each state of them, and has beside it what they have', async () => {
+    const { dir } = folderWithSources()
+    const [one, two] = await Promise.all([built(dir), built(dir)])
+    expect(two).toBe(one)
+    const { here } = (await import(pathToFileURL(join(one, 'src/main.js')).href)) as { readonly here: string }
+    expect(here).toBe(`told at ${pathToFileURL(join(one, 'src/main.js')).href}`)
+    for (const name of ['src/boot.mjs', 'native-config/p.json', 'softhsm', 'package.json']) expect(existsSync(join(one, name))).toBe(true)
+    expect(readdirSync(join(dir, 'build'))).toHaveLength(1)
+  })
+
+  test('stays as long as a process uses it, and goes when another state is used', async () => {
+    const files = folderWithSources()
+    const first = await built(files.dir)
+    files.write('src/hsm/inner.ts', "export const told: string = 'another '\n")
+    const second = await built(files.dir)
+    expect(second).not.toBe(first)
+    const age = (name: string): void => utimesSync(name, 0, 0)
+    for (const name of [first, second]) age(name)
+    files.write('native-config/p.json', '{"a":1}')
+    const third = await built(files.dir)
+    expect(readdirSync(join(files.dir, 'build'))).toHaveLength(3)
+    // The first is in use; who used the second has died, and so has who made a third by half.
+    writeFileSync(join(first, 'users', String(process.pid)), '')
+    rmSync(join(second, 'users', String(process.pid)))
+    const { pid } = spawnSync('true')
+    writeFileSync(join(second, 'users', String(pid)), '')
+    mkdirSync(join(files.dir, 'build', `.making-${pid}-0a`))
+    for (const name of [first, second, join(files.dir, 'build', `.making-${pid}-0a`)]) age(name)
+    expect(await built(files.dir)).toBe(third)
+    expect(readdirSync(join(files.dir, 'build')).sort()).toEqual([basename(first), basename(third)].sort())
+  })
 })
