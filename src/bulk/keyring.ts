@@ -20,7 +20,13 @@ export interface Keyring {
    */
   encrypting(request: DataKeyRequest): Promise<{ readonly dataKey: Buffer; readonly encryptedDataKeys: readonly EncryptedDataKey[] }>
   /** The data key that one of them holds; the asker wipes it. @throws when none of them can be opened, saying why for each. */
-  decrypting(request: DataKeyRequest & { readonly encryptedDataKeys: readonly EncryptedDataKey[] }): Promise<{ readonly dataKey: Buffer }>
+  decrypting(request: DataKeyRequest & { readonly encryptedDataKeys: readonly EncryptedDataKey[] }): Promise<FoundDataKey>
+}
+
+export interface FoundDataKey {
+  readonly dataKey: Buffer
+  /** The one that it was in, where that matters to a cache: who may no longer open it may not use what is kept. */
+  readonly from?: EncryptedDataKey
 }
 
 const ivBits = 96

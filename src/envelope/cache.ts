@@ -41,6 +41,7 @@ export interface CachedUse {
 }
 
 export interface KeptUse extends DataKeyRequest {
+  /** Of a new message all that it will carry; of one that is decrypted the one that the data key came out of. */
   readonly encryptedDataKeys: readonly EncryptedDataKey[]
   /** To encrypt another message. */
   readonly isNew: boolean
@@ -158,13 +159,14 @@ export function openDataKeyCache({ maxAgeMs, maxMessages, maxBytes, capacity, no
         const name = nameOf('decrypt', keySet, request, request.encryptedDataKeys)
         const entry = entries.get(name)
         if (entry && now() < entry.expiresAt) {
-          const dataKey = await take(name, entry, 0, () => permit?.({ ...request, isNew: false }))
+          const { encryptedDataKeys } = entry
+          const dataKey = await take(name, entry, 0, () => permit?.({ ...request, encryptedDataKeys, isNew: false }))
           if (dataKey) return { dataKey }
         }
         misses++
         const madeAt = now()
         const found = await keyring.decrypting(request)
-        keep(name, found.dataKey, request.encryptedDataKeys, madeAt, 0)
+        keep(name, found.dataKey, found.from ? [found.from] : request.encryptedDataKeys, madeAt, 0)
         return found
       },
     }),

@@ -43,7 +43,7 @@ export class DataKeyError extends Error {
 /** Also encrypts a data key that is there already, for a message that moves to other keys. */
 export interface KmsKeyring extends Keyring {
   /** Who would be asked to decrypt, in this order. */
-  asks(encryptedDataKeys: readonly EncryptedDataKey[]): readonly { readonly keyId: string; readonly region: string }[]
+  asks(encryptedDataKeys: readonly EncryptedDataKey[]): readonly Attempt[]
   wrapping(request: { readonly dataKey: Buffer; readonly context: EncryptionContext }): Promise<readonly EncryptedDataKey[]>
 }
 
@@ -127,7 +127,7 @@ export function kmsKeyring({ kms, region, keys, discovery, grantTokens = [] }: K
             requireAnswerOf(keyId, where, answered)
             if (!isSameKey(answered, arn)) throw new KmsFailure('MalformedAnswer', `The KMS says that ${answered} decrypted it.`)
             requireLength(keyId, plaintext, suite.keyBytes)
-            return { dataKey: plaintext }
+            return { dataKey: plaintext, from: carried }
           } catch (error) {
             plaintext.fill(0)
             throw error
@@ -160,7 +160,7 @@ function checkKeys(keys: readonly string[], discovery: Discovery | undefined): v
   if (twice.length > 0) throw new DataKeyError(`${twice.join(', ')} is named twice, or is a replica of another key that is named.`)
 }
 
-interface Attempt {
+export interface Attempt {
   /** What Decrypt is told. */
   readonly keyId: string
   readonly region: string

@@ -147,9 +147,11 @@ async function permitKept(
     return
   }
   let refused: unknown
-  for (const { keyId, region } of keyring.asks(encryptedDataKeys)) {
+  for (const { keyId, region, carried } of keyring.asks(encryptedDataKeys)) {
+    // With the ciphertext, so that a key which the message also names, or which is named beside the right one, permits nothing.
+    const CiphertextBlob = carried.ciphertext.toString('base64')
     try {
-      return await kms.permit(region, 'Decrypt', { ...members({ keyId, context, grantTokens }), DryRunModifiers: ['IGNORE_CIPHERTEXT'] })
+      return await kms.permit(region, 'Decrypt', { ...members({ keyId, context, grantTokens }), CiphertextBlob })
     } catch (error) {
       refused ??= error
     }

@@ -9,12 +9,14 @@ import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { silentLog } from '../../src/base/log.ts'
 import { openMetrics, type Metrics } from '../../src/base/metrics.ts'
 import { openBulkPool, type BulkPool } from '../../src/bulk/bulk-pool.ts'
+import { encrypt } from '../../src/bulk/stream.ts'
 import { openDataKeyCache, type CacheLimits } from '../../src/envelope/cache.ts'
 import { openApp } from '../../src/http/app.ts'
 import { openDoor } from '../../src/http/door.ts'
 import { openEnvelopeDoor, type EnvelopeLimits } from '../../src/http/envelope.ts'
 import { listen, type ListenOptions } from '../../src/http/server.ts'
 import { apis } from '../../src/kms/operations/index.ts'
+import { kmsKeyring } from '../../src/library.ts'
 import { begin, contextHeader, send, sha256, type Sending } from './envelope-kit.ts'
 import { makeUser, openInProcess, type Credentials, type InProcess } from './holdfast.ts'
 
@@ -572,5 +574,34 @@ describe('data keys that are kept', () => {
     await kms.send(new DisableKeyCommand({ KeyId: own }))
     const refused = await send(by({}), text)
     expect(refused.json['__type']).toBe('DisabledException')
+  })
+
+  test('serve no message whose key was disabled, though it or the caller names another that is not', async () => {
+    const doors = await openDoors({}, limits)
+    const create = async (AliasName: string): Promise<string> => {
+      const { KeyMetadata } = await kms.send(new CreateKeyCommand({}))
+      await kms.send(new CreateAliasCommand({ AliasName, TargetKeyId: KeyMetadata?.KeyId }))
+      return KeyMetadata?.Arn ?? ''
+    }
+    const [lost, left] = [await create('alias/lost'), await create('alias/left')]
+    const keyring = kmsKeyring({ ...doors.at, credentials: house.credentials, now: () => house.clock.now(), keys: [lost] })
+    // What the message says of the other key is made up: nobody has opened it.
+    const forged = { providerId: 'aws-kms', providerInfo: Buffer.from(left), ciphertext: Buffer.from('made up') }
+    const message = await encrypt(text, {
+      keyring: {
+        ...keyring,
+        async encrypting(request) {
+          const { dataKey, encryptedDataKeys } = await keyring.encrypting(request)
+          return { dataKey, encryptedDataKeys: [...encryptedDataKeys, forged] }
+        },
+      },
+      pool,
+    })
+    keyring.close()
+    const askings = [{}, { key: 'alias/left,alias/lost' }].map((headers) => decrypting({ at: doors.at, headers }))
+    for (const asking of askings) expect((await send(asking, message)).body.toString()).toBe('text')
+    await kms.send(new DisableKeyCommand({ KeyId: lost }))
+    const refusals = askings.map(async (asking) => (await send(asking, message)).json['__type'])
+    expect(await Promise.all(refusals)).toEqual(['DisabledException', 'IncorrectKeyException'])
   })
 })
