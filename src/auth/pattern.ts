@@ -2,7 +2,7 @@
  * Text patterns of policies: `*`, `?` and policy variables, compiled once and matched without regular expressions.
  *
  * A pattern is parsed to tokens; what can be decided then is. Matching is greedy piece by piece, in time linear in the
- * value for every pattern a person writes; a piece longer than `longPiece` is searched bit-parallel, so that no policy can
+ * value for every pattern a person writes; a piece that is long or has a `?` is searched bit-parallel, so that no policy can
  * make the service burn time (no back-tracking over more than one piece, ever).
  *
  * A value that came out of a variable is text: a `*` in it matches only a `*` (IAM user guide, "Policy variables").
@@ -285,19 +285,46 @@ function matchesAt({ text, any }: Piece, value: string, at: number): boolean {
   return true
 }
 
-/** Beyond this, trying a piece at every place could cost piece x value. */
+/** Beyond these, a bit for each character takes more than a word, and the engine's search could cost piece x value. */
+const wordPiece = 32
 const longPiece = 64
 
 /** The leftmost place in [from, end) where the whole piece fits, or -1. */
 function findPiece(piece: Piece, value: string, from: number, end: number): number {
-  const last = end - piece.text.length
-  if (piece.text.length > longPiece) return findLongPiece(piece, value, from, end)
-  if (piece.any === undefined) {
-    const found = value.indexOf(piece.text, from)
-    return found <= last ? found : -1
+  const { text, any } = piece
+  if (text.length > (any === undefined ? longPiece : wordPiece)) return findLongPiece(piece, value, from, end)
+  if (any !== undefined) return findWordPiece(piece, value, from, end)
+  const found = value.indexOf(text, from)
+  return found <= end - text.length ? found : -1
+}
+
+/** By character below 128, the places of the piece that is being searched for; empty in between. */
+const places = new Int32Array(128)
+
+/** Shift-And, for a piece of at most 32 characters: a bit for each. */
+function findWordPiece({ text, any }: Piece, value: string, from: number, end: number): number {
+  let always = 0
+  let others: Map<number, number> | undefined
+  for (let index = 0; index < text.length; index++) {
+    const bit = 1 << index
+    const code = text.charCodeAt(index)
+    if (any?.[index] === 1) always |= bit
+    else if (code < 128) places[code] = (places[code] ?? 0) | bit
+    else (others ??= new Map<number, number>()).set(code, (others.get(code) ?? 0) | bit)
   }
-  for (let at = from; at <= last; at++) if (matchesAt(piece, value, at)) return at
-  return -1
+  const lastBit = 1 << (text.length - 1)
+  let found = -1
+  for (let at = from, state = 0; at < end && found < 0; at++) {
+    const code = value.charCodeAt(at)
+    const here = code < 128 ? (places[code] ?? 0) : (others?.get(code) ?? 0)
+    state = ((state << 1) | 1) & (here | always)
+    if ((state & lastBit) !== 0) found = at - text.length + 1
+  }
+  for (let index = 0; index < text.length; index++) {
+    const code = text.charCodeAt(index)
+    if (code < 128) places[code] = 0
+  }
+  return found
 }
 
 /** Shift-And: one bit per character of the piece, 32 of them in a step. */

@@ -54,6 +54,23 @@ describe('wildcards', () => {
     )
   })
 
+  it('match as the obvious table does when a piece between stars has a ?', () => {
+    const letters = ['a', 'a', 'a', 'b', 'é'] as const
+    const piece = fc.array(fc.constantFrom(...letters, '?'), { minLength: 1, maxLength: 36 }).map((parts) => parts.join(''))
+    const around = fc.string({ unit: fc.constantFrom(...letters, '€'), maxLength: 40 })
+    fc.assert(
+      fc.property(piece, around, around, fc.nat(), fc.boolean(), (piece, before, after, at, spoil) => {
+        const filled = piece.replaceAll('?', '€')
+        const index = at % filled.length
+        const middle = spoil ? `${filled.slice(0, index)}c${filled.slice(index + 1)}` : filled
+        const value = before + middle + after
+        expect(like(`*${piece}*`, value)).toBe(naive(`*${piece}*`, value))
+        expect(like(`*${piece}*?${piece}*`, value + value)).toBe(naive(`*${piece}*?${piece}*`, value + value))
+      }),
+      { numRuns: 1000 },
+    )
+  })
+
   it('no pattern makes matching slow: the worst that fits into a policy takes a bounded number of steps', () => {
     // Back-tracking matchers need the power of the stars for these; the test ends or it does not.
     const value = 'a'.repeat(8192)
