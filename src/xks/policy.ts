@@ -38,9 +38,10 @@ export class XksPolicyError extends Error {
   override readonly name = 'XksPolicyError'
 }
 
-export const maxPolicyCharacters = 32_768
+/** Of a policy's size and the length of what it judges follows how long a request of one store can hold up those of the others. */
+export const maxPolicyCharacters = 16_384
 const maxStatements = 200
-const maxPatterns = 1000
+const maxPatterns = 400
 
 /** The account of a principal, or where it has none (a service, `AWS Internal`) that of the KMS key. */
 function accountOf({ awsPrincipalArn, kmsKeyArn }: AskedMetadata): string {

@@ -65,6 +65,9 @@ const required = {
   decrypt: ['kmsRequestId', 'kmsOperation', 'awsPrincipalArn', 'kmsKeyArn'],
 } as const satisfies Readonly<Record<string, readonly (keyof AskedMetadata)[]>>
 
+/** ARNs are the longest, and as long as this (spec, "awsPrincipalArn"). */
+const maxTextLength = 2048
+
 /** What a request says about itself, whether it is valid or not: for the record. */
 export function toldMetadata(members: Members): Partial<AskedMetadata> {
   const told = valueOf(members, 'requestMetadata')
@@ -84,6 +87,8 @@ export function readMetadata(members: Members, api: keyof typeof required): Aske
   const metadata: Record<string, string> = {}
   for (const name of metadataNames) {
     const value = valueOf(told, name)
+    if (typeof value === 'string' && value.length > maxTextLength)
+      throw new InvalidRequest(`requestMetadata.${name} is longer than ${maxTextLength} characters.`)
     if (typeof value === 'string') metadata[name] = value
     else if (value !== undefined || needed.includes(name)) throw new InvalidRequest(`requestMetadata.${name} must be a string.`)
   }

@@ -417,6 +417,7 @@ describe('fields', () => {
     ['no kmsKeyArn', encryptBody({ requestMetadata: withoutArn })],
     ['a principal of another type', encryptBody({ requestMetadata: { ...metadata, awsPrincipalArn: 7 } })],
     ['an optional member of another type', encryptBody({ requestMetadata: { ...metadata, kmsViaService: 7 } })],
+    ['a principal of 2049 characters', encryptBody({ requestMetadata: { ...metadata, awsPrincipalArn: 'x'.repeat(2049) } })],
     ['no plaintext', without('plaintext')],
     ['empty plaintext', encryptBody({ plaintext: '' })],
     ['plaintext of another type', encryptBody({ plaintext: 5 })],

@@ -114,8 +114,8 @@ test.each([
     /Two statements have the Sid "a"/,
   ],
   [JSON.stringify({ Statement: Array.from({ length: 201 }, () => ({ Effect: 'Deny', Principal: '*' })) }), /1 to 200/],
-  [JSON.stringify({ Statement: [{ Effect: 'Deny', Operation: Array.from({ length: 1001 }, () => 'x') }] }), /1001 patterns/],
-  [' '.repeat(32_769), /longer than 32768/],
+  [JSON.stringify({ Statement: [{ Effect: 'Deny', Operation: Array.from({ length: 401 }, () => 'x') }] }), /401 patterns/],
+  [' '.repeat(16_385), /longer than 16384/],
 ])('%.80s is no policy', (text, message) => {
   expect(() => compileXksPolicy(text)).toThrow(message)
 })
