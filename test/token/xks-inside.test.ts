@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { TokenError, type Token } from '../../src/hsm/token.ts'
 import type { AuditRecord } from '../../src/audit/trail.ts'
+import { verifyTrail } from '../../src/audit/verify.ts'
 import { runCommandLine } from '../../src/cli/commands.ts'
 import type { Wiring } from '../../src/cli/wiring.ts'
 import { encodeHeader } from '../../src/kms/ciphertext.ts'
@@ -764,6 +765,16 @@ describe('the record', () => {
       errorMessage: expect.stringContaining('kmsKeyArn'),
       requestParameters: { requestMetadata: { kmsRequestId: metadata.kmsRequestId, awsPrincipalArn: metadata.awsPrincipalArn } },
     })
+  })
+
+  test('holds whatever a request says of itself: the trail with half characters, zeros and ends of lines in it verifies', async () => {
+    for (const text of ['\ud800', 'a\u0000b', '\u2028\n{"eventID":"x"}', `${'x'.repeat(127)}\u{1f600}`, '","resources":[]']) {
+      const requestMetadata = { ...metadata, kmsRequestId: text, awsPrincipalArn: text, kmsViaService: text }
+      expect(await encrypt({ requestMetadata })).toMatchObject({ status: 200 })
+      expect(await lastRecord()).toMatchObject({ requestID: text.slice(0, 128), requestParameters: { requestMetadata } })
+    }
+    await ours.service.trail.seal()
+    expect((await verifyTrail(join(ours.dir, 'audit.db'))).problems).toEqual([])
   })
 
   test('must be durable: without it there is no answer but InternalException', async () => {
