@@ -43,6 +43,11 @@ const commitmentPolicyFlag: Flag = {
   about: 'require-encrypt-require-decrypt unless given; require-encrypt-allow-decrypt also reads the older suites.',
 }
 
+const maxFrameLengthFlag: Flag = {
+  value: 'BYTES',
+  about: 'The longest frames, or body without frames, to read, each of which is held in memory; 67108864 unless given.',
+}
+
 const encrypt: Command = {
   name: 'encrypt',
   summary: 'Encrypts a file or standard input under KMS keys, as a message that every AWS Encryption SDK reads.',
@@ -81,6 +86,7 @@ const decrypt: Command = {
     buffer: { about: 'A signed message: writes nothing before the signature is verified. Needs the memory for all of it.' },
     'buffer-limit': { value: 'BYTES', about: 'How much --buffer may hold; 1073741824 unless given.' },
     'commitment-policy': commitmentPolicyFlag,
+    'max-frame-length': maxFrameLengthFlag,
     ...outputFlags,
     ...kmsFlags,
   },
@@ -112,6 +118,7 @@ const rewrap: Command = {
     add: { about: 'The message stays under the keys that it is under, too.' },
     'commitment-policy': commitmentPolicyFlag,
     'encrypt-again': { about: 'Decrypts and encrypts the body under a new data key.' },
+    'max-frame-length': maxFrameLengthFlag,
     context: { value: 'NAME=VALUE', repeated: true, about: 'The message must have been encrypted with this pair.' },
     ...outputFlags,
     ...kmsFlags,

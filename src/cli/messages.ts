@@ -9,7 +9,7 @@ import { addAbortSignal, type Readable } from 'node:stream'
 import type { SigningCredentials } from '../auth/sigv4.ts'
 import { PoolFailure } from '../bulk/bulk-pool.ts'
 import { MessageError, publicKeyName, type EncryptionContext, type WrittenHeader } from '../bulk/message.ts'
-import { decryptStream, encryptStream, readHeader, splitHeader, type CommitmentPolicy } from '../bulk/stream.ts'
+import { decryptStream, encryptStream, readHeader, splitHeader, type CommitmentPolicy, type ReadLimits } from '../bulk/stream.ts'
 import { signedSuite, suites, unsignedSuite, type Suite } from '../bulk/suites.ts'
 import { KmsFailure, openKmsClients, type KmsClients } from '../envelope/kms.ts'
 import { DataKeyError, kmsKeyring, printable, type Discovery, type KmsKeyring } from '../envelope/kms-keyring.ts'
@@ -43,8 +43,14 @@ export async function encrypt(args: Arguments, wiring: Wiring): Promise<number> 
 }
 
 export async function decrypt(args: Arguments, wiring: Wiring): Promise<number> {
+  if (args.flags['buffer-limit'] && !args.flags['buffer']) throw new UsageError('--buffer-limit is for --buffer: give both, or neither.')
   const holdBytes = args.flags['buffer'] && (readInteger(args, 'buffer-limit', 1, Number.MAX_SAFE_INTEGER) ?? 2 ** 30)
-  const options = { context: readContext(args), commitmentPolicy: readPolicy(args), ...(holdBytes !== undefined && { holdBytes }) }
+  const options = {
+    context: readContext(args),
+    commitmentPolicy: readPolicy(args),
+    limits: readLimits(args),
+    ...(holdBytes !== undefined && { holdBytes }),
+  }
   return withKms(args, wiring, ({ keyring, regionGiven }) => {
     const from = keyring(args.flags['key'] ?? [], readDiscovery(args, regionGiven))
     return transform(args, wiring, (source) => decryptStream(source, { ...options, keyring: from, lend: true }))
@@ -67,10 +73,11 @@ export async function rewrap(args: Arguments, wiring: Wiring): Promise<number> {
   if (again && args.flags['add']) throw new UsageError('--add keeps the data key, --encrypt-again makes a new one: give one of them.')
   const context = readContext(args)
   const commitmentPolicy = readPolicy(args)
+  const limits = readLimits(args)
   return withKms(args, wiring, ({ keyring, regionGiven }) => {
     const to = keyring(args.flags['key'] ?? [])
     const from = keyring(args.flags['from'] ?? [], readDiscovery(args, regionGiven))
-    const move = { from, to, context, commitmentPolicy }
+    const move = { from, to, context, commitmentPolicy, limits }
     return transform(args, wiring, (source) =>
       again ? encryptedAgain(source, move) : rewrapped(source, { ...move, add: args.flags['add'] !== undefined }, wiring),
     )
@@ -82,6 +89,7 @@ interface Move {
   readonly to: KmsKeyring
   readonly context: EncryptionContext
   readonly commitmentPolicy: CommitmentPolicy
+  readonly limits: Partial<ReadLimits>
 }
 
 async function* rewrapped(
@@ -104,9 +112,9 @@ async function* rewrapped(
 /** Frame length and context as before; what was kept out stays out. Of an older suite it becomes today's. */
 async function* encryptedAgain(
   source: AsyncIterable<Uint8Array>,
-  { from, to, context, commitmentPolicy }: Move,
+  { from, to, context, commitmentPolicy, limits }: Move,
 ): AsyncGenerator<Uint8Array> {
-  const plain = decryptStream(source, { keyring: from, context, commitmentPolicy })
+  const plain = decryptStream(source, { keyring: from, context, commitmentPolicy, limits })
   try {
     const header = await plain.header
     const carried = Object.entries(header.context).filter(([name]) => name !== publicKeyName)
@@ -172,6 +180,11 @@ function readInteger({ flags }: Arguments, name: string, min: number, max: numbe
   if (!(number >= min && number <= max))
     throw new UsageError(`--${name} must be a whole number from ${min} to ${max}; it is ${JSON.stringify(text)}.`)
   return number
+}
+
+function readLimits(args: Arguments): Partial<ReadLimits> {
+  const maxFrameLength = readInteger(args, 'max-frame-length', 1, 2 ** 32 - 1)
+  return maxFrameLength === undefined ? {} : { maxFrameLength }
 }
 
 function readDiscovery({ flags }: Arguments, region: string | undefined): Discovery {
@@ -341,7 +354,7 @@ async function* counted(source: Readable, count: (bytes: number) => void): Async
 /** What went wrong, for whoever typed the command. A defect stays what it is. */
 function inWords(error: unknown, input: string): unknown {
   if (error instanceof CommandFailure || error instanceof UsageError) return error
-  if (error instanceof MessageError) return new CommandFailure(`${input}: ${error.message}.`, { cause: error })
+  if (error instanceof MessageError) return new CommandFailure(ended(`${input}: ${error.message}`), { cause: error })
   if (error instanceof DataKeyError || error instanceof KmsFailure || error instanceof PoolFailure)
     return new CommandFailure(ended(error.message), { cause: error })
   // An encryption context, or frames, that no message can hold.

@@ -25,7 +25,8 @@ export interface TargetFile {
 export async function openTargetFile(path: string, replace: boolean): Promise<TargetFile> {
   await requirePlace(path, replace)
   const folder = dirname(path)
-  const beside = join(folder, `.${basename(path).slice(0, 128)}.${randomBytes(6).toString('hex')}.part`)
+  // A name may be as long as the file system allows, in bytes.
+  const beside = join(folder, `.${basename(path).slice(0, 32)}.${randomBytes(6).toString('hex')}.part`)
   const handle = await open(beside, 'wx', 0o600).catch((cause: NodeJS.ErrnoException) => {
     throw new CommandFailure(`${path} cannot be written: ${cause.message}.`, { cause })
   })

@@ -42,10 +42,7 @@ export async function rewrapHeader(written: WrittenHeader, options: RewrapOption
   const { header } = written
   const { suite, messageId } = header
   if (suite.signature) {
-    throw new MessageError(
-      'policy',
-      'the message is signed, its keys with it: it cannot be moved to others. Decrypt it and encrypt it again.',
-    )
+    throw new MessageError('policy', 'the message is signed, its keys with it: it cannot be moved to others, only encrypted again')
   }
   if (!suite.commits && commitmentPolicy === 'REQUIRE_ENCRYPT_REQUIRE_DECRYPT') {
     throw new MessageError('policy', `${suite.name} does not commit to its key: it is read under REQUIRE_ENCRYPT_ALLOW_DECRYPT only`)

@@ -174,6 +174,14 @@ describe('there and back', () => {
     expect(await cli(['decrypt', '--region', 'eu-west-1'], sealed.out)).toMatchObject({ ...done, out: Buffer.from('text') })
   })
 
+  test('frames longer than is usual are read when that is allowed', async () => {
+    const { out } = await cli(['encrypt', '--key', key, '--frame-length', '67108865'], Buffer.from('text'))
+    expect(await cli(['decrypt'], out)).toMatchObject({ code: 1, err: expect.stringMatching(/67108864 are allowed \(maxFrameLength\)/) })
+    expect(await cli(['decrypt', '--max-frame-length', '67108865'], out)).toMatchObject({ ...done, out: Buffer.from('text') })
+    const again = await cli(['rewrap', '--key', key, '--encrypt-again', '--max-frame-length', '67108865'], out)
+    expect(again).toMatchObject(done)
+  })
+
   test('pairs that are kept out must be given to decrypt', async () => {
     const sealed = await cli(['encrypt', '--key', key, '--context', 'tenant=7', '--keep-out', 'tenant'], Buffer.from('text'))
     expect(sealed.out.includes('tenant')).toBe(false)
@@ -190,6 +198,13 @@ describe('the target', () => {
     expect(readFileSync(path('taken'), 'utf8')).toBe('precious')
     expect(await cli(['encrypt', '--key', key, '--output', 'taken', '--force'], Buffer.from('text'))).toMatchObject(done)
     expect(await cli(['decrypt', 'taken'])).toMatchObject({ ...done, out: Buffer.from('text') })
+  })
+
+  test('may have as long a name as the file system has', async () => {
+    const long = 'é'.repeat(127)
+    expect(await cli(['encrypt', '--key', key, '--output', long], Buffer.from('text'))).toMatchObject(done)
+    expect(await cli(['decrypt', long])).toMatchObject({ ...done, out: Buffer.from('text') })
+    expect(leftovers()).toEqual([])
   })
 
   test('that is no regular file is never replaced', async () => {
@@ -368,6 +383,8 @@ describe('what is asked for wrongly', () => {
     [['encrypt', '--key', 'arn:aws:s3:::b'], 'is no key id, key ARN, alias or alias ARN'],
     [['encrypt', '--key', 'k', '--endpoint', 'ftp://x'], '--endpoint must be a URL'],
     [['decrypt', '--key', 'k', '--account', '1'], 'leave them out, or the keys'],
+    [['decrypt', '--buffer-limit', '5'], '--buffer-limit is for --buffer'],
+    [['decrypt', '--max-frame-length', '0'], '--max-frame-length must be a whole number'],
     [['decrypt', '--commitment-policy', 'none'], '--commitment-policy must be one of'],
     [['rewrap', '--key', 'k', '--add', '--encrypt-again'], 'give one of them'],
     [['encrypt', '--key', 'k', '--context', 'aws-crypto-x=1'], 'reserved'],
