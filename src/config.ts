@@ -535,7 +535,7 @@ export const settings = {
       'ENVELOPE_MAX_STREAMS',
       integer(1, 10_000),
       32,
-      'Streams of `/envelope/encrypt` and `/envelope/decrypt` at once, in each API process; the next one is told to try again (ThrottlingException). Each needs some MiB of memory.',
+      'Streams of `/envelope/encrypt` and `/envelope/decrypt` at once, in each API process; the next one is told to try again (ThrottlingException). Each needs some MiB of memory, and up to 80 where frames have 16 MiB.',
     ),
     maxStreamsPerCaller: setting('ENVELOPE_MAX_STREAMS_PER_CALLER', integer(1, 10_000), 8, 'The same for one user or role session.'),
     idleTimeoutMs: setting(

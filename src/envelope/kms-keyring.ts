@@ -7,7 +7,7 @@
  */
 
 import type { Keyring } from '../bulk/keyring.ts'
-import type { EncryptedDataKey, EncryptionContext } from '../bulk/message.ts'
+import { defaultHeaderLimits, type EncryptedDataKey, type EncryptionContext } from '../bulk/message.ts'
 import { encodeKeyArn, isMultiRegion, isSameKey, parseKeyArn } from './arn.ts'
 import { KmsFailure, type Kms, type Regions } from './kms.ts'
 
@@ -57,6 +57,9 @@ const providerId = 'aws-kms'
 
 /** A message names its keys, and each costs a call: whoever made one could name thousands. */
 const maxAsked = 32
+
+/** Each costs a call for every message, and of a message under more nobody here would read the header. */
+const maxKeys = defaultHeaderLimits.maxEncryptedDataKeys
 
 /** @throws DataKeyError when the keys cannot be meant so. */
 export function kmsKeyring({ kms, region, keys, discovery, grantTokens = [] }: KmsKeyringOptions): KmsKeyring {
@@ -148,6 +151,7 @@ export function kmsKeyring({ kms, region, keys, discovery, grantTokens = [] }: K
 function checkKeys(keys: readonly string[], discovery: Discovery | undefined): void {
   if (discovery && keys.length > 0) throw new DataKeyError('Keys are either named or discovered, not both.')
   if (keys.length === 0 && !discovery) throw new DataKeyError('Name a key, or ask for discovery.')
+  if (keys.length > maxKeys) throw new DataKeyError(`${keys.length} keys are named; a message is under ${maxKeys} at the most.`)
   for (const [name, list] of Object.entries({ accounts: discovery?.accounts, regions: discovery?.regions })) {
     if (list?.length === 0) throw new DataKeyError(`A discovery filter without any ${name} lets nothing through.`)
   }

@@ -292,6 +292,7 @@ describe('who may', () => {
 describe('what is refused', () => {
   test.each<[string, Readonly<Record<string, string>>, string | RegExp]>([
     ['no key', { key: '' }, /^Say which keys to encrypt under/],
+    ['thousands of keys', { key: Array.from({ length: 4000 }, (_, n) => n).join(',') }, /^4000 keys are named; a message is under 64/],
     ['a key that is none', { key: 'arn:aws:s3:::bucket' }, /is no key id, key ARN, alias or alias ARN/],
     ['a key twice', { key: 'alias/app,alias/app' }, /named twice/],
     ['a header that means nothing', { keys: 'x' }, /^The header x-holdfast-keys means nothing here/],

@@ -277,6 +277,7 @@ describe('a keyring that cannot be meant', () => {
     ['a filter that lets nothing through', { discovery: { accounts: [] } }, 'without any accounts'],
     ['an ARN that is none', { keys: ['arn:aws:s3:::bucket'] }, 'is no key id'],
     ['an empty name', { keys: [''] }, 'is no key id'],
+    ['more keys than a message can be under', { keys: Array.from({ length: 65 }, (_, n) => `k${n}`) }, '65 keys are named'],
     ['a key twice', { keys: [here, here] }, 'named twice'],
     ['two replicas of one key', { keys: [arn('us-east-1', mrk), arn('eu-west-1', mrk)] }, 'is a replica of another'],
   ])('%s', (_what, options, message) => {
