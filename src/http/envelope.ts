@@ -105,7 +105,6 @@ export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
   /** One request from its headers to its last byte. @throws KmsError for an answer in JSON, Gone where there is nobody to answer */
   async function stream(exchange: Exchange, direction: Direction): Promise<void> {
     const { facts, event } = exchange
-    if (open.encrypt + open.decrypt > limits.maxStreams) throw kmsError('ThrottlingException', 'Rate exceeded')
     let caller: Authenticated | undefined
     const kms = openCallerKms(service, operations, facts, () => {
       if (caller) return caller
@@ -122,9 +121,12 @@ export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
     event.region = caller.region
     const name = caller.principal.arn
     const before = perCaller.get(name) ?? 0
+    // Who is not known, and who is turned away, takes nobody's place.
+    if (before >= limits.maxStreamsPerCaller || open.encrypt + open.decrypt >= limits.maxStreams)
+      return kms.fail(operation, kmsError('ThrottlingException', 'Rate exceeded'))
+    perCaller.set(name, before + 1)
+    open[direction]++
     try {
-      perCaller.set(name, before + 1)
-      if (before >= limits.maxStreamsPerCaller) throw kmsError('ThrottlingException', 'Rate exceeded')
       await pass(exchange, direction, kms, caller)
     } catch (cause) {
       const error = cause instanceof Gone ? cause : toKmsError(cause)
@@ -132,6 +134,7 @@ export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
       if (error instanceof KmsError && kms.calls === 0) return await kms.fail(operation, error)
       throw error
     } finally {
+      open[direction]--
       const left = (perCaller.get(name) ?? 1) - 1
       if (left === 0) perCaller.delete(name)
       else perCaller.set(name, left)
@@ -203,7 +206,6 @@ export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
     const facts = readFacts(request, clock)
     const event: StreamEvent = { requestId: facts.requestId, sourceIp: facts.sourceIp, direction, bytesIn: 0, bytesOut: 0 }
     const exchange = new Exchange(request, response, facts, event, limits)
-    open[direction]++
     streaming.add(request.socket)
     let state = 'complete'
     try {
@@ -222,7 +224,6 @@ export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
       }
     } finally {
       exchange.close()
-      open[direction]--
       streaming.delete(request.socket)
       ended.set(`${direction}\n${state}`, (ended.get(`${direction}\n${state}`) ?? 0) + 1)
       event.ms = Math.round((performance.now() - startedAt) * 1000) / 1000

@@ -440,6 +440,10 @@ describe('limits', () => {
     first.request.write('begun')
     await until(doors, 'holdfast_envelope_streams{kind="encrypt"} 1')
     expect((await send(decrypting({ at: doors.at }), Buffer.from('text'))).json['__type']).toBe('ThrottlingException')
+    // Who is not known is told so: places are for those who are.
+    const unknown = { accessKeyId: 'AKIAIOSFODNN7EXAMPLE', secretAccessKey: 'x' }
+    const refused = await send(decrypting({ at: doors.at, credentials: unknown }), Buffer.from('text'))
+    expect(refused.json['__type']).toBe('UnrecognizedClientException')
     first.request.end()
     expect((await first.answer).outcome).toBe('complete')
   })
