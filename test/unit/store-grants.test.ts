@@ -236,6 +236,9 @@ describe.each(backEnds)('grants on $name', ({ make }) => {
     await store.grants.insert(grant, most)
     await store.grants.insert(sampleGrant(doomed), most)
     await vi.waitFor(() => expect(other.view.key(doomed.arn)).toBeDefined(), { timeout: 30_000, interval: 5 })
+    // What is looked up while the other process still hears of the grants is not kept: this is heard after them.
+    await store.updateKey(key.arn, () => ({ description: 'heard' }))
+    await vi.waitFor(() => expect(other.view.key(key.arn)?.description).toBe('heard'), { timeout: 30_000, interval: 5 })
     for (const each of [store, other]) {
       for (const { arn } of [key, doomed]) expect(await found(each, arn, alice)).toBeDefined()
     }
