@@ -145,6 +145,20 @@ describe.each([unsignedSuite, signedSuite])('$name', (suite) => {
     }
   })
 
+  test('when a thread was lost: no other stream gets the slabs, in which it may still write', async () => {
+    const at = watched()
+    let orders = 0
+    const losing: BulkPool = {
+      ...at.pool,
+      seal: async (order) => (++orders === 3 ? Promise.reject(new PoolFailure('lost')) : at.pool.seal(order)),
+    }
+    expect((await drain(encryptStream([bytes(5_000_000)], { keyring, pool: losing, suite }))).error).toBeInstanceOf(PoolFailure)
+    expect(at.given).toEqual([])
+    expect(at.slabs.size).toBeGreaterThan(2)
+    for (const { memory } of at.slabs) expect(memory.equals(Buffer.alloc(memory.length))).toBe(true)
+    for (const key of at.keys) expect(Buffer.from(key).equals(Buffer.alloc(32))).toBe(true)
+  })
+
   test('when only the header was asked for', async () => {
     const at = watched()
     const source = endless()
