@@ -103,8 +103,8 @@ test('a view shows only figures that its part has, and every figure has a number
 })
 
 test('token and software are measured for every operation of a quick run, and what it leaves out is said', () => {
-  const token = figures.parts.find(({ name }) => name === 'token')?.figures ?? {}
-  for (const id of [
+  const part = figures.parts.find(({ name }) => name === 'token')
+  const operations = [
     'wrap-gcm',
     'unwrap-gcm',
     'gcm-4k',
@@ -115,13 +115,15 @@ test('token and software are measured for every operation of a quick run, and wh
     'oaep-2048',
     'new-aes',
     'random-32',
-  ])
-    for (const side of ['token', 'software'])
-      for (const what of ['throughput', 'p50', 'p99'])
-        expect(token[`${id}/1/${side}/${what}`]?.median, `${id} ${side} ${what}`).toBeGreaterThan(0)
-  expect(figures.parts.find(({ name }) => name === 'token')?.lacking.join()).toContain(
-    'RSA-4096, signature: takes too long for a quick run.',
+  ]
+  const wanted = operations.flatMap((id) =>
+    ['token', 'software'].flatMap((side) => ['throughput', 'p50', 'p99'].map((what) => `${id}/1/${side}/${what}`)),
   )
+  expect(
+    wanted.filter((id) => !((part?.figures[id]?.median ?? 0) > 0)),
+    part?.lacking.join('\n'),
+  ).toEqual([])
+  expect(part?.lacking.join()).toContain('RSA-4096, signature: takes too long for a quick run.')
 })
 
 test('a run beside itself differs in nothing', async () => {
