@@ -157,11 +157,17 @@ async function sweep(context: PartContext, lacking: string[]): Promise<Found> {
         ...prepared.map(({ kind, requests }): Side => ({
           name: `${kind.id}/${connections}`,
           async measure() {
+            await service.observe()
             const before = service.cpuSeconds()
             const result = await load(service.endpoint, plan, { connections, requests: requests() })
             const after = service.cpuSeconds()
+            const { eventLoopDelayP99Ms: eventLoop } = await service.observe()
             const calls = (result.perSecond * (plan.warmupMs + plan.durationMs)) / 1000
-            return { ...numbersOf(result), ...(before !== undefined && after !== undefined && { cpu: ((after - before) * 1e6) / calls }) }
+            return {
+              ...numbersOf(result),
+              eventLoop,
+              ...(before !== undefined && after !== undefined && { cpu: ((after - before) * 1e6) / calls }),
+            }
           },
         })),
       ])
@@ -213,6 +219,7 @@ function describeSweep(
       put(`${at}/p50`, 'ms', 'lower', `${at}/p50`)
       put(`${at}/p99`, 'ms', 'lower', `${at}/p99`)
       put(`${at}/cpu`, 'µs', 'lower', `${at}/cpu`)
+      put(`${at}/eventLoop`, 'ms', 'lower', `${at}/eventLoop`)
       const bare = figures[`bare/${connections}/throughput`]
       if (id !== 'bare' && throughput && bare) figures[`${at}/ofBare`] = ratioOf(throughput, bare)
     }
@@ -283,6 +290,15 @@ function describeSweep(
               rows: steps.map((connections) => [
                 String(connections),
                 ...prepared.flatMap(({ kind: { id } }) => [has(`${id}/${connections}/p50`), has(`${id}/${connections}/p99`)]),
+              ]),
+            },
+            {
+              kind: 'table',
+              title: 'How late the event loop of the API process was (99th percentile)',
+              columns: ['Connections', ...prepared.map(({ kind: { title } }) => title)],
+              rows: steps.map((connections) => [
+                String(connections),
+                ...prepared.map(({ kind: { id } }) => has(`${id}/${connections}/eventLoop`)),
               ]),
             },
           ] as const)
