@@ -172,19 +172,23 @@ async function callFor(
   const durations = new Durations()
   const startedAt = performance.now()
   let lastAt = startedAt
+  const undo: unknown[] = []
   const caller = async (): Promise<void> => {
     do {
       const before = performance.now()
       const answer = await call.once()
       lastAt = performance.now()
       durations.add(lastAt - before)
-      await call.after?.(answer)
+      if (call.after) undo.push(answer)
     } while (performance.now() - startedAt < durationMs)
   }
-  await Promise.all(Array.from({ length: callers }, caller))
-  // Where something is undone between calls, the calls' own time says how many there could have been.
-  const perSecond = call.after ? (callers * 1000) / durations.meanMs : (durations.count * 1000) / (lastAt - startedAt)
-  return { perSecond, durations }
+  try {
+    await Promise.all(Array.from({ length: callers }, caller))
+  } finally {
+    // When nobody makes anything any more: SoftHSM at times fails the one in one session while another does the other.
+    for (const answer of undo) await call.after?.(answer)
+  }
+  return { perSecond: (durations.count * 1000) / (lastAt - startedAt), durations }
 }
 
 const numbers = (perSecond: number, durations: Durations): Readonly<Record<string, number>> => ({
