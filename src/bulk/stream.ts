@@ -243,7 +243,7 @@ async function openOpening(source: Source, options: Given<DecryptOptions, 'pool'
     const { header } = written
     const { suite, messageId } = header
     checkHeader(header, commitmentPolicy, limits)
-    const keptPairs = reconcile(header.context, options.context ?? {})
+    const keptPairs = keptOutOf(header.context, options.context ?? {})
     const { dataKey } = await keyring.decrypting({
       suite,
       context: { ...header.context, ...keptPairs },
@@ -275,13 +275,18 @@ async function openOpening(source: Source, options: Given<DecryptOptions, 'pool'
   }
 }
 
-/** What can be said of a message before any key is asked for. @throws MessageError */
-function checkHeader({ suite, context, frameLength }: MessageHeader, policy: CommitmentPolicy, limits: ReadLimits): void {
-  if (!suite.commits && policy === 'REQUIRE_ENCRYPT_REQUIRE_DECRYPT')
+/** @throws MessageError for a suite that the policy does not let be read */
+export function checkPolicy({ commits, name }: Suite, policy: CommitmentPolicy): void {
+  if (!commits && policy === 'REQUIRE_ENCRYPT_REQUIRE_DECRYPT')
     throw new MessageError(
       'policy',
-      `${suite.name} does not commit to its key: it is read under the commitment policy REQUIRE_ENCRYPT_ALLOW_DECRYPT only`,
+      `${name} does not commit to its key: it is read under the commitment policy REQUIRE_ENCRYPT_ALLOW_DECRYPT only`,
     )
+}
+
+/** What can be said of a message before any key is asked for. @throws MessageError */
+function checkHeader({ suite, context, frameLength }: MessageHeader, policy: CommitmentPolicy, limits: ReadLimits): void {
+  checkPolicy(suite, policy)
   if (frameLength > limits.maxFrameLength) throw tooLong(`frames of ${frameLength} bytes`, limits)
   const hasKey = publicKeyName in context
   if (hasKey && !suite.signature)
@@ -433,7 +438,7 @@ function split(context: EncryptionContext, names: readonly string[]): readonly [
 }
 
 /** Of what the caller names, the pairs that the message does not carry. @throws MessageError when it carries another value */
-function reconcile(written: EncryptionContext, named: EncryptionContext): EncryptionContext {
+export function keptOutOf(written: EncryptionContext, named: EncryptionContext): EncryptionContext {
   const other = Object.keys(named).find((name) => name in written && written[name] !== named[name])
   if (other !== undefined)
     throw new MessageError('context', `the message was encrypted with another value of "${other}" in its encryption context`)

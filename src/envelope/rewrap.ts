@@ -14,7 +14,7 @@ import { randomBytes } from 'node:crypto'
 import { checkCommitment, checkHeaderTag, deriveKeys, headerTag } from '../bulk/derive.ts'
 import type { Keyring } from '../bulk/keyring.ts'
 import { encodeHeaderBody, ivBytes, MessageError, type EncryptionContext, type WrittenHeader } from '../bulk/message.ts'
-import type { CommitmentPolicy } from '../bulk/stream.ts'
+import { checkPolicy, keptOutOf, type CommitmentPolicy } from '../bulk/stream.ts'
 import type { Suite } from '../bulk/suites.ts'
 import type { KmsKeyring } from './kms-keyring.ts'
 
@@ -44,15 +44,8 @@ export async function rewrapHeader(written: WrittenHeader, options: RewrapOption
   if (suite.signature) {
     throw new MessageError('policy', 'the message is signed, its keys with it: it cannot be moved to others, only encrypted again')
   }
-  if (!suite.commits && commitmentPolicy === 'REQUIRE_ENCRYPT_REQUIRE_DECRYPT') {
-    throw new MessageError('policy', `${suite.name} does not commit to its key: it is read under REQUIRE_ENCRYPT_ALLOW_DECRYPT only`)
-  }
-  const keptOut: Record<string, string> = {}
-  for (const [name, value] of Object.entries(context)) {
-    if (!Object.hasOwn(header.context, name)) keptOut[name] = value
-    else if (header.context[name] !== value)
-      throw new MessageError('context', `the message was encrypted with another ${JSON.stringify(name)}`)
-  }
+  checkPolicy(suite, commitmentPolicy)
+  const keptOut = keptOutOf(header.context, context)
   const whole = { ...header.context, ...keptOut }
   const { dataKey } = await from.decrypting({ suite, context: whole, encryptedDataKeys: header.encryptedDataKeys })
   try {
