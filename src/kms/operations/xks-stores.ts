@@ -184,28 +184,21 @@ export const UpdateXksStore = operation({
   },
 })
 
-/** The kill switch: from when it returns here, and within a second everywhere, every request is InvalidStateException. */
-export const DisableXksStore = operation({
-  input: { UriPathPrefix: prefix },
-  output: [],
-  resources,
-  readOnly: false,
-  async run(call, input) {
-    await changeStore(call, input, () => ({ enabled: false }))
-    return {}
-  },
-})
+const switched = (enabled: boolean) =>
+  operation({
+    input: { UriPathPrefix: prefix },
+    output: [],
+    resources,
+    readOnly: false,
+    async run(call, input) {
+      await changeStore(call, input, () => ({ enabled }))
+      return {}
+    },
+  })
 
-export const EnableXksStore = operation({
-  input: { UriPathPrefix: prefix },
-  output: [],
-  resources,
-  readOnly: false,
-  async run(call, input) {
-    await changeStore(call, input, () => ({ enabled: true }))
-    return {}
-  },
-})
+/** The kill switch: from when it returns here, and within a second everywhere, every request is InvalidStateException. */
+export const DisableXksStore = switched(false)
+export const EnableXksStore = switched(true)
 
 export const DeleteXksStore = operation({
   input: { UriPathPrefix: prefix },
