@@ -9,7 +9,7 @@ await orSayWhatIsMissing(async () => {
   checkNode()
   ensureDependencies({ dev: false })
   const { importProgram } = await import('./programs.mjs')
-  const { readConfig } = await importProgram('config')
+  const { readConfig } = await importProgram('config/read')
   if (usesSoftHsm(readConfig)) ensureSoftHsm()
   const { run } = await importProgram('main')
   process.exitCode = await run(['serve', ...argv.slice(2)])

@@ -9,7 +9,7 @@ import { renderReport } from './bench/report.ts'
 import type { Bench } from './bench/run.ts'
 import { renderMarkdown, summarize } from './bench/summary.ts'
 import type { BenchOptions, BenchOutcome } from './cli/wiring.ts'
-import type { Config } from './config.ts'
+import type { Config } from './config/settings.ts'
 import { measure } from './measure.ts'
 
 export async function bench(

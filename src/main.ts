@@ -14,7 +14,9 @@ import { systemClock } from './base/clock.ts'
 import { exitCodes } from './cli/command.ts'
 import { runCommandLine } from './cli/commands.ts'
 import type { ClientSettings, Wiring } from './cli/wiring.ts'
-import { ConfigError, placesIn, readClientEnvironment, readConfig, settingsTable } from './config.ts'
+import { placesIn } from './config/places.ts'
+import { ConfigError, readClientEnvironment, readConfig } from './config/read.ts'
+import { settingsTable } from './config/settings.ts'
 import { TokenError } from './hsm/token.ts'
 
 /** Runs a command line and answers the exit code. */

@@ -11,7 +11,7 @@ import type { Trail } from './audit/trail.ts'
 import { openLog } from './base/log.ts'
 import { Spans, timed } from './base/spans.ts'
 import type { Observed } from './bench/part.ts'
-import type { Config } from './config.ts'
+import type { Config } from './config/settings.ts'
 import type { Token } from './hsm/token.ts'
 import { openHouse, type Fittings } from './serve.ts'
 

@@ -1,7 +1,13 @@
 /** The nearest known name to a misspelt one, for messages that say what was probably meant. */
 
+/** ` Did you mean prefixname?` where a known name is near; else nothing. */
+export function didYouMean(name: string, known: Iterable<string>, prefix = ''): string {
+  const near = closest(name, known)
+  return near === undefined ? '' : ` Did you mean ${prefix}${near}?`
+}
+
 /** Answers a name at most two edits away (case aside), the nearest first; undefined when nothing is near. */
-export function closest(name: string, known: Iterable<string>): string | undefined {
+function closest(name: string, known: Iterable<string>): string | undefined {
   let best: string | undefined
   let bestEdits = 3
   for (const other of known) {

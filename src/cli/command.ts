@@ -3,7 +3,7 @@
  * does know; never takes a misspelt flag for a value.
  */
 
-import { closest } from '../base/closest.ts'
+import { didYouMean } from '../base/closest.ts'
 import type { Wiring } from './wiring.ts'
 
 export interface Flag {
@@ -81,8 +81,7 @@ export function parseArguments(command: Command, words: readonly string[]): Argu
     const [, name, inline] = /^--?([^=]+)(?:=(.*))?$/s.exec(word) ?? []
     const flag = name !== undefined && word.startsWith('--') && Object.hasOwn(known, name) ? known[name] : undefined
     if (name === undefined || !flag) {
-      const near = closest(name ?? word, Object.keys(known))
-      throw new UsageError(`${command.name} has no flag ${word.split('=', 1)[0]}.${near === undefined ? '' : ` Did you mean --${near}?`}`)
+      throw new UsageError(`${command.name} has no flag ${word.split('=', 1)[0]}.${didYouMean(name ?? word, Object.keys(known), '--')}`)
     }
     const values = (flags[name] ??= [])
     if (values.length > 0 && !flag.repeated) throw new UsageError(`--${name} may be given once.`)

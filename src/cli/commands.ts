@@ -1,6 +1,6 @@
 /** Every command, in the order of the help, and running a command line. */
 
-import { closest } from '../base/closest.ts'
+import { didYouMean } from '../base/closest.ts'
 import { adminCommands } from './admin.ts'
 import { auditCommands } from './audit.ts'
 import { envelopeCommands } from './envelope.ts'
@@ -163,15 +163,11 @@ function findCommand(words: readonly string[]): { command: Command; rest: readon
   if (group.length > 0) {
     const next = words[said.split(' ').length] ?? ''
     if (next === '' || next === '--help') throw new UsageError(`holdfast ${said} needs one of: ${group.join(', ')}.`)
-    const near = closest(next, [...group, ...group.map((name) => name.split(' ')[0] ?? '')])
-    throw new UsageError(
-      `holdfast ${said} has no ${JSON.stringify(next)}, only ${group.join(', ')}.${near === undefined ? '' : ` Did you mean ${said} ${near}?`}`,
-    )
+    const near = didYouMean(next, [...group, ...group.map((name) => name.split(' ')[0] ?? '')], `${said} `)
+    throw new UsageError(`holdfast ${said} has no ${JSON.stringify(next)}, only ${group.join(', ')}.${near}`)
   }
-  const near = closest(first, [...commands.map(({ name }) => name), ...commands.map(({ name }) => name.split(' ')[0] ?? ''), 'help'])
-  throw new UsageError(
-    `There is no command ${JSON.stringify(first)}.${near === undefined ? ' See holdfast help.' : ` Did you mean ${near}?`}`,
-  )
+  const near = didYouMean(first, [...commands.map(({ name }) => name), ...commands.map(({ name }) => name.split(' ')[0] ?? ''), 'help'])
+  throw new UsageError(`There is no command ${JSON.stringify(first)}.${near || ' See holdfast help.'}`)
 }
 
 /** As many of the words as some command's name begins with, and what may follow them. */

@@ -3,7 +3,8 @@
 import { chmodSync, existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
-import { childEnvironment, ConfigError, readClientEnvironment, readConfig, settingsTable, type Environment } from '../../src/config.ts'
+import { childEnvironment, ConfigError, readClientEnvironment, readConfig, type Environment } from '../../src/config/read.ts'
+import { settingsTable } from '../../src/config/settings.ts'
 import { scratch } from './http-fixture.ts'
 
 const read = (environment: Environment, workingDir = '/somewhere') => readConfig(environment, workingDir)

@@ -1,7 +1,7 @@
 import * as sdk from '@aws-sdk/client-kms'
 import { expect, test } from 'vitest'
 import { ManualClock } from '../../src/base/clock.ts'
-import { readConfig } from '../../src/config.ts'
+import { readConfig } from '../../src/config/read.ts'
 import type { Call } from '../../src/kms/operation.ts'
 import { apis } from '../../src/kms/operations/index.ts'
 import { openThrottle, standardRates, type RequestRates } from '../../src/kms/quotas.ts'
