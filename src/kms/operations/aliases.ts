@@ -1,6 +1,6 @@
 /** Aliases: names for keys, each in one account and region. Both the alias and the key must allow what is done to them. */
 
-import { StoreConflict, type AliasRecord } from '../../store/store.ts'
+import { StoreConflict, type AliasRecord, type KeyRecord } from '../../store/store.ts'
 import { foreignKeyUnseen } from '../access.ts'
 import { aliasArn } from '../arn.ts'
 import { kmsError, type KmsError } from '../errors.ts'
@@ -9,6 +9,7 @@ import { seconds } from '../metadata.ts'
 import { operation, type Call } from '../operation.ts'
 import { page } from '../page.ts'
 import { integer, keyId, optional, string } from '../shape.ts'
+import { isKeyPair, isSymmetric } from '../specs.ts'
 import { marker } from './members.ts'
 
 const aliasName = string({ min: 1, max: 256, pattern: /^[a-zA-Z0-9:/_-]+$/ })
@@ -113,11 +114,21 @@ export const UpdateAlias = operation({
         `Alias ${input.AliasName} cannot be changed from a CMK with key usage ${present.usage} to a CMK with key usage ${target.usage}. The key usage of the current CMK and the new CMK must be the same.`,
       )
     }
+    // A symmetric and an RSA key can have one usage and answer the same calls differently.
+    if (typeOf(present) !== typeOf(target)) {
+      throw kmsError(
+        'ValidationException',
+        `Alias ${input.AliasName} cannot be changed from ${typeOf(present)} CMK to ${typeOf(target)} CMK. The type of the current CMK and the new CMK must be the same.`,
+      )
+    }
     if (present.arn !== target.arn) refuseOverQuota(call, target.arn)
     await orMissing(arn, () => call.service.store.updateAlias(arn, target.arn, call.nowMs))
     return {}
   },
 })
+
+/** KMS API reference, UpdateAlias: "both symmetric or both asymmetric or both HMAC". */
+const typeOf = (key: KeyRecord): string => (isKeyPair(key) ? 'an asymmetric' : isSymmetric(key) ? 'a symmetric' : 'an HMAC')
 
 export const DeleteAlias = operation({
   input: { AliasName: aliasName },

@@ -76,7 +76,7 @@ export const CreateCustomKeyStore = operation({
   async run(call, input) {
     const type = input.CustomKeyStoreType ?? 'AWS_CLOUDHSM'
     refuseForeign(input, type)
-    const { backing, secret } = type === 'AWS_CLOUDHSM' ? cloudHsmBacking(input) : externalBacking(input)
+    const { backing, secret } = type === 'AWS_CLOUDHSM' ? cloudHsmBacking(input) : externalBacking(call, input)
     const id = `cks-${randomBytes(9).toString('hex').slice(0, 17)}`
     const draft = { ...here(call), id, name: input.CustomKeyStoreName, backing }
     checkUnique(call, draft)
@@ -116,7 +116,7 @@ function cloudHsmBacking(input: Settings & { readonly TrustAnchorCertificate?: s
   }
 }
 
-function externalBacking(input: Settings): Chosen<ExternalBacking> {
+function externalBacking(call: Call, input: Settings): Chosen<ExternalBacking> {
   const type = 'EXTERNAL_KEY_STORE'
   const credential = given(input.XksProxyAuthenticationCredential, 'XksProxyAuthenticationCredential', type)
   const backing: ExternalBacking = {
@@ -126,11 +126,15 @@ function externalBacking(input: Settings): Chosen<ExternalBacking> {
     uriPath: given(input.XksProxyUriPath, 'XksProxyUriPath', type),
     accessKeyId: credential.AccessKeyId,
     vpcEndpointServiceName: input.XksProxyVpcEndpointServiceName ?? null,
-    vpcEndpointServiceOwner: input.XksProxyVpcEndpointServiceOwner ?? null,
+    vpcEndpointServiceOwner: input.XksProxyVpcEndpointServiceOwner ?? ownerByDefault(call, input.XksProxyConnectivity),
   }
   checkProxy(backing)
   return { backing, secret: credential.RawSecretAccessKey }
 }
+
+/** Of a VPC endpoint service nobody else's is said to be (KMS API reference: "the account ID calling the action will be used"). */
+const ownerByDefault = ({ principal }: Call, connectivity: ExternalBacking['connectivity'] | undefined): string | null =>
+  connectivity === 'VPC_ENDPOINT_SERVICE' ? principal.accountId : null
 
 function checkProxy({ connectivity, uriEndpoint, uriPath, vpcEndpointServiceName, vpcEndpointServiceOwner }: ExternalBacking): void {
   const viaVpc = connectivity === 'VPC_ENDPOINT_SERVICE'
@@ -307,7 +311,7 @@ export const UpdateCustomKeyStore = operation({
     refuseForeign(input, keyStore.backing.type)
     checkChangeable(keyStore, members)
     const name = input.NewCustomKeyStoreName ?? keyStore.name
-    const backing = changedBacking(keyStore.backing, input)
+    const backing = changedBacking(call, keyStore.backing, input)
     checkUnique(call, { ...keyStore, name, backing })
     if (backing.type === 'AWS_CLOUDHSM') {
       // Whether it is related, as AWS calls it, shows when it is connected: it must have the objects of the keys.
@@ -337,7 +341,7 @@ function checkChangeable({ state }: KeyStoreRecord, members: readonly string[]):
   throw wrongState(state, 'be updated')
 }
 
-function changedBacking(backing: KeyStoreRecord['backing'], input: Settings): KeyStoreRecord['backing'] {
+function changedBacking(call: Call, backing: KeyStoreRecord['backing'], input: Settings): KeyStoreRecord['backing'] {
   if (backing.type === 'AWS_CLOUDHSM') {
     if (input.KeyStorePassword === undefined && input.CloudHsmClusterId === undefined) return backing
     return {
@@ -350,6 +354,9 @@ function changedBacking(backing: KeyStoreRecord['backing'], input: Settings): Ke
   if (!externalMembers.some((member) => input[member] !== undefined)) return backing
   const connectivity = input.XksProxyConnectivity ?? backing.connectivity
   const viaVpc = connectivity === 'VPC_ENDPOINT_SERVICE'
+  if (connectivity !== backing.connectivity && input.XksProxyUriEndpoint === undefined) {
+    throw kmsError('ValidationException', 'XksProxyUriEndpoint is required when XksProxyConnectivity changes.')
+  }
   const changed: ExternalBacking = {
     ...backing,
     connectivity,
@@ -358,7 +365,8 @@ function changedBacking(backing: KeyStoreRecord['backing'], input: Settings): Ke
     accessKeyId: input.XksProxyAuthenticationCredential?.AccessKeyId ?? backing.accessKeyId,
     // The public endpoint that follows a VPC endpoint service has none.
     vpcEndpointServiceName: input.XksProxyVpcEndpointServiceName ?? (viaVpc ? backing.vpcEndpointServiceName : null),
-    vpcEndpointServiceOwner: input.XksProxyVpcEndpointServiceOwner ?? (viaVpc ? backing.vpcEndpointServiceOwner : null),
+    vpcEndpointServiceOwner:
+      input.XksProxyVpcEndpointServiceOwner ?? (viaVpc ? (backing.vpcEndpointServiceOwner ?? ownerByDefault(call, connectivity)) : null),
   }
   checkProxy(changed)
   return changed

@@ -157,6 +157,40 @@ describe('UpdateAlias', () => {
     expect((await aliasesOf({ KeyId: key.KeyId })).map(({ TargetKeyId }) => TargetKeyId)).toEqual([key.KeyId])
   })
 
+  test('moves a name to a key of the same type and usage only, whatever the spec', async () => {
+    const [symmetric, rsa, longer, curve, other] = [
+      await contract.key(),
+      await contract.key({ KeySpec: 'RSA_2048', KeyUsage: 'ENCRYPT_DECRYPT' }),
+      await contract.key({ KeySpec: 'RSA_2048', KeyUsage: 'SIGN_VERIFY' }),
+      await contract.key({ KeySpec: 'ECC_NIST_P256', KeyUsage: 'SIGN_VERIFY' }),
+      await contract.key({ KeySpec: 'HMAC_256', KeyUsage: 'GENERATE_VERIFY_MAC' }),
+    ]
+    const move = (AliasName: string, TargetKeyId: string) => contract.kms.send(new UpdateAliasCommand({ AliasName, TargetKeyId }))
+    const ofSymmetric = await aliasFor(symmetric.KeyId)
+    await expectRefusal(
+      move(ofSymmetric, rsa.KeyId),
+      'ValidationException',
+      `Alias ${ofSymmetric} cannot be changed from a symmetric CMK to an asymmetric CMK. The type of the current CMK and the new CMK must be the same.`,
+    )
+    const ofRsa = await aliasFor(rsa.KeyId)
+    await expectRefusal(move(ofRsa, symmetric.KeyId), 'ValidationException', /from an asymmetric CMK to a symmetric CMK/)
+    for (const [target, usage] of [
+      [longer, 'SIGN_VERIFY'],
+      [other, 'GENERATE_VERIFY_MAC'],
+    ] as const) {
+      await expectRefusal(
+        move(ofSymmetric, target.KeyId),
+        'ValidationException',
+        `Alias ${ofSymmetric} cannot be changed from a CMK with key usage ENCRYPT_DECRYPT to a CMK with key usage ${usage}. The key usage of the current CMK and the new CMK must be the same.`,
+      )
+    }
+    expect(namesOf(await aliasesOf({ KeyId: symmetric.KeyId }))).toEqual([ofSymmetric])
+    expect(namesOf(await aliasesOf({ KeyId: rsa.KeyId }))).toEqual([ofRsa])
+    const signing = await aliasFor(longer.KeyId)
+    await move(signing, curve.KeyId)
+    expect(namesOf(await aliasesOf({ KeyId: curve.KeyId }))).toEqual([signing])
+  })
+
   test('checks the name as CreateAlias does', async () => {
     const { KeyId } = await contract.key()
     const move = (AliasName: string) => contract.kms.send(new UpdateAliasCommand({ AliasName, TargetKeyId: KeyId }))

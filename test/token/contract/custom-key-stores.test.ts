@@ -236,6 +236,7 @@ describeOurs('CreateCustomKeyStore and DescribeCustomKeyStores', () => {
     expect((await entry(vpc)).XksProxyConfiguration).toMatchObject({
       Connectivity: 'VPC_ENDPOINT_SERVICE',
       VpcEndpointServiceName: 'com.amazonaws.vpce.us-east-1.vpce-svc-1',
+      VpcEndpointServiceOwner: contract.accountId,
     })
     await expectRefusal(
       create(external({ ...viaVpc, XksProxyUriEndpoint: 'https://third.xks.test' })),
@@ -243,6 +244,39 @@ describeOurs('CreateCustomKeyStore and DescribeCustomKeyStores', () => {
       /already associated/,
     )
     for (const id of [token, outside, vpc]) await remove(id)
+  })
+
+  test('goes from a public endpoint to a VPC endpoint service and back, each time with an endpoint and what belongs to it', async () => {
+    const id = await create(external())
+    const change = (more: object) => contract.kms.send(new UpdateCustomKeyStoreCommand({ CustomKeyStoreId: id, ...more }))
+    const configuration = async () => (await entry(id)).XksProxyConfiguration
+    const service = { XksProxyVpcEndpointServiceName: 'com.amazonaws.vpce.us-east-1.vpce-svc-2' }
+    const [publicly, privately] = [`https://${proxy.hostName}`, 'https://nobody.xks.test']
+    const viaVpc = { XksProxyConnectivity: 'VPC_ENDPOINT_SERVICE', ...service }
+    await expectRefusal(change(viaVpc), 'ValidationException', /^XksProxyUriEndpoint is required when XksProxyConnectivity changes/)
+    await expectRefusal(
+      change({ XksProxyConnectivity: 'VPC_ENDPOINT_SERVICE', XksProxyUriEndpoint: privately }),
+      'ValidationException',
+      /^XksProxyVpcEndpointServiceName is required/,
+    )
+    await change({ ...viaVpc, XksProxyUriEndpoint: privately })
+    expect(await configuration()).toMatchObject({
+      Connectivity: 'VPC_ENDPOINT_SERVICE',
+      UriEndpoint: privately,
+      VpcEndpointServiceOwner: contract.accountId,
+    })
+    await change({ XksProxyVpcEndpointServiceOwner: '999999999999' })
+    await change({ XksProxyUriPath: '/prefix/kms/xks/v1' })
+    expect(await configuration()).toMatchObject({ VpcEndpointServiceOwner: '999999999999', UriPath: '/prefix/kms/xks/v1' })
+    await expectRefusal(change({ XksProxyConnectivity: 'PUBLIC_ENDPOINT' }), 'ValidationException', /^XksProxyUriEndpoint is required/)
+    await change({ XksProxyConnectivity: 'PUBLIC_ENDPOINT', XksProxyUriEndpoint: publicly, XksProxyUriPath: proxy.path })
+    expect(await configuration()).toEqual({
+      Connectivity: 'PUBLIC_ENDPOINT',
+      AccessKeyId: proxy.credential.AccessKeyId,
+      UriEndpoint: publicly,
+      UriPath: proxy.path,
+    })
+    await remove(id)
   })
 
   test('what is not there is not found, whatever is to be done with it, and in another account neither', async () => {
