@@ -45,7 +45,7 @@ export interface GrantStore extends Grants {
 
 type Kept = readonly GrantRecord[] | 'many'
 
-/** @param write as in `open.ts`: when it resolves, what was changed is forgotten here. */
+/** @param write as in `writing.ts`: when it resolves, what was changed is forgotten here. */
 export function openGrants(
   { sql, read }: Pick<Backend, 'sql' | 'read'>,
   write: (what: string, steps: readonly Step[]) => Promise<readonly (readonly unknown[])[]>,

@@ -477,16 +477,24 @@ export interface InstanceRecord {
 
 export type KeyChange = Partial<Omit<KeyRecord, 'arn' | 'region' | 'accountId' | 'keyId' | 'version' | 'createdAt'>>
 
-/**
- * Every write resolves when it is durable and in `view`; where it cannot be read back, it resolves and comes into `view` as soon as
- * it can be, since it has happened. It throws StoreConflict with nothing written when a name
- * exists, a row to change or to delete does not, or a row it refers to does not (an alias onto a key that was just deleted).
- */
-export interface Store extends UsageStore {
-  readonly view: View
-  readonly grants: Grants
-
+/** Accounts, users and roles, access keys. */
+export interface Identities {
   insertAccount(account: AccountRecord): Promise<void>
+
+  insertPrincipal(principal: PrincipalRecord): Promise<void>
+  updatePrincipal(
+    arn: string,
+    change: (current: PrincipalRecord) => Partial<Pick<PrincipalRecord, 'tags' | 'policies' | 'trustPolicy' | 'maxSessionSeconds'>>,
+  ): Promise<PrincipalRecord>
+  /** With its access keys. */
+  deletePrincipal(arn: string): Promise<void>
+  /** Throws StoreConflict when the principal has `most` access keys already. */
+  insertAccessKey(key: AccessKeyRecord, most?: number): Promise<void>
+  setAccessKeyActive(accessKeyId: string, active: boolean): Promise<void>
+  deleteAccessKey(accessKeyId: string): Promise<void>
+}
+
+export interface Keys {
   /**
    * All rows or none. Throws StoreConflict if the key exists or ever existed; a replica may come back, since its id belongs to the primary. What
    * has been encrypted with a replica's material elsewhere is counted in its rows from the start.
@@ -507,7 +515,10 @@ export interface Store extends UsageStore {
   updateKeys(name: string, plan: () => KeysPlan): Promise<readonly KeyRecord[]>
   /** Removes the key, its backing keys and aliases; keeps a tombstone, so that the id never comes back. */
   deleteKey(arn: string): Promise<void>
+}
 
+/** Key materials, and the objects of imports. */
+export interface Materials {
   insertBackingKey(backing: BackingKeyRecord): Promise<void>
   /**
    * In one transaction: marks the backing key ready and makes it the key's current one, and applies `change`. May be repeated.
@@ -537,31 +548,27 @@ export interface Store extends UsageStore {
   /** From one creator to another, to null when it is made; false when it is gone or another's by now; `view` is up to date then. */
   claimImportObject(ckaId: string, from: string | null, to: string | null): Promise<boolean>
   deleteImportObject(ckaId: string): Promise<void>
+}
 
+export interface Aliases {
   /** Throws StoreConflict when the name exists. */
   insertAlias(alias: AliasRecord): Promise<void>
   updateAlias(arn: string, targetKeyArn: string, updatedAt: number): Promise<void>
   deleteAlias(arn: string): Promise<void>
+}
 
-  insertPrincipal(principal: PrincipalRecord): Promise<void>
-  updatePrincipal(
-    arn: string,
-    change: (current: PrincipalRecord) => Partial<Pick<PrincipalRecord, 'tags' | 'policies' | 'trustPolicy' | 'maxSessionSeconds'>>,
-  ): Promise<PrincipalRecord>
-  /** With its access keys. */
-  deletePrincipal(arn: string): Promise<void>
-  /** Throws StoreConflict when the principal has `most` access keys already. */
-  insertAccessKey(key: AccessKeyRecord, most?: number): Promise<void>
-  setAccessKeyActive(accessKeyId: string, active: boolean): Promise<void>
-  deleteAccessKey(accessKeyId: string): Promise<void>
-
+/** Custom key stores. */
+export interface KeyStores {
   /** Throws StoreConflict when the account has `most` in this region already, or another one has this name or the same backing (`view` has it then). */
   insertKeyStore(keyStore: KeyStoreRecord, most: number): Promise<void>
   /** As `updateKey`. What `change` throws leaves it as it was; a name or backing that another has is a StoreConflict. */
   updateKeyStore(id: string, change: (current: KeyStoreRecord) => KeyStoreChange): Promise<KeyStoreRecord>
   /** Only one that is DISCONNECTED and has no keys; else StoreConflict. */
   deleteKeyStore(id: string): Promise<void>
+}
 
+/** Stores of the XKS proxy and their keys. */
+export interface XksStores {
   /** Throws StoreConflict when the prefix is taken or the account has `most`. */
   insertXksStore(store: XksStoreRecord, most: number): Promise<void>
   /** As `updateKey`. Of this and what follows: a store of another account under the same prefix is as if there were none. */
@@ -571,7 +578,10 @@ export interface Store extends UsageStore {
   /** Throws StoreConflict when the store does not exist or has this external key id. */
   insertXksKey(of: XksStoreName, key: Omit<XksKeyRecord, 'prefix'>): Promise<void>
   deleteXksKey(of: XksStoreName, externalKeyId: string): Promise<void>
+}
 
+/** What processes that share the database agree on. */
+export interface Instances {
   /** Writes only if the present value is `expected` (undefined: absent); answers whether it did. Either way `view` has the newest. */
   compareAndSetSetting(name: string, expected: string | undefined, value: string): Promise<boolean>
 
@@ -581,6 +591,16 @@ export interface Store extends UsageStore {
   heartbeat(instance: InstanceRecord): Promise<void>
   instances(): Promise<readonly InstanceRecord[]>
   removeInstance(id: string): Promise<void>
+}
+
+/**
+ * Every write resolves when it is durable and in `view`; where it cannot be read back, it resolves and comes into `view` as soon as
+ * it can be, since it has happened. It throws StoreConflict with nothing written when a name
+ * exists, a row to change or to delete does not, or a row it refers to does not (an alias onto a key that was just deleted).
+ */
+export interface Store extends Identities, Keys, Materials, Aliases, KeyStores, XksStores, Instances, UsageStore {
+  readonly view: View
+  readonly grants: Grants
 
   /** Reads what other processes have written so far, instead of hearing of it in a moment. */
   refresh(): Promise<void>

@@ -1,0 +1,81 @@
+/** Keys in the database; the several keys of a multi-Region key at once. */
+
+import type { Clock } from '../base/clock.ts'
+import type { GrantStore } from './grants.ts'
+import { keyStepsOf } from './key-steps.ts'
+import { keyRow, type ChangeKind } from './schema.ts'
+import { StoreConflict } from './store.ts'
+import type { BackingKeyRecord, Keys } from './store.ts'
+import type { UsageTables } from './usage.ts'
+import { one, swapped, type Writing } from './writing.ts'
+
+export function openKeys(
+  writing: Writing,
+  clock: Clock,
+  grants: Pick<GrantStore, 'deleteMost' | 'deleteRest'>,
+  usage: Pick<UsageTables, 'endLife'>,
+): Keys {
+  const { sql, view, write, attempted, untilSwapped, changed } = writing
+  const { keyUpdate, getKey, keyInView, backingSteps, readySteps, putSteps, checkHeld, shareCounts } = keyStepsOf(writing)
+
+  return {
+    async insertKey(key, backing) {
+      const isReplica = key.primaryRegion !== null && key.primaryRegion !== key.region
+      const backings: readonly BackingKeyRecord[] = backing === undefined ? [] : 'keyArn' in backing ? [backing] : backing
+      // Who lost a race is to see what won: another key may have taken the same external key.
+      const done = await attempted(`insert key ${key.arn}`, [
+        ...(isReplica ? [] : [{ query: sql.selectFrom('tombstones').select('arn').where('arn', '=', key.arn).compile(), rows: 0 }]),
+        { query: sql.insertInto('keys').values(keyRow(key)).compile() },
+        changed('key', key.arn),
+        ...backings.flatMap((each) => backingSteps(each)),
+        ...(isReplica ? [shareCounts(key.arn)] : []),
+      ])
+      if (!done) throw new StoreConflict(`insert key ${key.arn}: it exists or existed, or has what another one has`)
+    },
+    updateKey: (arn, change) =>
+      untilSwapped(`key ${arn}`, async () => {
+        const current = getKey(arn)
+        const { after, steps } = keyUpdate(current, change(current))
+        return (await swapped(write(`update key ${arn}`, steps))) ? keyInView(after) : undefined
+      }),
+    updateKeys: (name, plan) =>
+      untilSwapped(`keys ${name}`, async () => {
+        const { changes, ready = [], put = [], creator = null } = plan()
+        for (const backing of ready) checkHeld(backing, creator)
+        const updates = changes.map(({ arn, change }) => keyUpdate(getKey(arn), change))
+        const rows = [...ready.flatMap((backing) => readySteps(backing, creator)), ...put.flatMap(putSteps)]
+        const steps = [...updates.flatMap((update) => update.steps), ...rows]
+        return (await swapped(write(`update keys ${name}`, steps))) ? updates.map(({ after }) => keyInView(after)) : undefined
+      }),
+    async deleteKey(arn) {
+      const aliases = sql
+        .selectFrom('aliases')
+        .select((eb) => [eb.val<ChangeKind>('alias').as('kind'), 'arn as id'])
+        .where('target_key_arn', '=', arn)
+      const backing = sql
+        .selectFrom('backing_keys')
+        .select((eb) => [eb.val<ChangeKind>('backing').as('kind'), 'id'])
+        .where('key_arn', '=', arn)
+      await grants.deleteMost(arn)
+      const key = view.key(arn)
+      await write(`delete key ${arn}`, [
+        ...grants.deleteRest(arn),
+        ...(key && key.state !== 'Creating' ? usage.endLife(key, view.backingKeys(arn), clock.now()) : []),
+        { query: sql.insertInto('changes').columns(['kind', 'id']).expression(aliases).compile() },
+        { query: sql.insertInto('changes').columns(['kind', 'id']).expression(backing).compile() },
+        { query: sql.deleteFrom('aliases').where('target_key_arn', '=', arn).compile() },
+        { query: sql.deleteFrom('backing_keys').where('key_arn', '=', arn).compile() },
+        one(sql.deleteFrom('keys').where('arn', '=', arn).compile()),
+        {
+          query: sql
+            .insertInto('tombstones')
+            .values({ arn, deleted_at: clock.now() })
+            // A replica may have been here before.
+            .onConflict((conflict) => conflict.column('arn').doUpdateSet({ deleted_at: clock.now() }))
+            .compile(),
+        },
+        changed('key', arn),
+      ])
+    },
+  }
+}
