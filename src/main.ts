@@ -49,6 +49,7 @@ function clientSettings(): ClientSettings {
   const trusted = [config.tls.certFile, from.caFile].filter((name) => name !== undefined)
   return {
     endpoint: from.endpoint ?? announcedUrl(places.endpoint) ?? `${scheme}://${config.host}:${config.port}`,
+    isOwnService: from.endpoint === undefined,
     region: config.regions[0] ?? '',
     credentials:
       accessKeyId !== undefined && secretAccessKey !== undefined

@@ -4,7 +4,7 @@
  */
 
 import { readFile } from 'node:fs/promises'
-import { call, callAllPages, type Answer } from './client.ts'
+import { call, callAllPages, plainHttpFlag, type Answer } from './client.ts'
 import { exitCodes, UsageError, type Arguments, type Command, type Flag, type Positional } from './command.ts'
 import { saveProfile } from './credentials-file.ts'
 import { showAnswer } from './show.ts'
@@ -308,7 +308,7 @@ export const administrative = (row: Row): Command => ({
   summary: row.summary,
   ...(row.detail !== undefined && { detail: row.detail }),
   positionals: row.positionals ?? [],
-  flags: { ...row.flags, json: { about: "Prints the service's answer as JSON." } },
+  flags: { ...row.flags, ...plainHttpFlag, json: { about: "Prints the service's answer as JSON." } },
   async run(args, wiring) {
     const words = new Words(args, wiring)
     const profile = words.flag('save-profile')
@@ -316,7 +316,8 @@ export const administrative = (row: Row): Command => ({
       throw new UsageError('--save-profile must be 1 to 64 letters, digits, or any of _ . @ -')
     const operation = typeof row.operation === 'string' ? row.operation : row.operation(words)
     const input = (await row.input?.(words)) ?? {}
-    const answer = row.items === undefined ? await call(wiring, operation, input) : await callAllPages(wiring, operation, input, row.items)
+    const answer =
+      row.items === undefined ? await call(wiring, args, operation, input) : await callAllPages(wiring, args, operation, input, row.items)
     // The secret of a new key is in nobody's hands yet: print first, whatever becomes of the rest.
     await wiring.print(args.flags['json'] ? `${JSON.stringify(answer, undefined, 2)}\n` : (row.show ?? showAnswer)(answer))
     await row.afterwards?.(answer, words, wiring)

@@ -4,8 +4,8 @@
  */
 
 import { signRequest } from '../auth/sigv4.ts'
-import { post } from '../base/post.ts'
-import { CommandFailure } from './command.ts'
+import { PlainHttpError, post, refusePlainHttp, type PostOptions } from '../base/post.ts'
+import { CommandFailure, UsageError, type Arguments, type Flag } from './command.ts'
 import { parseCredentials, readCredentialsText, type ProfileCredentials } from './credentials-file.ts'
 import type { ClientSettings, Wiring } from './wiring.ts'
 
@@ -14,14 +14,44 @@ const maxAnswerBytes = 64 * 1024 * 1024
 
 export type Answer = Readonly<Record<string, unknown>>
 
+/** Of every command that calls a service. */
+export const plainHttpFlag = {
+  'allow-plain-http': { about: 'Calls another machine over http://, where data keys and secrets can be read on the way.' },
+} as const satisfies Readonly<Record<string, Flag>>
+
+/**
+ * Before anything is done: whether the service may be called there. One that runs here and was found by its data directory may.
+ * @param url that it is called at
+ * @returns whether plain HTTP is allowed
+ * @throws UsageError
+ */
+export function readPlainHttp({ flags }: Pick<Arguments, 'flags'>, url: URL, isOwnService: boolean): boolean {
+  const isAllowed = isOwnService || flags['allow-plain-http'] !== undefined
+  try {
+    refusePlainHttp(url, isAllowed)
+  } catch (cause) {
+    if (!(cause instanceof PlainHttpError)) throw cause
+    throw new UsageError(`${cause.message}, or --allow-plain-http where a tunnel keeps them secret.`, { cause })
+  }
+  return isAllowed
+}
+
 /**
  * Calls one administrative operation.
- * @throws CommandFailure with the service's error, or with what to do when none answers.
+ * @param args of the command, which may allow plain HTTP
+ * @throws UsageError for an endpoint where secrets could be read on the way, CommandFailure with the service's error, or with what to do when
+ *   none answers.
  */
-export async function call(wiring: Wiring, operation: string, input: Readonly<Record<string, unknown>>): Promise<Answer> {
+export async function call(
+  wiring: Wiring,
+  args: Pick<Arguments, 'flags'>,
+  operation: string,
+  input: Readonly<Record<string, unknown>>,
+): Promise<Answer> {
   const settings = wiring.clientSettings()
-  const credentials = settings.credentials ?? (await credentialsFromFile(settings))
   const url = new URL('/', settings.endpoint)
+  const allowPlainHttp = readPlainHttp(args, url, settings.isOwnService)
+  const credentials = settings.credentials ?? (await credentialsFromFile(settings))
   const body = JSON.stringify(input)
   const headers = signRequest({
     method: 'POST',
@@ -33,7 +63,7 @@ export async function call(wiring: Wiring, operation: string, input: Readonly<Re
     credentials,
     timeMs: wiring.nowMs(),
   })
-  const { status, text } = await send(url, headers, body, settings.trust)
+  const { status, text } = await send(url, { headers, body, trust: settings.trust, allowPlainHttp })
   const answer = parseAnswer(text)
   if (status !== 200 || !answer) {
     const code = typeof answer?.['__type'] === 'string' ? answer['__type'] : `HTTP ${status}`
@@ -46,6 +76,7 @@ export async function call(wiring: Wiring, operation: string, input: Readonly<Re
 /** Calls a listing until it has no more pages; answers all its items under the listing's own name, after what else the first page says. */
 export async function callAllPages(
   wiring: Wiring,
+  args: Pick<Arguments, 'flags'>,
   operation: string,
   input: Readonly<Record<string, unknown>>,
   items: string,
@@ -59,7 +90,7 @@ export async function callAllPages(
       NextMarker: next,
       Truncated: _more,
       ...rest
-    } = await call(wiring, operation, {
+    } = await call(wiring, args, operation, {
       ...input,
       ...(marker !== undefined && { Marker: marker }),
     })
@@ -81,12 +112,10 @@ export async function credentialsFromFile({ credentialsFile, profile }: ClientSe
 
 async function send(
   url: URL,
-  headers: Record<string, string>,
-  body: string,
-  trust: string | undefined,
+  options: Pick<PostOptions, 'headers' | 'body' | 'trust' | 'allowPlainHttp'>,
 ): Promise<{ status: number; text: string }> {
   try {
-    const answer = await post(url, { headers, body, trust, timeoutMs, maxAnswerBytes })
+    const answer = await post(url, { ...options, timeoutMs, maxAnswerBytes })
     return { status: answer.status, text: answer.body.toString('utf8') }
   } catch (error) {
     throw callFailure(url.origin, error as Error & { readonly code?: string })

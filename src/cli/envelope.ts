@@ -3,6 +3,7 @@
  * threads and the client of KMS would slow every other command down.
  */
 
+import { plainHttpFlag } from './client.ts'
 import type { Command, Flag, Positional } from './command.ts'
 
 const file: Positional = { name: 'FILE', optional: true }
@@ -13,6 +14,7 @@ const kmsFlags: Readonly<Record<string, Flag>> = {
     about:
       "The KMS to call; {region} in it stands for a key's region, and aws for AWS KMS itself. The service on this machine unless given.",
   },
+  ...plainHttpFlag,
   region: { value: 'REGION', about: 'Of keys that are named by id or alias. AWS_REGION, or the home region, unless given.' },
   profile: { value: 'NAME', about: 'Of the credentials file.' },
   'grant-token': { value: 'TOKEN', repeated: true, about: 'A grant token for the KMS.' },

@@ -14,7 +14,7 @@ import { signedSuite, suites, unsignedSuite, type Suite } from '../bulk/suites.t
 import { KmsFailure, openKmsClients, type KmsClients } from '../envelope/kms.ts'
 import { DataKeyError, kmsKeyring, printable, type Discovery, type KmsKeyring } from '../envelope/kms-keyring.ts'
 import { forgeableWithOld, rewrapHeader } from '../envelope/rewrap.ts'
-import { credentialsFromFile } from './client.ts'
+import { credentialsFromFile, readPlainHttp } from './client.ts'
 import { CommandFailure, exitCodes, UsageError, type Arguments } from './command.ts'
 import { openProgress } from './progress.ts'
 import { openTargetFile } from './target-file.ts'
@@ -206,7 +206,7 @@ async function withKms(args: Arguments, wiring: Wiring, run: (keyrings: Keyrings
   const flag = (name: string): string | undefined => args.flags[name]?.[0]
   const endpoint = flag('endpoint') ?? settings.endpoint
   const isAws = endpoint === 'aws'
-  if (!isAws) requireUrl(endpoint)
+  const allowPlainHttp = !isAws && readPlainHttp(args, readEndpoint(endpoint), flag('endpoint') === undefined && settings.isOwnService)
   const profile = flag('profile')
   const credentials = async (): Promise<SigningCredentials> =>
     (profile === undefined ? settings.credentials : undefined) ??
@@ -218,6 +218,7 @@ async function withKms(args: Arguments, wiring: Wiring, run: (keyrings: Keyrings
   const signer = await credentials()
   const clients: KmsClients = openKmsClients({
     endpoint: isAws ? undefined : endpoint,
+    allowPlainHttp,
     credentials: signer,
     trust: settings.trust,
     now: () => wiring.nowMs(),
@@ -241,12 +242,11 @@ async function withKms(args: Arguments, wiring: Wiring, run: (keyrings: Keyrings
   }
 }
 
-function requireUrl(endpoint: string): void {
-  try {
-    if (['http:', 'https:'].includes(new URL(endpoint.replaceAll('{region}', 'us-east-1')).protocol)) return
-  } catch {
-    // Said below.
-  }
+/** That of some region, where each has one of its own. @throws UsageError */
+function readEndpoint(endpoint: string): URL {
+  const text = endpoint.replaceAll('{region}', 'us-east-1')
+  const url = URL.canParse(text) ? new URL(text) : undefined
+  if (url && ['http:', 'https:'].includes(url.protocol)) return url
   throw new UsageError(`--endpoint must be a URL such as https://holdfast.example:8480, or aws; it is ${JSON.stringify(endpoint)}.`)
 }
 

@@ -6,6 +6,8 @@ import type { ProfileCredentials } from './credentials-file.ts'
 /** Where and as whom the administrative commands call. */
 export interface ClientSettings {
   readonly endpoint: string
+  /** It was not named, but found by the data directory: the service that runs here. */
+  readonly isOwnService: boolean
   /** Home region: what requests are signed for. */
   readonly region: string
   /** From the environment, if it has a key and a secret. */

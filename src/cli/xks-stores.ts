@@ -6,7 +6,7 @@
 
 import { open, readFile, rm, type FileHandle } from 'node:fs/promises'
 import { administrative, Words, type Row } from './admin.ts'
-import { call, type Answer } from './client.ts'
+import { call, plainHttpFlag, type Answer } from './client.ts'
 import { CommandFailure, exitCodes, UsageError, type Command, type Flag } from './command.ts'
 import { showAnswer } from './show.ts'
 import type { Wiring } from './wiring.ts'
@@ -162,7 +162,7 @@ const credentialRows: readonly CredentialRow[] = [
 const withCredential = ({ name, summary, flags, operation, input }: CredentialRow): Command => ({
   name,
   summary,
-  flags,
+  flags: { ...flags, ...plainHttpFlag },
   async run(args, wiring) {
     const words = new Words(args, wiring)
     const given = await readCredential(words.flag('credential'), wiring)
@@ -170,7 +170,7 @@ const withCredential = ({ name, summary, flags, operation, input }: CredentialRo
     const made = await openNew(file)
     let answer: Answer
     try {
-      answer = await call(wiring, operation, { ...input(words), ...(given && { XksProxyAuthenticationCredential: given }) })
+      answer = await call(wiring, args, operation, { ...input(words), ...(given && { XksProxyAuthenticationCredential: given }) })
     } catch (error) {
       await made?.close()
       if (file !== undefined) await rm(file, { force: true })

@@ -9,6 +9,7 @@
 import { accessSync, constants, readFileSync, statSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { didYouMean } from '../base/closest.ts'
+import { isLoopback } from '../base/loopback.ts'
 import { Expected, isRecord, path, type Source } from './kinds.ts'
 import { rows, settings, type Config, type Row } from './settings.ts'
 
@@ -225,11 +226,6 @@ function isOpenToAll(directory: string): boolean {
   } catch {
     return false
   }
-}
-
-/** 127.0.0.0/8, ::1 and the name localhost. */
-function isLoopback(address: string): boolean {
-  return address === '::1' || address.toLowerCase() === 'localhost' || /^127\.\d+\.\d+\.\d+$/.test(address)
 }
 
 /** What a client of a running service may take from the environment, under the names the AWS tools use. */

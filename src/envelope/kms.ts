@@ -11,7 +11,7 @@ import { rootCertificates } from 'node:tls'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { signRequest, type SigningCredentials } from '../auth/sigv4.ts'
 import { systemClock } from '../base/clock.ts'
-import { post } from '../base/post.ts'
+import { PlainHttpError, post } from '../base/post.ts'
 
 /** Name-value pairs that a data key is bound to. */
 export type Context = Readonly<Record<string, string>>
@@ -43,7 +43,7 @@ export interface GeneratedDataKey extends EncryptedDataKeyAnswer {
 /** A KMS said no, did not answer, or answered what cannot be used. */
 export class KmsFailure extends Error {
   override readonly name = 'KmsFailure'
-  /** AWS's name of the error; `Unreachable` and `MalformedAnswer` are ours. */
+  /** AWS's name of the error; `Unreachable`, `PlainHttp` and `MalformedAnswer` are ours. */
   readonly code: string
   constructor(code: string, message: string, options?: ErrorOptions) {
     super(message, options)
@@ -59,6 +59,8 @@ export interface KmsClientOptions {
    * Where to call, for every region: `https://holdfast.example:8480`. `{region}` in it stands for the region. AWS KMS itself without.
    */
   readonly endpoint?: string | undefined
+  /** The endpoint may be plain HTTP on another machine, where data keys can be read on the way: something else keeps them secret there. */
+  readonly allowPlainHttp?: boolean | undefined
   readonly credentials: SigningCredentials | (() => SigningCredentials | Promise<SigningCredentials>)
   /** PEM of certificates that are trusted besides the public authorities. */
   readonly trust?: string | undefined
@@ -92,7 +94,7 @@ const retriedCodes: ReadonlySet<string> = new Set([
 ])
 
 export function openKmsClients(options: KmsClientOptions): KmsClients {
-  const { credentials, trust, timeoutMs = 30_000, now = () => systemClock.now() } = options
+  const { credentials, trust, timeoutMs = 30_000, now = () => systemClock.now(), allowPlainHttp } = options
   const keep = { keepAlive: true, maxFreeSockets: 8 }
   const plain = new HttpAgent(keep)
   const tls = new HttpsAgent({ ...keep, ...(trust !== undefined && { ca: [...rootCertificates, trust] }) })
@@ -113,7 +115,8 @@ export function openKmsClients(options: KmsClientOptions): KmsClients {
         credentials: signer,
         timeMs: now(),
       })
-      const answer = await send(url, { headers, body, timeoutMs, maxAnswerBytes, agent: url.protocol === 'https:' ? tls : plain })
+      const agent = url.protocol === 'https:' ? tls : plain
+      const answer = await send(url, { headers, body, timeoutMs, maxAnswerBytes, agent, allowPlainHttp })
       if (!(answer instanceof Retryable)) return new Answer(operation, answer)
       if (tried === maxTries) throw answer.failure
       // oxlint-disable-next-line no-restricted-globals -- spreads callers, decides nothing
@@ -184,6 +187,7 @@ async function send(url: URL, options: Parameters<typeof post>[1]): Promise<Read
     members = parseObject(body.toString('utf8'))
     body.fill(0)
   } catch (cause) {
+    if (cause instanceof PlainHttpError) throw new KmsFailure('PlainHttp', `${cause.message}, or say allowPlainHttp.`, { cause })
     const said = cause instanceof Error ? cause.message : ''
     return new Retryable(new KmsFailure('Unreachable', `The call to ${url.origin} failed: ${said}.`, { cause }))
   }

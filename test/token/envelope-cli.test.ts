@@ -90,6 +90,7 @@ async function cli(words: readonly string[], input: Buffer = Buffer.alloc(0), se
     nowMs: () => Date.now(),
     clientSettings: () => ({
       endpoint: holdfast.endpoint,
+      isOwnService: true,
       region: holdfast.region,
       callRegion: holdfast.region,
       credentials: holdfast.credentials,

@@ -2,7 +2,7 @@
 
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { commands, runCommandLine } from '../../src/cli/commands.ts'
 import type { ClientSettings, Wiring } from '../../src/cli/wiring.ts'
 import { readAuthorization } from '../../src/auth/sigv4.ts'
@@ -77,6 +77,7 @@ async function fakeService(
     received,
     settings: {
       endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+      isOwnService: false,
       region: 'eu-west-1',
       credentials: { accessKeyId: 'AKIAEXAMPLEEXAMPLE', secretAccessKey: 'secret' },
       credentialsFile: `${files.dir}/credentials`,
@@ -291,6 +292,63 @@ test('no service, or no credentials, is exit code 1 with what to do', async () =
   })
   const keyless = await runCli(['user', 'list'], { clientSettings: () => ({ ...settings, credentials: undefined }) })
   expect(keyless).toMatchObject({ code: 1, err: expect.stringMatching(/There is no profile \[default\]/) })
+})
+
+describe('over plain HTTP to another machine', () => {
+  const elsewhere = { endpoint: 'http://kms.example:8480' }
+
+  test.each([
+    ['user', 'list'],
+    ['access-key', 'create', '--user', 'bob'],
+    ['xks', 'store', 'create', '--prefix', '/p'],
+    ['encrypt', '--key', 'alias/app'],
+    ['decrypt'],
+    ['rewrap', '--key', 'alias/app'],
+  ])('%s %s is refused before anything is read, sent or made', async (...words) => {
+    const { settings, received } = await fakeService()
+    // Whatever else it asked for would fail the test: credentials, streams.
+    const asked = { ...settings, ...elsewhere, credentials: undefined }
+    const { code, out, err } = await runCli(words, { clientSettings: () => asked })
+    expect({ code, out }).toEqual({ code: 2, out: '' })
+    expect(err).toBe(
+      'http://kms.example:8480 is plain HTTP to another machine: data keys and secrets in the answers could be read on the way. ' +
+        'Use https://, or --allow-plain-http where a tunnel keeps them secret.\n',
+    )
+    expect(received).toEqual([])
+  })
+
+  test('a call goes there where that is allowed, or where it is the service that runs here', async () => {
+    const { settings, received } = await fakeService([200, {}], [200, {}])
+    // To Linux this is the machine itself, though no loopback address.
+    const endpoint = settings.endpoint.replace('127.0.0.1', '0.0.0.0')
+    const list = (words: readonly string[], more: Partial<ClientSettings>) =>
+      runCli(['user', 'list', ...words], { clientSettings: () => ({ ...settings, endpoint, ...more }) })
+    expect(await list([], {})).toMatchObject({ code: 2 })
+    expect(await list(['--allow-plain-http'], {})).toMatchObject({ code: 0 })
+    expect(await list([], { isOwnService: true })).toMatchObject({ code: 0 })
+    expect(received).toHaveLength(2)
+  })
+
+  test('an endpoint that a command names is not the service that runs here', async () => {
+    const { settings } = await fakeService()
+    const { code, err } = await runCli(['encrypt', '--key', 'k', '--endpoint', 'http://10.0.0.1:8480'], {
+      clientSettings: () => ({ ...settings, isOwnService: true }),
+    })
+    expect({ code, err }).toEqual({ code: 2, err: expect.stringContaining('http://10.0.0.1:8480 is plain HTTP to another machine') })
+  })
+
+  test('every command that calls a service can be told to go there, and no other', () => {
+    const others = commands.filter(({ flags = {} }) => !('allow-plain-http' in flags)).map(({ name }) => name)
+    expect(others.filter((name) => !name.startsWith('audit '))).toEqual([
+      'serve',
+      'doctor',
+      'config',
+      'inspect',
+      'account root-key',
+      'xks doctor',
+      'bench',
+    ])
+  })
 })
 
 test('a new access key is shown once and may be saved as a profile', async () => {

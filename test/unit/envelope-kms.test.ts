@@ -90,6 +90,44 @@ describe('what is sent', () => {
   })
 })
 
+describe('plain HTTP', () => {
+  test.each([
+    'http://kms.example',
+    'http://10.0.0.1:8480',
+    'http://127.0.0.1.example',
+    'http://localhost.example',
+    'http://[::ffff:10.0.0.1]',
+    'http://[fe80::1]',
+    'http://{region}.example',
+  ])('to %s, another machine, carries nothing', async (endpoint) => {
+    const { open } = await fakeKms([200, good])
+    const failure = await open({ endpoint })
+      .generateDataKey({ ...request, bytes: 32 })
+      .catch((error: unknown) => error)
+    expect(failure).toBeInstanceOf(KmsFailure)
+    expect((failure as KmsFailure).code).toBe('PlainHttp')
+    expect((failure as KmsFailure).message).toMatch(/is plain HTTP to another machine: .* Use https:\/\/, or say allowPlainHttp\.$/)
+  })
+
+  test('to another address than loopback is spoken where the program says so', async () => {
+    const server = createServer((asked, response) => {
+      asked.resume()
+      asked.on('end', () => response.end(JSON.stringify(good)))
+    })
+    await new Promise<void>((resolve) => server.listen(0, '0.0.0.0', resolve))
+    onTestFinished(() => void server.close())
+    // To Linux this is the machine itself.
+    const endpoint = `http://0.0.0.0:${(server.address() as AddressInfo).port}`
+    const ask = async (allowPlainHttp: boolean) => {
+      const clients = openKmsClients({ endpoint, credentials, allowPlainHttp, now: () => now })
+      onTestFinished(() => clients.close())
+      return clients.of('eu-west-1')?.encrypt({ ...request, plaintext: Buffer.of(1) })
+    }
+    expect(await ask(true)).toMatchObject({ keyId: 'arn' })
+    await expect(ask(false)).rejects.toThrow('plain HTTP to another machine')
+  })
+})
+
 test('over TLS only a certificate of the public authorities, or of the one that is trusted, is spoken with', async () => {
   const authority = makeAuthority()
   onTestFinished(() => authority.remove())
