@@ -32,6 +32,7 @@ import { standardBudget } from './kms/budget.ts'
 import { bootstrapAccount } from './kms/identity.ts'
 import { standardRates } from './kms/quotas.ts'
 import { isKeyStoreId } from './kms/key-stores.ts'
+import { managerStates, type KeyStoreHealth } from './kms/key-store-health.ts'
 import { apis } from './kms/operations/index.ts'
 import { openService, type Service } from './kms/service.ts'
 import { deadInstances } from './kms/lifecycle.ts'
@@ -313,6 +314,7 @@ async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fit
           clock,
           onCall: watchProxies(metrics),
         }),
+        healthIntervalMs: config.xks.healthIntervalMs,
       },
       store,
       trail: fittings.trail?.(trail) ?? trail,
@@ -367,6 +369,7 @@ async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fit
   )
   const xks = config.xksProxy.port === undefined ? undefined : await openXks(config, config.xksProxy.port, service, tokens, opened)
   watchRooms(metrics, { tokens: tokens.all, store, trail, main, calls: () => door.calls() })
+  watchKeyStores(metrics, service)
   const address = { url: main.url, xksUrl: xks?.url }
   if (ops) opened.add('endpoint file', await announce(places.endpoint, { ...address, opsUrl: ops.url }))
   log.info(
@@ -497,6 +500,20 @@ function watchProxies(metrics: Metrics): (outcome: string, seconds: number) => v
     counts.set(outcome, (counts.get(outcome) ?? 0) + 1)
     observe(seconds)
   }
+}
+
+/** What the proxies of connected external key stores said of their health: AWS's XksExternalKeyManagerStates. */
+function watchKeyStores(metrics: Metrics, { keyStores }: Pick<Service, 'keyStores'>): void {
+  const labelsOf = ({ keyStore: { id, accountId, region } }: KeyStoreHealth) => ({ store: id, account: accountId, region })
+  metrics.gauge('holdfast_xks_up', '1 if the proxy of a connected external key store served when it was last asked for its health.', () =>
+    keyStores.health().map((health) => ({ labels: labelsOf(health), value: health.isServing ? 1 : 0 })),
+  )
+  metrics.gauge('holdfast_xks_key_managers', 'External key managers behind a proxy, by the state that it said they were in.', () =>
+    keyStores.health().flatMap((health) => {
+      const { managers } = health
+      return managers ? managerStates.map((state) => ({ labels: { ...labelsOf(health), state }, value: managers[state] })) : []
+    }),
+  )
 }
 
 /** Metrics of what is, read at each scrape. */

@@ -140,6 +140,12 @@ export const settings = {
       250,
       'What one try of a call to the proxy of an external key store may take; the protocol says 250. There are two tries at most.',
     ),
+    healthIntervalMs: setting(
+      'XKS_HEALTH_INTERVAL_MS',
+      integer(0, 86_400_000, 'milliseconds'),
+      300_000,
+      'How often the proxies of connected external key stores are asked for their health, for the metrics; looked at in each round of `lifecycle.intervalMs`. 0 for never.',
+    ),
   },
   xksProxy: {
     port: setting(

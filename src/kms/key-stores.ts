@@ -16,6 +16,7 @@ import { XksError, type ProxySettings, type XksClient } from '../xks/client.ts'
 import type { RequestMetadata } from '../xks/protocol.ts'
 import { kmsError, type KmsError } from './errors.ts'
 import { isExpired } from './import.ts'
+import { openKeyStoreWatch, type KeyStoreHealth } from './key-store-health.ts'
 import { isShown, shownObjects } from './material.ts'
 import type { Call } from './operation.ts'
 import { seal, unseal } from './seal.ts'
@@ -26,6 +27,8 @@ export interface KeyStoreRooms {
   /** Tokens that a key store of type AWS_CLOUDHSM can be: by CloudHsmClusterId, what opens them with a PIN. Each opens a new login. */
   readonly keyStoreTokens: ReadonlyMap<string, (pin: string) => Promise<Token>>
   readonly xks: XksClient
+  /** How often connected proxies are asked for their health; 0 and absent for never. */
+  readonly healthIntervalMs?: number
 }
 
 export interface KeyStores extends KeyStoreRooms {
@@ -43,7 +46,9 @@ export interface KeyStores extends KeyStoreRooms {
   disconnect(keyStoreId: string): Promise<void>
   /** Where the proxy of a key store is, with its secret. */
   proxyOf(keyStore: KeyStoreRecord): Promise<ProxySettings>
-  /** Does here what the records say by now, and ends what a dead process was at. */
+  /** What the proxies of connected external key stores said of their health, as far as this process asked. */
+  health(): readonly KeyStoreHealth[]
+  /** Does here what the records say by now, and ends what a dead process was at; asks proxies for their health when that is due. */
   follow(isDead: (instance: string) => boolean): Promise<void>
   /** With the client of the proxies. */
   close(): Promise<void>
@@ -134,7 +139,7 @@ interface Opened {
 class Superseded extends Error {}
 
 export function openKeyStores(service: () => Service, rooms: KeyStoreRooms): KeyStores {
-  const { keyStoreTokens } = rooms
+  const { keyStoreTokens, healthIntervalMs = 0 } = rooms
   const opened = new Map<string, Opened>()
   const underWay = new Set<Promise<void>>()
   /** How many are connecting or disconnecting a key store right now, here. */
@@ -291,6 +296,23 @@ export function openKeyStores(service: () => Service, rooms: KeyStoreRooms): Key
     }
   }
 
+  const watch = openKeyStoreWatch({ xks: rooms.xks, proxyOf, log: () => service().log })
+  let lookedAt: number | undefined
+  /** In the background: a proxy that hangs holds up nothing. */
+  const lookWhenDue = (): void => {
+    const { store, clock } = service()
+    const now = clock.now()
+    // From the first round on: who connected it asked just then.
+    lookedAt ??= now
+    if (healthIntervalMs === 0 || now - lookedAt < healthIntervalMs) return
+    lookedAt = now
+    const connected = store.view
+      .allKeyStores()
+      .filter(({ state, backing }) => state === 'CONNECTED' && backing.type === 'EXTERNAL_KEY_STORE')
+    const looking = watch.look(connected).finally(() => underWay.delete(looking))
+    underWay.add(looking)
+  }
+
   /** A connected key store whose token this process has not opened, or whose PIN was changed under it. */
   const openConnected = async (keyStore: KeyStoreRecord): Promise<void> => {
     try {
@@ -309,6 +331,8 @@ export function openKeyStores(service: () => Service, rooms: KeyStoreRooms): Key
     ...rooms,
     proxyOf,
     openTokenOf,
+    // One that was disconnected since is none to tell of.
+    health: () => watch.read().filter(({ keyStore }) => find(keyStore.id)?.state === 'CONNECTED'),
     isOpen: (keyStoreId) => findToken(keyStoreId) !== undefined,
     tokenOf(keyStoreId) {
       const token = findToken(keyStoreId)
@@ -371,6 +395,7 @@ export function openKeyStores(service: () => Service, rooms: KeyStoreRooms): Key
         const isWanted = keyStore?.connection === here.connection && (keyStore.state === 'CONNECTED' || keyStore.state === 'CONNECTING')
         if (!isWanted) await forget(id, here)
       }
+      lookWhenDue()
     },
     async close() {
       await Promise.all(underWay)

@@ -49,9 +49,12 @@ export type XksFailure =
 export class XksError extends Error {
   override readonly name = 'XksError'
   readonly failure: XksFailure
-  constructor(failure: XksFailure, message: string, options?: ErrorOptions) {
+  /** Of `unhealthy`: what the proxy said. */
+  readonly health: Health | undefined
+  constructor(failure: XksFailure, message: string, options?: ErrorOptions & { readonly health?: Health }) {
     super(message, options)
     this.failure = failure
+    this.health = options?.health
   }
 }
 
@@ -212,7 +215,7 @@ export function openXksClient(options: XksClientOptions): XksClient {
       call(proxy, paths.health, metadataBody(metadata), (answer) => {
         const health = readHealth(answer)
         if (health.ekmFleetDetails.every(({ healthStatus }) => healthStatus === 'UNAVAILABLE')) {
-          throw new XksError('unhealthy', 'every external key manager is UNAVAILABLE')
+          throw new XksError('unhealthy', 'every external key manager is UNAVAILABLE', { health })
         }
         return health
       }),

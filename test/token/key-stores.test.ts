@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { CreateCustomKeyStoreCommand, CreateKeyCommand, KMSClient, ScheduleKeyDeletionCommand, type OriginType } from '@aws-sdk/client-kms'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { openToken } from '../../src/hsm/client.ts'
 import type { Token } from '../../src/hsm/token.ts'
 import { sealSecret } from '../../src/kms/key-stores.ts'
@@ -17,6 +17,8 @@ import { makeSoftHsmToken, type LabToken } from './lab.ts'
 const clusterId = 'cluster-thefirsttoken'
 const otherClusterId = 'cluster-anothertoken'
 const dayMs = 86_400_000
+/** Rounds of the jobs in other tests, which move the clock by days, ask no proxy by the way: what they count would not be theirs. */
+const healthIntervalMs = 100 * dayMs
 
 let ours: InProcess
 /** Signs by the service's clock. A client for each call: it would set its own clock by the Date of the answers, which is the machine's. */
@@ -60,6 +62,7 @@ beforeAll(async () => {
         deadlineMs: 2000,
         clock,
       }),
+      healthIntervalMs,
     }),
   })
 })
@@ -200,4 +203,46 @@ test('a key with an external key takes with it, when it is due, what it had in o
   expect(proxy.seen).toEqual([])
   // The external key is free for another KMS key again.
   expect(ours.store.view.keyByExternalKey(CustomKeyStoreId, 'outside')).toBeUndefined()
+})
+
+test('a connected proxy is asked for its health when that is due, and what it says changes nothing but what is shown', async () => {
+  proxy.clockOffsetMs = ours.clock.now() - Date.now()
+  proxy.seen.length = 0
+  const id = [...ours.store.view.allKeyStores()].find(({ name }) => name === 'outside')?.id ?? ''
+  const { keyStores } = ours.service
+  const look = async (): Promise<void> => {
+    const before = proxy.seen.length
+    ours.clock.advance(healthIntervalMs)
+    proxy.clockOffsetMs = ours.clock.now() - Date.now()
+    await ours.service.runLifecycle()
+    while (proxy.seen.length === before) await sleep(10)
+  }
+  await connected(id)
+  proxy.seen.length = 0
+  await ours.service.runLifecycle()
+  expect([proxy.seen, keyStores.health()]).toEqual([[], []])
+
+  const shown = (isServing: boolean, managers: Readonly<Record<string, number>> | undefined) => [
+    { keyStore: { id, accountId: ours.accountId, region: ours.region }, isServing, managers },
+  ]
+  await look()
+  await vi.waitFor(() => expect(keyStores.health()).toEqual(shown(true, { ACTIVE: 1, DEGRADED: 0, UNAVAILABLE: 0 })))
+  expect(proxy.seen).toEqual([
+    expect.objectContaining({
+      path: `${proxy.path}/health`,
+      body: { requestMetadata: { kmsRequestId: expect.any(String), kmsOperation: 'KmsHealthCheck' } },
+    }),
+  ])
+  proxy.healthStatus = 'UNAVAILABLE'
+  await look()
+  await vi.waitFor(() => expect(keyStores.health()).toEqual(shown(false, { ACTIVE: 0, DEGRADED: 0, UNAVAILABLE: 1 })))
+  proxy.faults.push({ kind: 'answer', status: 500, body: '{"errorName":"InternalException"}' })
+  await look()
+  await vi.waitFor(() => expect(keyStores.health()).toEqual(shown(false, undefined)))
+  expect(record(id).state).toBe('CONNECTED')
+  proxy.healthStatus = 'DEGRADED'
+  await look()
+  await vi.waitFor(() => expect(keyStores.health()).toEqual(shown(true, { ACTIVE: 0, DEGRADED: 1, UNAVAILABLE: 0 })))
+  await keyStores.disconnect(id)
+  expect(keyStores.health()).toEqual([])
 })

@@ -1,0 +1,70 @@
+/**
+ * How the proxies of connected external key stores are: each is asked for its health now and then (`KmsHealthCheck`), as AWS KMS asks them for its
+ * metrics. What is found is shown and logged when it changes. It connects and disconnects nothing: as at AWS a key store stays CONNECTED while
+ * its proxy is away, and its keys work as soon as that is back.
+ */
+
+import { randomUUID } from 'node:crypto'
+import type { Log } from '../base/log.ts'
+import type { KeyStoreRecord } from '../store/store.ts'
+import { XksError, type ProxySettings, type XksClient } from '../xks/client.ts'
+import type { Health } from '../xks/protocol.ts'
+
+export const managerStates = ['ACTIVE', 'DEGRADED', 'UNAVAILABLE'] as const
+
+export interface KeyStoreHealth {
+  readonly keyStore: Pick<KeyStoreRecord, 'id' | 'accountId' | 'region'>
+  /** Whether the proxy answered, and has a key manager that serves. */
+  readonly isServing: boolean
+  /** How many external key managers it said to be in each state; undefined where it did not say. */
+  readonly managers: Readonly<Record<(typeof managerStates)[number], number>> | undefined
+}
+
+export interface KeyStoreWatch {
+  /** Asks all of them, at once. Never rejects. */
+  look(keyStores: readonly KeyStoreRecord[]): Promise<void>
+  /** What the last look found. */
+  read(): readonly KeyStoreHealth[]
+}
+
+export function openKeyStoreWatch(options: {
+  readonly xks: Pick<XksClient, 'health'>
+  readonly proxyOf: (keyStore: KeyStoreRecord) => Promise<ProxySettings>
+  readonly log: () => Log
+}): KeyStoreWatch {
+  const { xks, proxyOf, log } = options
+  let found = new Map<string, KeyStoreHealth>()
+
+  const ask = async (keyStore: KeyStoreRecord): Promise<KeyStoreHealth> => {
+    const { id, accountId, region } = keyStore
+    const before = found.get(id)
+    const told = (health: Health | undefined, isServing: boolean): KeyStoreHealth => ({
+      keyStore: { id, accountId, region },
+      isServing,
+      managers: health && counted(health),
+    })
+    try {
+      const about = { kmsRequestId: randomUUID(), kmsOperation: 'KmsHealthCheck' }
+      const now = told(await xks.health(await proxyOf(keyStore), about), true)
+      if (before?.isServing === false) log().info({ keyStore: id }, 'the proxy of a connected external key store serves again')
+      return now
+    } catch (error) {
+      const about = error instanceof XksError ? { failure: error.failure, reason: error.message } : { err: error }
+      if (before?.isServing !== false) log().warn({ keyStore: id, ...about }, 'the proxy of a connected external key store does not serve')
+      return told(error instanceof XksError ? error.health : undefined, false)
+    }
+  }
+
+  return {
+    async look(keyStores) {
+      const results = await Promise.all(keyStores.map(ask))
+      found = new Map(results.map((health) => [health.keyStore.id, health]))
+    },
+    read: () => [...found.values()],
+  }
+}
+
+function counted({ ekmFleetDetails }: Health): NonNullable<KeyStoreHealth['managers']> {
+  const of = (state: string): number => ekmFleetDetails.filter(({ healthStatus }) => healthStatus === state).length
+  return { ACTIVE: of('ACTIVE'), DEGRADED: of('DEGRADED'), UNAVAILABLE: of('UNAVAILABLE') }
+}
