@@ -77,6 +77,8 @@ beforeAll(async () => {
       HOLDFAST_XKS_CA: authority.caFile,
       HOLDFAST_XKS_CONNECT_TO: `${hostName}=127.0.0.1:${portOf(firstUrl)}`,
       HOLDFAST_XKS_DEADLINE_MS: deadlineMs,
+      HOLDFAST_XKS_HEALTH_INTERVAL_MS: '1000',
+      HOLDFAST_LIFECYCLE_INTERVAL_MS: '1000',
       HOLDFAST_LOG_LEVEL: 'warn',
     },
   })
@@ -205,6 +207,18 @@ test('a key that its owner disables is of no use to its user until it is enabled
   expect(await refusalOf(decrypt(blob))).toMatch(/^KMSInvalidStateException/)
   await ownersKms.send(new EnableKeyCommand({ KeyId: ownersKey }))
   expect(await decrypt(blob)).toBe('kept')
+})
+
+test('the user’s metrics show how the owner’s proxy is, and that it was switched off', async () => {
+  const metrics = async () => (await fetch(`${user.opsEndpoint}/metrics`)).text()
+  const of = `store="${storeId}",account="${user.accountId}",region="${region}"`
+  const soon = { timeout: 30_000 }
+  await expect.poll(metrics, soon).toContain(`holdfast_xks_up{${of}} 1\n`)
+  expect(await metrics()).toContain(`holdfast_xks_key_managers{${of},state="UNAVAILABLE"} 0\n`)
+  await administer(owner, 'DisableXksStore', { UriPathPrefix: prefix })
+  await expect.poll(metrics, soon).toContain(`holdfast_xks_up{${of}} 0\n`)
+  await administer(owner, 'EnableXksStore', { UriPathPrefix: prefix })
+  await expect.poll(metrics, soon).toContain(`holdfast_xks_up{${of}} 1\n`)
 })
 
 test('credentials change without a pause: the new one is added, taken up, and the old one removed', async () => {
