@@ -1,8 +1,10 @@
 /**
  * Opens the audit trail.
  *
- * Group commit: records that arrive while a commit is under way form the next batch, so the number of fsyncs follows the
- * disk and not the load. On this thread a record costs its serialisation; hashing and SQL are the append thread's.
+ * Group commit: records that arrive while commits are under way form the next batch, so the number of fsyncs follows the
+ * disk and not the load. A second batch is handed over while the first is being committed, once it is worth it: the append
+ * thread then goes on without this thread, whose turns take longer than a commit. On this thread a record costs its
+ * serialisation; hashing and SQL are the append thread's.
  * Appending refuses when too much waits: a trail that cannot keep up must stop the calls it is to record.
  */
 
@@ -45,9 +47,9 @@ interface Batch {
 
 /** A transaction longer than this would keep the next batch waiting for nothing. */
 const recordsPerCommit = 1000
-/** A commit costs as much as some dozen records, most of it in waking threads. */
+const maxCommitsUnderWay = 2
+/** A commit costs as much as some dozen records, most of it in waking threads: fewer wait until none is under way. */
 const recordsWorthACommit = 8
-const gatherMs = 1
 const blocksPerRound = 4
 const recordsPerRemoval = 2000
 
@@ -66,7 +68,7 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
 
   let pending = 0
   let queue: Batch[] = []
-  let committing = false
+  let underWay = 0
   let scheduled = false
   let closing = false
   let unsealed = 0
@@ -83,19 +85,15 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
   const commitNext = (): void => {
     scheduled = false
     const batch = queue[0]
-    if (committing || !batch) return
+    if (!batch || underWay === maxCommitsUnderWay || (underWay > 0 && batch.texts.length < recordsWorthACommit)) return
     queue = queue.slice(1)
-    committing = true
+    underWay++
     const startedAt = performance.now()
     const count = batch.texts.length
     const settle = (): void => {
       pending -= count
-      committing = false
-      // Several callers at once: a moment's wait lets more of them share the next commit. A caller alone never waits.
-      if (count > 1 && (queue[0]?.texts.length ?? 0) < recordsWorthACommit) {
-        scheduled = true
-        setTimeout(commitNext, gatherMs)
-      } else commitNext()
+      underWay--
+      commitNext()
     }
     const committed = (): void => {
       onCommit?.(count, (performance.now() - startedAt) / 1000)
@@ -186,7 +184,7 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
       batch.texts.push(text)
       pending++
       // After what else this turn brings: calls that end together are committed together.
-      if (!committing && (!scheduled || batch.texts.length === recordsWorthACommit)) {
+      if (!scheduled && underWay < maxCommitsUnderWay) {
         scheduled = true
         setImmediate(commitNext)
       }
