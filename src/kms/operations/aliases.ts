@@ -8,9 +8,9 @@ import { findKey, keyMissing } from '../keys.ts'
 import { seconds } from '../metadata.ts'
 import { operation, type Call } from '../operation.ts'
 import { page } from '../page.ts'
-import { integer, keyId, optional, string } from '../shape.ts'
+import { keyId, optional, string } from '../shape.ts'
 import { isKeyPair, isSymmetric } from '../specs.ts'
-import { marker } from './members.ts'
+import { listing } from './members.ts'
 
 const aliasName = string({ min: 1, max: 256, pattern: /^[a-zA-Z0-9:/_-]+$/ })
 
@@ -154,7 +154,7 @@ async function orMissing(arn: string, change: () => Promise<void>): Promise<void
 }
 
 export const ListAliases = operation({
-  input: { KeyId: optional(keyId), Limit: optional(integer({ min: 1, max: 1000 })), Marker: marker },
+  input: { KeyId: optional(keyId), ...listing },
   output: ['Aliases', 'NextMarker', 'Truncated'],
   resources: () => ['*'],
   readOnly: true,

@@ -1,8 +1,10 @@
 /** Every operation of every API that the endpoint answers for. An operation's name is its export's name, written once. */
 
 import type { Operation, Unnamed } from '../operation.ts'
-import * as administration from './administration.ts'
+import * as accessKeys from './access-keys.ts'
+import * as accounts from './accounts.ts'
 import * as aliases from './aliases.ts'
+import * as attestation from './attestation.ts'
 import * as dataKeyPairs from './data-key-pairs.ts'
 import * as encryption from './encryption.ts'
 import * as imports from './import.ts'
@@ -13,6 +15,7 @@ import * as keys from './keys.ts'
 import * as macs from './macs.ts'
 import * as lastUsage from './last-usage.ts'
 import * as multiRegion from './multi-region.ts'
+import * as principals from './principals.ts'
 import * as random from './random.ts'
 import * as rotation from './rotation.ts'
 import * as sharedSecrets from './shared-secrets.ts'
@@ -82,6 +85,6 @@ export const apis: readonly Api[] = [
   ),
   open(
     { name: 'holdfast', target: 'Holdfast', signingName: 'holdfast', eventSource: 'holdfast', actionPrefix: 'holdfast' },
-    { ...administration, ...usage, ...xksStores },
+    { ...accounts, ...principals, ...accessKeys, ...attestation, ...usage, ...xksStores },
   ),
 ]

@@ -4,9 +4,9 @@ import { kmsError } from '../errors.ts'
 import { changeKey, keyFrom } from '../keys.ts'
 import { operation } from '../operation.ts'
 import { page, pageOf } from '../page.ts'
-import { boolean, integer, keyId, optional, string } from '../shape.ts'
+import { boolean, keyId, optional, string } from '../shape.ts'
 import { checkKeyPolicy } from './keys.ts'
-import { marker, policyText } from './members.ts'
+import { listing, policyText } from './members.ts'
 
 const policyName = optional(string({ min: 1, max: 128, pattern: /[\w]+/ }))
 
@@ -39,7 +39,7 @@ export const PutKeyPolicy = operation({
 })
 
 export const ListKeyPolicies = operation({
-  input: { KeyId: keyId, Limit: optional(integer({ min: 1, max: 1000 })), Marker: marker },
+  input: { KeyId: keyId, ...listing },
   output: ['PolicyNames', 'NextMarker', 'Truncated'],
   keys: { key: keyFrom('KeyId') },
   readOnly: true,

@@ -12,9 +12,9 @@ import { findKeyStore, keyStoreMissing, sealSecret, wrongState } from '../key-st
 import { seconds } from '../metadata.ts'
 import { operation, type Call } from '../operation.ts'
 import { page, pageOf } from '../page.ts'
-import { integer, oneOf, optional, string, type Input, type Shape } from '../shape.ts'
+import { oneOf, optional, string, type Input, type Shape } from '../shape.ts'
 import { xksKmsError } from '../xks-failures.ts'
-import { marker, xksCredential } from './members.ts'
+import { listing, xksCredential } from './members.ts'
 
 const keyStoreId = string({ min: 1, max: 64 })
 const keyStoreName = string({ min: 1, max: 256 })
@@ -244,8 +244,7 @@ export const DescribeCustomKeyStores = operation({
   input: {
     CustomKeyStoreId: optional(keyStoreId),
     CustomKeyStoreName: optional(keyStoreName),
-    Limit: optional(integer({ min: 1, max: 1000 })),
-    Marker: marker,
+    ...listing,
   },
   output: ['CustomKeyStores', 'NextMarker', 'Truncated'],
   resources: () => ['*'],

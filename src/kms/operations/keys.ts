@@ -15,7 +15,7 @@ import { originNames, origins } from '../origins/table.ts'
 import { page } from '../page.ts'
 import { boolean, integer, keyId, oneOf, optional, string } from '../shape.ts'
 import { checkUsage, keySpecs, keyUsages } from '../specs.ts'
-import { customerMasterKeySpecs, grantTokens, marker, policyText, tagList } from './members.ts'
+import { customerMasterKeySpecs, grantTokens, listing, policyText, tagList } from './members.ts'
 import { readTags } from './tags.ts'
 
 const dayMs = 86_400_000
@@ -165,7 +165,7 @@ export const DescribeKey = operation({
 })
 
 export const ListKeys = operation({
-  input: { Limit: optional(integer({ min: 1, max: 1000 })), Marker: marker },
+  input: { ...listing },
   output: ['Keys', 'NextMarker', 'Truncated'],
   resources: () => ['*'],
   readOnly: true,

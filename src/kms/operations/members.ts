@@ -1,7 +1,7 @@
 /** Members that several operations share, with the bounds of AWS's model. */
 
 import { keySpecs } from '../specs.ts'
-import { boolean, list, oneOf, optional, string, structure } from '../shape.ts'
+import { boolean, integer, list, oneOf, optional, string, structure } from '../shape.ts'
 
 /** The deprecated member CustomerMasterKeySpec knows these and no newer ones, in the order of AWS's model. */
 export const customerMasterKeySpecs = keySpecs.slice(0, keySpecs.indexOf('SM2') + 1)
@@ -12,6 +12,10 @@ export const grantToken = string({ min: 1, max: 8192, secret: true })
 export const grantTokens = optional(list(grantToken, { max: 10 }))
 export const dryRun = optional(boolean)
 export const marker = optional(string({ min: 1, max: 1024, pattern: /[\u0020-\u00FF]*/ }))
+/** Of our own operations. */
+export const listing = { Limit: optional(integer({ min: 1, max: 1000 })), Marker: marker } as const
+/** Of users and roles, as in IAM. */
+export const principalName = string({ min: 1, max: 64, pattern: /[\w+=,.@-]+/ })
 /** Far above what a key can have, so that it is the quota that speaks; low enough for policies that look through all of them. */
 export const maxTagsGiven = 1000
 export const tagList = list(structure({ TagKey: string({ min: 1, max: 128 }), TagValue: string({ max: 256 }) }), { max: maxTagsGiven })

@@ -7,11 +7,11 @@ import { seconds } from '../metadata.ts'
 import { operation, type Call } from '../operation.ts'
 import { page, pageOf } from '../page.ts'
 import { isReplica, primaryOf, relatedKeys } from '../multi-region.ts'
-import { hasExpired, pendingRotation, recordRotation, rotate, scheduled, wireType, wrongOrigin } from '../rotation.ts'
+import { defaultPeriodDays, hasExpired, pendingRotation, recordRotation, rotate, scheduled, wireType, wrongOrigin } from '../rotation.ts'
 import { integer, keyId, oneOf, optional } from '../shape.ts'
 import { isSymmetric } from '../specs.ts'
 import { refusal } from '../states.ts'
-import { marker } from './members.ts'
+import { listing } from './members.ts'
 
 /** Schedules are for material that is made here: AWS's table of key states says so in every state. */
 function requireOwnMaterial(key: KeyRecord): void {
@@ -29,7 +29,7 @@ export const EnableKeyRotation = operation({
   output: [],
   keys: { key: keyFrom('KeyId', { verify: requireOwnMaterial }) },
   readOnly: false,
-  async run(call, { RotationPeriodInDays: periodDays }, { key }) {
+  async run(call, { RotationPeriodInDays: periodDays = defaultPeriodDays }, { key }) {
     requireRotatable(key)
     await changeKey(call, key, (current) => scheduled(current, periodDays, call.nowMs))
     return {}
@@ -176,8 +176,7 @@ export const ListKeyRotations = operation({
   input: {
     KeyId: keyId,
     IncludeKeyMaterial: optional(oneOf('ALL_KEY_MATERIAL', 'ROTATIONS_ONLY'), 'ROTATIONS_ONLY'),
-    Limit: optional(integer({ min: 1, max: 1000 })),
-    Marker: marker,
+    ...listing,
   },
   output: ['Rotations', 'NextMarker', 'Truncated'],
   keys: { key: keyFrom('KeyId') },

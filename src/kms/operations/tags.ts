@@ -5,8 +5,8 @@ import { kmsError } from '../errors.ts'
 import { changeKey, keyFrom } from '../keys.ts'
 import { operation } from '../operation.ts'
 import { page, pageOf } from '../page.ts'
-import { integer, keyId, list, optional, string } from '../shape.ts'
-import { marker, maxTagsGiven, tagList } from './members.ts'
+import { keyId, list, string } from '../shape.ts'
+import { listing, maxTagsGiven, tagList } from './members.ts'
 
 /** IAM's limit, and the default quota of KMS keys. */
 const standardMaxTags = 50
@@ -64,7 +64,7 @@ export const UntagResource = operation({
 })
 
 export const ListResourceTags = operation({
-  input: { KeyId: keyId, Limit: optional(integer({ min: 1, max: 1000 })), Marker: marker },
+  input: { KeyId: keyId, ...listing },
   output: ['Tags', 'NextMarker', 'Truncated'],
   keys: { key: keyFrom('KeyId') },
   readOnly: true,

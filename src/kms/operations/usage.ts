@@ -7,9 +7,9 @@ import { keyMonths, requestCost, rounded, type Life } from '../cost.ts'
 import { kmsError } from '../errors.ts'
 import { operation, type Call } from '../operation.ts'
 import { pageAsked, pageShown } from '../page.ts'
-import { integer, oneOf, optional, string } from '../shape.ts'
+import { oneOf, optional, string } from '../shape.ts'
 import { dayOf } from '../usage.ts'
-import { marker } from './members.ts'
+import { listing } from './members.ts'
 
 const dayMs = 86_400_000
 const day = string({ pattern: /[0-9]{4}-[0-9]{2}-[0-9]{2}/ })
@@ -27,8 +27,7 @@ export const GetUsage = operation({
     EndDate: optional(day),
     KeyId: optional(string({ min: 1, max: 2048 })),
     Granularity: optional(oneOf('DAILY', 'TOTAL'), 'TOTAL'),
-    Limit: optional(integer({ min: 1, max: 1000 })),
-    Marker: marker,
+    ...listing,
   },
   output: ['StartDate', 'EndDate', 'Estimate', 'Usage', 'NextMarker', 'Truncated'],
   resources: () => ['*'],

@@ -17,7 +17,7 @@ import { operation, type Call } from '../operation.ts'
 import { page, pageOf } from '../page.ts'
 import { integer, keyId, list, oneOf, optional, string } from '../shape.ts'
 import { sealCredential } from '../xks/credentials.ts'
-import { marker, xksCredential } from './members.ts'
+import { listing, xksCredential } from './members.ts'
 
 /** Of one account. AWS has ten key stores in an account and region. */
 const maxStores = 100
@@ -32,7 +32,6 @@ const requestRate = optional(integer({ min: 1, max: 1_000_000 }))
 const credential = optional(xksCredential)
 /** Not `.` and `..`, which mean something else in a path. */
 const externalKeyId = string({ min: 1, max: 128, pattern: /(?!\.{1,2}$)[A-Za-z0-9._-]+/ })
-const listing = { Limit: optional(integer({ min: 1, max: 1000 })), Marker: marker } as const
 
 interface Named {
   readonly UriPathPrefix: string
