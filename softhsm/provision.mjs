@@ -30,6 +30,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { argv, env, stdout } from 'node:process'
 import { fileURLToPath } from 'node:url'
 import { findSoftHsm } from './find.mjs'
+import { usableLabelIn } from './token-file.mjs'
 
 export class ProvisionError extends Error {
   name = 'ProvisionError'
@@ -68,7 +69,8 @@ export async function provisionSoftHsm({ dir, label, library, make: mayMake = tr
   if (!readFileSync(conf, 'utf8').includes(`directories.tokendir = ${tokens}\n`)) {
     throw new ProvisionError(`${conf} names another place: this token was moved. Set directories.tokendir = ${tokens} in it.`)
   }
-  const labels = await tokenProcess({ action: 'list', library }, conf)
+  // The library's word is asked for only where the files do not say yes: it looks at every object, and with many keys half of a start were this.
+  const labels = labelsIn(tokens).includes(label) ? [label] : await tokenProcess({ action: 'list', library }, conf)
   if (!labels.includes(label)) {
     const held = labels.length === 0 ? 'no usable token' : `the token ${labels.map((name) => `"${name}"`).join(', ')}`
     throw new ProvisionError(`${home} holds ${held}, not "${label}". Correct the label, or choose another directory.`)
@@ -93,6 +95,16 @@ export async function trustTransportKeys(tokens) {
       flush(files(dirname(token.env.SOFTHSM2_CONF)).tokens)
     }),
   )
+}
+
+/** What the tokens in SoftHSM's directory are called, as far as their files can be read and say that a user can log in. */
+function labelsIn(tokens) {
+  try {
+    return readdirSync(tokens).flatMap((name) => usableLabelIn(readFileSync(join(tokens, name, 'token.object'))) ?? [])
+  } catch {
+    // What is there is no token of SoftHSM's, or none that we can read: the library says what it is.
+    return []
+  }
 }
 
 /** Absent, or a directory with nothing in it, which a rename may replace. */

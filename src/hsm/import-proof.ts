@@ -20,8 +20,12 @@ export interface ImportBench {
   readonly oaepWays: Readonly<Partial<Record<OaepAlgorithm, OaepWay>>>
   readonly rows: Readonly<Partial<Record<TokenKeyKind, readonly KeyRowName[]>>>
   lists(mechanism: number): boolean
-  /** Runs one trial, with session objects or else with token objects; why it failed, if it did. */
-  attempt(needs: readonly number[], trial: (keys: KeyObjects, token: boolean) => void): string | undefined
+  /** Runs one trial, with session objects or else, unless such came in before, with token objects; why it failed, if it did. */
+  attempt(
+    needs: readonly number[],
+    imported: 'secret key' | 'private key',
+    trial: (keys: KeyObjects, token: boolean) => void,
+  ): string | undefined
   readonly fail: (message: string) => never
 }
 
@@ -91,7 +95,7 @@ export function proveImports(bench: ImportBench): ImportProof {
     if (row.behindAes && !kwp) return 'the token has no AES key wrap with padding'
     const ways: ImportWays = { oaep: { [row.oaep]: way }, kwp, privateTypes: [] }
     const needs = way === 'raw' ? CKM.CKM_RSA_X_509 : CKM.CKM_RSA_PKCS_OAEP
-    return bench.attempt([needs], (keys, token) => prove(bench, ways, keys, token, secretKind, algorithm, randomBytes(32)))
+    return bench.attempt([needs], 'secret key', (keys, token) => prove(bench, ways, keys, token, secretKind, algorithm, randomBytes(32)))
   }
   for (const algorithm of Object.keys(importRows) as ImportAlgorithm[]) {
     const name = importRows[algorithm].oaep
@@ -129,7 +133,7 @@ export function proveImports(bench: ImportBench): ImportProof {
       if (rows[kind] === undefined) continue
       const ways: ImportWays = { oaep, kwp, privateTypes: types }
       const material = make().privateKey.export({ format: 'der', type: 'pkcs8' })
-      const failure = bench.attempt([], (keys, token) => prove(bench, ways, keys, token, kind, behind, material))
+      const failure = bench.attempt([], 'private key', (keys, token) => prove(bench, ways, keys, token, kind, behind, material))
       material.fill(0)
       if (failure === undefined) privateTypes.push(...types)
       probes.push({ name: `import ${kind}`, passed: failure === undefined, detail: failure ?? 'as PKCS#8' })

@@ -313,24 +313,40 @@ export function proveToken(
   const keys = new ThrowAwayKeys(session, profile)
   const bench: Bench = { session, profile, device, keys, token: false }
 
-  /** Runs one probe; answers what it answered, or why it failed. */
-  const attempt = <T>(needs: readonly number[], probe: (bench: Bench) => T): { readonly result: T } | { readonly detail: string } => {
+  /** What has worked with session objects: its failures have other reasons. */
+  const inSession = new Set<number | string>()
+
+  /**
+   * Runs one probe; answers what it answered, or why it failed.
+   * @param made what stands for how its objects come into the token; by default the first mechanism that it needs
+   */
+  const attempt = <T>(
+    needs: readonly number[],
+    probe: (bench: Bench) => T,
+    made: number | string | undefined = needs[0],
+  ): { readonly result: T } | { readonly detail: string } => {
     const lacking = needs.find((mechanism) => !mechanisms.has(mechanism))
     if (lacking !== undefined) return { detail: `the token lists no ${nameOf('CKM', lacking)}` }
     let detail = ''
-    // Some tokens know no session objects for keys: there the throw-away key is a token object for a moment.
-    for (const token of [false, true]) {
+    // Some tokens know no session objects for keys: there the throw-away key is a token object for a moment. Those that know them would say the same
+    // again, and SoftHSM takes the longer to destroy a token object the more there are; only what may have gone wrong by chance has a second try.
+    const isKnown = made !== undefined && inSession.has(made)
+    for (const token of [false, !isKnown]) {
       try {
-        return { result: probe({ ...bench, token }) }
+        const result = probe({ ...bench, token })
+        if (!token && made !== undefined) inSession.add(made)
+        return { result }
       } catch (error) {
         const found = describeFailure(error)
         if (!token) detail = found
-        if (session.doubtful || !leavesSession(error)) {
+        const isPlain = !session.doubtful && leavesSession(error)
+        if (!isPlain) {
           // Its keys end with the session.
           keys.destroy()
           session.reopen()
         }
         alive()
+        if (isKnown && isPlain) break
       }
     }
     return { detail }
@@ -443,8 +459,9 @@ export function proveToken(
     oaepWays,
     rows,
     lists: (mechanism) => mechanisms.has(mechanism),
-    attempt(needs, trial) {
-      const tried = attempt([CKM.CKM_RSA_PKCS_KEY_PAIR_GEN, ...needs], ({ token }) => trial(keys.lend(['rsa-2048-import'], token), token))
+    attempt(needs, imported, trial) {
+      const probe = ({ token }: Bench): void => trial(keys.lend(['rsa-2048-import'], token), token)
+      const tried = attempt([CKM.CKM_RSA_PKCS_KEY_PAIR_GEN, ...needs], probe, `import ${imported}`)
       return 'detail' in tried ? tried.detail : undefined
     },
     fail,

@@ -9,7 +9,7 @@
 
 import { randomBytes } from 'node:crypto'
 import { OperatorError } from '../base/operator-error.ts'
-import type { Token, TokenKeyKind } from '../hsm/token.ts'
+import { TokenError, type Token, type TokenKeyKind } from '../hsm/token.ts'
 import type { Store } from '../store/store.ts'
 
 export interface SystemKey {
@@ -21,6 +21,7 @@ export interface SystemKey {
 /** All there are. */
 export const systemKeyNames = ['service', 'audit'] as const
 type SystemKeyName = (typeof systemKeyNames)[number]
+type SystemKeyKind = Extract<TokenKeyKind, 'wrapping' | 'signing'>
 
 interface Setting {
   /** Made and checked. From then on its absence is an alarm, never a reason to make another one. */
@@ -34,7 +35,7 @@ interface Rooms {
   readonly store: Store
 }
 
-export async function ensureSystemKey({ token, store }: Rooms, name: SystemKeyName, kind: TokenKeyKind): Promise<SystemKey> {
+export async function ensureSystemKey({ token, store }: Rooms, name: SystemKeyName, kind: SystemKeyKind): Promise<SystemKey> {
   const setting = `system-key/${name}`
   const read = (): Setting => JSON.parse(store.view.setting(setting) ?? '{"candidates":[]}') as Setting
   /** Changes the setting under its newest value; `change` answers undefined to leave it. */
@@ -65,7 +66,7 @@ export async function ensureSystemKey({ token, store }: Rooms, name: SystemKeyNa
     await token.destroyKey(mine.ckaId, mine.label)
   }
   if (!key) throw new Error(`the store lost its setting ${setting}`)
-  if ((await token.objects(key.ckaId)).length === 0) {
+  if (!(await isUsable(token, key, kind))) {
     throw new OperatorError(
       `The token ${JSON.stringify(token.info().label)} (serial ${token.info().serial}) does not show the key ${key.label} (CKA_ID ${key.ckaId}) that this data directory was set up with. ` +
         'It is another token, or has lost its objects. Configure the right token, or restore its backup; nothing was changed.',
@@ -76,6 +77,21 @@ export async function ensureSystemKey({ token, store }: Rooms, name: SystemKeyNa
     await update((current) => ({ ...current, candidates: without(current.candidates, left) }))
   }
   return key
+}
+
+/**
+ * Whether the token shows the key. It is used, not searched for: its agent knows where it is, and a search takes as long as the token has objects.
+ * @throws TokenError for whatever else is the matter
+ */
+async function isUsable(token: Token, { ckaId }: SystemKey, kind: SystemKeyKind): Promise<boolean> {
+  try {
+    if (kind === 'signing') await token.sign(ckaId, randomBytes(32))
+    else await token.wrap(ckaId, Buffer.alloc(0), randomBytes(32))
+    return true
+  } catch (error) {
+    if (error instanceof TokenError && error.failure === 'missing') return false
+    throw error
+  }
 }
 
 /** What was made under this name, undefined before the first start. */

@@ -3,9 +3,11 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import fc from 'fast-check'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { findSoftHsm } from '../../softhsm/find.mjs'
 import { provisionSoftHsm, trustTransportKeys, type ProvisionedToken } from '../../softhsm/provision.mjs'
+import { usableLabelIn } from '../../softhsm/token-file.mjs'
 import { RawModule } from './raw-module.ts'
 
 const root = mkdtempSync(join(tmpdir(), 'holdfast-provision-'))
@@ -99,6 +101,41 @@ describe('an existing token', () => {
     const before = everything(dir)
     expect(await provision()).toEqual(first)
     expect(everything(dir)).toEqual(before)
+  })
+
+  test('is known by its own file: with many keys the library would take long to say the same', async () => {
+    const token = await provision()
+    expect(await provisionSoftHsm({ dir, label: 'test', library: '/nowhere/lib.so' })).toEqual({ ...token, library: '/nowhere/lib.so' })
+  })
+
+  test('beside what is no token is asked of the library, and not touched', async () => {
+    const token = await provision()
+    const beside = join(dir, 'tokens', 'lost+found')
+    mkdirSync(beside)
+    const before = everything(dir)
+    expect(await provision()).toEqual(token)
+    await expect(provisionSoftHsm({ dir, label: 'test', library: '/nowhere/lib.so' })).rejects.toThrow('SoftHSM (/nowhere/lib.so) failed: ')
+    // The library puts a file of its own into every folder that it finds.
+    expect(everything(dir)).toEqual(expect.arrayContaining([...before]))
+  })
+
+  test('says in its file what it is called, unless anything in there is not as it should be', async () => {
+    await provision('übung 1')
+    const [folder = ''] = readdirSync(join(dir, 'tokens'))
+    const bytes = readFileSync(join(dir, 'tokens', folder, 'token.object'))
+    expect(usableLabelIn(bytes)).toBe('übung 1')
+    for (let length = 0; length < bytes.length; length++) expect(usableLabelIn(bytes.subarray(0, length))).toBeUndefined()
+    const flagsAt = bytes.indexOf('000000008000534b0000000000000002', 0, 'hex') + 16
+    const flags = bytes.readBigUInt64BE(flagsAt)
+    for (const lacking of [0x8n, 0x400n]) {
+      const without = Buffer.from(bytes)
+      without.writeBigUInt64BE(flags & ~lacking, flagsAt)
+      expect(usableLabelIn(without)).toBeUndefined()
+    }
+    fc.assert(
+      fc.property(fc.uint8Array({ minLength: 1, maxLength: 16 }), (more) => usableLabelIn(Buffer.concat([bytes, more])) === undefined),
+    )
+    fc.assert(fc.property(fc.uint8Array({ maxLength: 512 }), (any) => usableLabelIn(Buffer.from(any)) === undefined))
   })
 
   test('with another label is refused, and not touched', async () => {
