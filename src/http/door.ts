@@ -84,8 +84,16 @@ export function openDoor(options: DoorOptions): Door {
       rendered = protocol.encodeError(error, facts.requestId)
     }
     // What never reached the road is counted here; the road counts the rest itself.
-    if (!executed) metrics.call('none', event.code, performance.now() - startedAt)
-    writeAnswer(response, rendered, facts.requestId)
+    if (!executed) {
+      metrics.call('none', event.code, performance.now() - startedAt)
+      service.strangers.count({
+        eventSource: 'kms.amazonaws.com',
+        accountId: service.config.accountId,
+        errorCode: event.code,
+        sourceIp: facts.sourceIp,
+      })
+    }
+    writeAnswer(request, response, rendered, facts.requestId)
     service.spans?.add('total', performance.now() - startedAt)
     event.status = rendered.status
     event.ms = Math.round((performance.now() - startedAt) * 1000) / 1000
@@ -197,7 +205,7 @@ class LongBodies {
 /**
  * The whole body, or undefined when the connection ended first.
  * @throws KmsError RequestEntityTooLargeException, as soon as the length is known, ThrottlingException when other long bodies leave no room;
- *   the rest of the body is then read and dropped.
+ *   the rest of the body is then `writeAnswer`'s to drop.
  */
 function readBody(
   request: IncomingMessage,
@@ -206,11 +214,7 @@ function readBody(
   longBodies: LongBodies,
 ): Promise<Buffer | undefined> {
   return new Promise((resolve, reject) => {
-    if (Number(request.headers['content-length'] ?? 0) > maxBytes) {
-      request.resume()
-      reject(tooLarge(maxBytes))
-      return
-    }
+    if (Number(request.headers['content-length'] ?? 0) > maxBytes) return reject(tooLarge(maxBytes))
     if (request.headers.expect !== undefined) response.writeContinue()
     let first: Buffer | undefined
     let chunks: Buffer[] | undefined

@@ -28,7 +28,7 @@ import type { Api } from '../kms/operations/index.ts'
 import type { Service } from '../kms/service.ts'
 import { encodeJsonError } from './aws-json.ts'
 import { callerKeyring, openCallerKms, type CallerKms, type KeyChoice, type KeyOperations } from './envelope-keys.ts'
-import { readFacts, signedRequest, writeAnswer } from './exchange.ts'
+import { dropRest, readFacts, signedRequest, writeAnswer } from './exchange.ts'
 import { readJsonBody } from './json-body.ts'
 
 export interface EnvelopeOptions {
@@ -79,9 +79,6 @@ const paths: Readonly<Record<string, Direction>> = { '/envelope/encrypt': 'encry
 const operationOf = { encrypt: 'GenerateDataKey', decrypt: 'Decrypt' } as const
 /** A longer one would be held in memory whole, by every stream that has one. */
 const maxFrameLength = 16 * 1_048_576
-/** Of a body that nobody wants any more, so much is read and dropped, for so long, before the connection ends. */
-const maxDroppedBytes = 1_048_576
-const maxDroppingMs = 2_000
 
 /** The caller is gone, or took too long: there is nobody to answer. */
 class Gone extends Error {
@@ -220,7 +217,7 @@ export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
       else {
         const rendered = encodeJsonError(error)
         event.status = rendered.status
-        writeAnswer(response, rendered, facts.requestId, (end) => dropRest(request, end))
+        writeAnswer(request, response, rendered, facts.requestId)
       }
     } finally {
       exchange.close()
@@ -456,30 +453,6 @@ function readContext(text: string | undefined, name: string): EncryptionContext 
 }
 
 const encodeContext = (context: EncryptionContext): string => Buffer.from(JSON.stringify(context)).toString('base64')
-
-/**
- * What still comes of a body after the answer: a little is read, then no more, so that its sender has time to find the answer; then the connection ends.
- * @param done called once, when the body or the patience with it has ended
- */
-function dropRest(request: IncomingMessage, done: () => void): void {
-  if (request.complete || request.destroyed) return done()
-  let dropped = 0
-  const enough = setTimeout(() => {
-    done()
-    request.destroy()
-  }, maxDroppingMs)
-  request.on('data', (chunk: Buffer) => {
-    dropped += chunk.length
-    if (dropped > maxDroppedBytes) request.pause()
-  })
-  request.on('end', () => {
-    clearTimeout(enough)
-    done()
-  })
-  request.on('close', () => clearTimeout(enough))
-  request.on('error', () => undefined)
-  request.resume()
-}
 
 function watch(
   metrics: Metrics,

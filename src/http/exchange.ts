@@ -50,14 +50,12 @@ function tlsFacts(socket: TLSSocket): NonNullable<RequestFacts['tls']> {
 /**
  * Writes an answer whole. Header names are spelt as AWS spells them: at least one client compares `Content-Length` letter
  * by letter. Never compressed, and no cache keeps a plaintext.
- * @param whenRead ends the answer later, by calling what it is given: Node may close the connection then, under a body that is still being
- *   sent, and what its sender has not read yet would be lost
  */
 export function writeAnswer(
+  request: IncomingMessage,
   response: ServerResponse,
   { status, contentType, text }: Rendered,
   requestId: string,
-  whenRead?: (end: () => void) => void,
 ): void {
   if (response.destroyed || response.headersSent) return
   response.writeHead(status, {
@@ -67,7 +65,40 @@ export function writeAnswer(
     'Content-Length': Buffer.byteLength(text),
   })
   // As text, so that Node sends it in one piece with the headers.
-  if (!whenRead) return void response.end(text)
+  if (request.complete) return void response.end(text)
   response.write(text)
-  whenRead(() => response.end())
+  dropRest(request, () => response.end())
+}
+
+/** Of a body that nobody wants any more, so much is read and dropped, for so long, before the connection ends. */
+const maxDroppedBytes = 1_048_576
+const maxDroppingMs = 2_000
+
+/**
+ * What still comes of a body after its answer was written: a little is read, then no more, so that its sender has time to find the answer; then the
+ * connection ends. Ended at once, under a sender who asked for that (`Connection: close`) and is still sending, it would be reset, and with it would go
+ * what the sender had not read yet.
+ * @param done called once, when the body or the patience with it has ended; not when its sender has gone
+ */
+export function dropRest(request: IncomingMessage, done: () => void): void {
+  // Who asked before sending (Expect: 100-continue), and was not told to, sends nothing.
+  const isAsking = request.headers.expect !== undefined && request.readableFlowing === null
+  if (request.complete || request.destroyed || isAsking) return done()
+  let dropped = 0
+  const enough = setTimeout(() => {
+    done()
+    request.destroy()
+  }, maxDroppingMs)
+  request.on('data', (chunk: Buffer) => {
+    dropped += chunk.length
+    chunk.fill(0)
+    if (dropped > maxDroppedBytes) request.pause()
+  })
+  request.on('end', () => {
+    clearTimeout(enough)
+    done()
+  })
+  request.on('close', () => clearTimeout(enough))
+  request.on('error', () => undefined)
+  request.resume()
 }

@@ -7,7 +7,7 @@
  * that comes later than the deadline is worth nothing to AWS KMS, which waits for 250 ms: 503 is sent instead. Who asks too often, or cannot
  * sign, gets the answer after a moment: a loop of such requests then costs the others little.
  *
- * HTTP/1.1 and HTTP/2 look alike from here on. What is refused here nobody has signed: it is counted and logged, not audited.
+ * HTTP/1.1 and HTTP/2 look alike from here on. Nobody has signed what is refused here: it is logged, and the audit has the number of it.
  */
 
 import type { IncomingMessage, ServerResponse } from 'node:http'
@@ -19,6 +19,7 @@ import type { Metrics } from '../base/metrics.ts'
 import type { XksAnswer, XksApi, XksProxy } from '../kms/xks/proxy.ts'
 import { errorBody, errorStatuses, type ErrorName } from '../xks/protocol.ts'
 import { addChunk } from './chunks.ts'
+import { dropRest } from './exchange.ts'
 import { FairGate } from './fair-gate.ts'
 import { connectionLimits } from './tls-connections.ts'
 
@@ -55,8 +56,6 @@ export const xksSuites = [
   'ECDHE-ECDSA-AES256-GCM-SHA384',
   'ECDHE-RSA-AES256-GCM-SHA384',
 ] as const
-/** Of a body that nobody wants, so much is read and dropped before the connection ends. */
-const maxDroppedBytes = 1_048_576
 /** The spec's longest URI is 256 characters long, without what follows the version. */
 const maxPathLength = 512
 const maxWaitingPerStore = 512
@@ -130,9 +129,9 @@ export function openXksDoor(options: XksDoorOptions): XksDoor {
     count(status)
     event.status = status
     event.code = name ?? String(status)
+    proxy.refusedAtDoor(event.prefix, event.code, event.remoteAddress)
     log.info(event, 'an XKS request was refused at the door')
-    send(response, status, name === undefined ? '' : errorBody(name, message), headers)
-    dropRest(request, response)
+    sendEarly(request, response, status, name === undefined ? '' : errorBody(name, message), headers)
   }
 
   async function call(target: Target, request: Request, response: Response, event: Event): Promise<void> {
@@ -308,7 +307,14 @@ function readBody(request: Request, timeoutMs: number, arriving: Set<() => void>
 
 const nothing = Buffer.alloc(0)
 
-function send(response: Response, status: number, text: string, more: Readonly<Record<string, string>> = {}): void {
+/** @param rest what is done, before the answer ends, about the rest of a body that nobody waits for; over HTTP/1.1 */
+function send(
+  response: Response,
+  status: number,
+  text: string,
+  more: Readonly<Record<string, string>> = {},
+  rest?: (done: () => void) => void,
+): void {
   if (response.headersSent || response.destroyed) return
   const writable = response as ServerResponse
   writable.writeHead(status, {
@@ -318,26 +324,21 @@ function send(response: Response, status: number, text: string, more: Readonly<R
     ...more,
   })
   // As text, so that Node sends it in one piece with the headers.
-  writable.end(text)
+  if (!rest) return void writable.end(text)
+  if (text === '') writable.flushHeaders()
+  else writable.write(text)
+  rest(() => writable.end())
 }
 
-/**
- * After an answer that did not wait for the body: HTTP/2 has a word for "send no more of it"; on HTTP/1.1 a little more is read, so that the
- * caller comes to read the answer, and then the connection ends.
- */
-function dropRest(request: Request, response: Response): void {
-  if (request.complete) return
-  if ('stream' in response) {
-    const { stream } = response
-    stream?.once('finish', () => stream.close(constants.NGHTTP2_NO_ERROR))
-    return
-  }
-  if (response.statusCode === 408) return void response.once('finish', () => request.destroy())
-  let dropped = 0
-  request.on('data', (chunk: Buffer) => {
-    dropped += chunk.length
-    chunk.fill(0)
-    if (dropped > maxDroppedBytes) request.destroy()
-  })
-  request.resume()
+/** An answer that did not wait for its request's body. */
+function sendEarly(request: Request, response: Response, status: number, text: string, headers?: Readonly<Record<string, string>>): void {
+  if ('stream' in request) {
+    // HTTP/2 has a word for "send no more of it".
+    const { stream } = request
+    if (!request.complete) stream.once('finish', () => stream.close(constants.NGHTTP2_NO_ERROR))
+    send(response, status, text, headers)
+  } else if (status === 408) {
+    response.once('finish', () => request.destroy())
+    send(response, status, text, headers)
+  } else send(response, status, text, headers, request.complete ? undefined : (done) => dropRest(request, done))
 }

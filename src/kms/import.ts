@@ -22,7 +22,7 @@ import {
 import { parseKmsArn } from './arn.ts'
 import { kmsError } from './errors.ts'
 import { removeTogether, type Claim } from './leftovers.ts'
-import { serviceEvent } from './record.ts'
+import { keyEvent } from './record.ts'
 import { primaryOf, relatedKeys } from './multi-region.ts'
 import { hasExpired, pendingRotation } from './rotation.ts'
 import { seal, unseal } from './seal.ts'
@@ -149,7 +149,7 @@ async function removeObject(service: Service, object: ImportObject, claim?: Clai
   if (claimed === 'theirs') return
   if (object.kind === 'expired') {
     const { accountId, region, name } = parseKmsArn(arn) ?? { accountId: object.accountId, region: '', name: '' }
-    await trail.append(serviceEvent(clock.now(), { arn, accountId, region, keyId: name }, 'DeleteExpiredKeyMaterial', {}))
+    await trail.append(keyEvent(clock.now(), { arn, accountId, region, keyId: name }, 'DeleteExpiredKeyMaterial', {}))
   }
   await store.deleteImportObject(ckaId)
 }

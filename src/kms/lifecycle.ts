@@ -24,7 +24,7 @@ import {
   type ShownObjects,
 } from './material.ts'
 import { hasReplicas } from './multi-region.ts'
-import { serviceEvent } from './record.ts'
+import { keyEvent } from './record.ts'
 import { recordRotations, rotateDue } from './rotation.ts'
 import type { Service } from './service.ts'
 
@@ -248,7 +248,7 @@ async function finishDestruction(service: Service, key: KeyRecord): Promise<void
 async function forgetKey(service: Service, key: KeyRecord): Promise<void> {
   const left = service.store.view.backingKeys(key.arn).map(({ ckaId, label }) => ({ ckaId, label }))
   const additional = { customKeyStoreId: key.customKeyStoreId, backingKeysNotDestroyed: left }
-  await service.trail.append(serviceEvent(service.clock.now(), key, 'DeleteKey', { additional }))
+  await service.trail.append(keyEvent(service.clock.now(), key, 'DeleteKey', { additional }))
   await service.store.deleteKey(key.arn)
   service.log.warn(
     { key: key.arn, left },
@@ -261,7 +261,7 @@ const noneFound = 'the token shows no object of this key, which an interrupted r
 
 async function recordDestruction(service: Service, key: KeyRecord, destroyed: number): Promise<void> {
   const additional = { objectsDestroyed: destroyed, ...(destroyed === 0 && { note: noneFound }) }
-  await service.trail.append(serviceEvent(service.clock.now(), key, 'DeleteKey', { additional }))
+  await service.trail.append(keyEvent(service.clock.now(), key, 'DeleteKey', { additional }))
 }
 
 /** What the token shows is asked once in a round, and only if a key waits for it: looked for one by one, each missing key would cost an agent. */

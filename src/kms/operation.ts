@@ -231,9 +231,19 @@ function countUse(call: Call, eventId: string): void {
   }
 }
 
+/** Whether a call whose caller could not be established has a record of its own: anybody can make such calls. */
+const isRecorded = ({ service, facts }: Pick<Call, 'service' | 'facts'>, error: KmsError | undefined): boolean =>
+  service.strangers.isRecorded({
+    eventSource: 'kms.amazonaws.com',
+    accountId: service.config.accountId,
+    errorCode: error?.code ?? '',
+    sourceIp: facts.sourceIp,
+  })
+
 /**
  * Runs one call from signature to record. Resolves with the answer, or rejects with a KmsError and nothing else; either way the
- * audit record is durable by then. If it cannot be written the call fails, whatever it had come to.
+ * audit record is durable by then (of callers that are not known only the first in each second have one: strangers.ts). If it cannot be written the
+ * call fails, whatever it had come to.
  */
 export async function execute(service: Service, operation: Operation, incoming: Incoming): Promise<Readonly<Record<string, unknown>>> {
   const startedAt = performance.now()
@@ -263,9 +273,11 @@ export async function execute(service: Service, operation: Operation, incoming: 
   }
   let eventId: string | undefined
   try {
-    const record = buildRecord(call, output, error)
-    await service.trail.append(record)
-    eventId = record.eventID
+    if (call.principal || isRecorded(call, error)) {
+      const record = buildRecord(call, output, error)
+      await service.trail.append(record)
+      eventId = record.eventID
+    }
   } catch (cause) {
     service.log.error(
       { requestId: call.facts.requestId, operation: operation.name, err: cause },

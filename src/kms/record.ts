@@ -59,33 +59,46 @@ function isEmpty(object: object): boolean {
   return true
 }
 
-/** What the service does by itself with a key, as CloudTrail shows it: an event of the service, not a call. */
+/** What the service does or says by itself, as CloudTrail shows it: an event of the service, not a call. */
 export function serviceEvent(
+  nowMs: number,
+  where: Pick<KeyRecord, 'accountId' | 'region'>,
+  eventSource: string,
+  eventName: string,
+): AuditRecord {
+  return {
+    eventVersion: '1.11',
+    userIdentity: { accountId: where.accountId, invokedBy: 'AWS Internal' },
+    eventTime: eventTime(nowMs),
+    eventSource,
+    eventName,
+    awsRegion: where.region,
+    sourceIPAddress: 'AWS Internal',
+    userAgent: 'AWS Internal',
+    requestParameters: null,
+    responseElements: null,
+    eventID: randomUUID(),
+    readOnly: true,
+    eventType: 'AwsServiceEvent',
+    managementEvent: true,
+    recipientAccountId: where.accountId,
+    eventCategory: 'Management',
+  }
+}
+
+/** What the service does by itself with a key. */
+export function keyEvent(
   nowMs: number,
   key: Pick<KeyRecord, 'arn' | 'accountId' | 'region' | 'keyId'>,
   eventName: string,
   details: { readonly service?: Readonly<Record<string, unknown>>; readonly additional?: Readonly<Record<string, unknown>> },
 ): AuditRecord {
   return {
-    eventVersion: '1.11',
-    userIdentity: { accountId: key.accountId, invokedBy: 'AWS Internal' },
-    eventTime: eventTime(nowMs),
-    eventSource: 'kms.amazonaws.com',
-    eventName,
-    awsRegion: key.region,
-    sourceIPAddress: 'AWS Internal',
-    userAgent: 'AWS Internal',
-    requestParameters: null,
-    responseElements: null,
+    ...serviceEvent(nowMs, key, 'kms.amazonaws.com', eventName),
     ...(details.additional && { additionalEventData: details.additional }),
-    eventID: randomUUID(),
     readOnly: false,
     resources: [{ accountId: key.accountId, type: 'AWS::KMS::Key', ARN: key.arn }],
-    eventType: 'AwsServiceEvent',
-    managementEvent: true,
-    recipientAccountId: key.accountId,
     serviceEventDetails: { ...details.service, keyId: key.keyId },
-    eventCategory: 'Management',
   }
 }
 

@@ -11,7 +11,7 @@ import { kmsError, type KmsError } from './errors.ts'
 import type { Step } from './lifecycle.ts'
 import { rotateMaterial } from './material.ts'
 import { rotateEverywhere } from './replication.ts'
-import { serviceEvent } from './record.ts'
+import { keyEvent } from './record.ts'
 import type { Service } from './service.ts'
 
 const dayMs = 86_400_000
@@ -68,7 +68,7 @@ async function record({ store, trail }: Service, key: KeyRecord, backing: Backin
   const { rotationType, rotatedAt, materialId, ordinal } = backing
   if (rotationType === null || rotatedAt === null) return
   const previous = store.view.backingKeys(key.arn).findLast((other) => other.ordinal < ordinal && other.state !== 'creating')
-  const rotation = serviceEvent(rotatedAt, key, 'RotateKey', {
+  const rotation = keyEvent(rotatedAt, key, 'RotateKey', {
     service: {
       rotationType: wireType(rotationType),
       keyOrigin: key.origin,

@@ -16,6 +16,7 @@ import { openManagedKeys, type AwsServices, type ManagedKeys } from './managed-k
 import { openThrottle, type RequestRates, type ResourceQuotas, type Throttle } from './quotas.ts'
 import { isKeyStoreId, openKeyStores, type KeyStoreRooms, type KeyStores } from './key-stores.ts'
 import { startLifecycle } from './lifecycle.ts'
+import { openStrangers, type Strangers } from './strangers.ts'
 import { openUsage, type Usage, type UsageSettings } from './usage.ts'
 import type { DataKeyPairSpec } from './specs.ts'
 import { openXksClient, xksDeadlineMs } from '../xks/client.ts'
@@ -65,6 +66,7 @@ export interface Service {
   readonly budget: Budget
   readonly usage: Usage
   readonly throttle: Throttle
+  readonly strangers: Strangers
   readonly identities: Identities
   readonly keyStores: KeyStores
   readonly managedKeys: ManagedKeys
@@ -134,6 +136,7 @@ export async function openService(foundations: Foundations): Promise<Service> {
     budget: openBudget(() => service, foundations.config.budget, foundations.metrics),
     usage,
     throttle: openThrottle(foundations.config.requestRates),
+    strangers: openStrangers({ ...foundations, region: foundations.config.regions[0] ?? '' }),
     identities: openIdentities(() => service),
     managedKeys: openManagedKeys(() => service, foundations.config.awsServices),
     keyStores: openKeyStores(() => service, keyStoreRooms),
@@ -141,6 +144,7 @@ export async function openService(foundations: Foundations): Promise<Service> {
     runLifecycle: () => lifecycle.run(),
     async close() {
       await lifecycle.stop()
+      await service.strangers.close()
       await service.budget.close()
       await service.keyStores.close()
       await usage.close()

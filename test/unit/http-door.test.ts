@@ -76,6 +76,19 @@ test.each(['TrentService.Nonsense', 'TrentService.', 'TrentService', 'Echo', '',
   },
 )
 
+test('what is no operation is in the audit as a number', async () => {
+  server.records.length = 0
+  for (const target of ['TrentService.Nonsense', 'Echo'])
+    await exchange(`POST / HTTP/1.1\r\nHost: h\r\nX-Amz-Target: ${target}\r\nContent-Length: 2\r\n\r\n{}`)
+  await server.strangers.close()
+  expect(server.records).toHaveLength(1)
+  expect(server.records[0]).toMatchObject({ eventName: 'UnrecordedRequests', eventSource: 'kms.amazonaws.com' })
+  const details: unknown = server.records[0]?.['serviceEventDetails']
+  const { requests, byErrorCode } = details as { requests: number; byErrorCode: Record<string, number> }
+  expect(byErrorCode['UnknownOperationException']).toBeGreaterThanOrEqual(2)
+  expect(requests).toBe(Object.values(byErrorCode).reduce((sum, count) => sum + count, 0))
+})
+
 test('a POST without a target is an unknown operation', async () => {
   const text = await exchange('POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n')
   expect(statusOf(text)).toBe(400)
@@ -143,6 +156,48 @@ test('a body longer than the limit is refused by its announced length, before it
   connection.send(rawRequest('Echo', '{"Text":"next"}'))
   expect(await connection.received((all) => all.includes('next'))).toContain('{"Input":{"Text":"next"}}')
   connection.socket.destroy()
+})
+
+/** Sends a long body without reading, whatever comes back meanwhile; then reads. */
+async function sendThenRead(port: number, head: string, bytes: number): Promise<string> {
+  const connection = await rawConnection(port)
+  const { socket } = connection
+  socket.pause()
+  const send = (text: string): Promise<void> => new Promise((resolve) => socket.write(text, () => resolve()))
+  await send(head)
+  const chunk = 'x'.repeat(4096)
+  for (let sent = 0; sent < bytes && !socket.destroyed; sent += chunk.length) {
+    await send(chunk)
+    // What a reset does to a sender shows with the next write but one.
+    await new Promise((resolve) => setTimeout(resolve, 1))
+  }
+  socket.resume()
+  return connection.received(isWhole)
+}
+
+test('who still sends a body that is too long finds the answer, though the connection ends with it', async () => {
+  const head = 'POST / HTTP/1.1\r\nHost: h\r\nX-Amz-Target: TrentService.Echo\r\nConnection: close\r\nContent-Length: 1000000\r\n\r\n'
+  const text = await sendThenRead(server.listener.port, head, 80_000)
+  expect(statusOf(text)).toBe(413)
+  expect(bodyOf(text)).toMatchObject({ __type: 'RequestEntityTooLargeException' })
+})
+
+test('of a body that is too long only so much is read: its sender is held up, then the connection ends', async () => {
+  const connection = await rawConnection(server.listener.port)
+  connection.send('POST / HTTP/1.1\r\nHost: h\r\nX-Amz-Target: TrentService.Echo\r\nContent-Length: 1000000000000\r\n\r\n')
+  let sent = 0
+  const chunk = 'x'.repeat(65_536)
+  const pour = (): void => {
+    if (connection.socket.destroyed) return
+    connection.socket.write(chunk, () => {
+      sent += chunk.length
+      pour()
+    })
+  }
+  pour()
+  await connection.ended
+  // What lies in the buffers of the system between the two has been sent, too.
+  expect(sent).toBeLessThan(32 * 1_048_576)
 })
 
 test('a chunked body is refused as soon as it is too long', async () => {

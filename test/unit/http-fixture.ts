@@ -18,6 +18,7 @@ import { operation } from '../../src/kms/operation.ts'
 import type { Api } from '../../src/kms/operations/index.ts'
 import type { Service } from '../../src/kms/service.ts'
 import { openThrottle } from '../../src/kms/quotas.ts'
+import { openStrangers, type Strangers } from '../../src/kms/strangers.ts'
 import { boolean, integer, list, optional, string, structure } from '../../src/kms/shape.ts'
 
 const tags = optional(list(structure({ Key: string(), Value: string() })))
@@ -39,6 +40,7 @@ export interface TestServer {
   readonly listener: Listener
   readonly records: AuditRecord[]
   readonly metrics: Metrics
+  readonly strangers: Strangers
   readonly calls: () => number
   /** The next `Wait` call stops at the gate. */
   gate(): Gate
@@ -103,13 +105,16 @@ export async function openTestServer(
   const records: AuditRecord[] = []
   const gates: (() => Promise<void>)[] = []
   const metrics = openMetrics()
+  const trail = { append: async (record: AuditRecord) => void records.push(record) }
+  const strangers = openStrangers({ trail, clock: systemClock, log: silentLog, metrics, region: 'us-east-1', summariseAfterMs: 3_600_000 })
   const service = {
     config: { regions: ['us-east-1'], accountId: '111122223333' },
     clock: systemClock,
     log: silentLog,
     metrics,
-    trail: { append: async (record: AuditRecord) => void records.push(record) },
+    trail,
     throttle: openThrottle({}),
+    strangers,
     usage: { count: () => undefined },
     identities: { authenticate: () => ({ principal: caller, region: 'us-east-1' }) },
   } as unknown as Service
@@ -138,6 +143,7 @@ export async function openTestServer(
     listener,
     records,
     metrics,
+    strangers,
     calls: () => door.calls(),
     gate() {
       let open = (): void => undefined

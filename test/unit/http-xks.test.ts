@@ -23,6 +23,8 @@ interface Door {
   readonly listener: Listener
   readonly seen: XksRequest[]
   readonly logged: LogFields[]
+  /** What the inside was told of: prefix, word and address. */
+  readonly refused: (readonly [string | undefined, string, string])[]
   readonly metrics: () => Promise<string>
 }
 
@@ -44,6 +46,7 @@ async function openDoor(
   } = options
   const seen: XksRequest[] = []
   const logged: LogFields[] = []
+  const refused: (readonly [string | undefined, string, string])[] = []
   const metrics = openMetrics()
   const proxy: XksProxy = {
     has: (prefix) => ['', '/tenant', '/a/b'].includes(prefix),
@@ -51,6 +54,7 @@ async function openDoor(
       seen.push({ ...request, body: Buffer.from(request.body) })
       return answer(request)
     },
+    refusedAtDoor: (...told) => void refused.push(told),
     close: async () => undefined,
   }
   const log = { ...silentLog, info: (fields: LogFields) => void logged.push({ ...fields }) }
@@ -77,7 +81,7 @@ async function openDoor(
     handleHttp2: (request, response) => door.handle(request, response),
     log: silentLog,
   })
-  return { listener, seen, logged, metrics: async () => (await metrics.page()).text }
+  return { listener, seen, logged, refused, metrics: async () => (await metrics.page()).text }
 }
 
 const at = ({ listener }: Door): Server => ({ url: listener.url, ca: cert })
@@ -148,6 +152,7 @@ describe.each(transports)('over $name', ({ tls, ask }) => {
     '/kms/xks/v1/keys/k/encrypt/../decrypt',
   ])('%s is no URI path of a store: 404 before anything else', async (path) => {
     door.seen.length = 0
+    door.refused.length = 0
     for (const method of ['POST', 'GET']) {
       const answer = await ask(door, { method, path })
       expect(answer.status).toBe(404)
@@ -156,16 +161,20 @@ describe.each(transports)('over $name', ({ tls, ask }) => {
         errorMessage: expect.stringMatching(/^[\x20-\x7e]{1,511}$/),
       })
     }
+    // The audit is to have the number of them.
+    expect(door.refused.map(([, ...told]) => told)).toEqual(Array.from({ length: 2 }, () => ['InvalidUriPathException', '127.0.0.1']))
     expect(door.seen).toEqual([])
   })
 
   test.each(['/kms/xks/v1/health', '/tenant/kms/xks/v1/keys/k/metadata', '/kms/xks/v1/keys/k/encrypt', '/kms/xks/v1/keys/k/decrypt'])(
     'only POST is allowed at %s: 405',
     async (path) => {
+      door.refused.length = 0
       door.seen.length = 0
       for (const method of ['GET', 'PUT', 'DELETE', 'OPTIONS', 'HEAD', 'PATCH']) {
         expect(await ask(door, { method, path })).toMatchObject({ status: 405, text: '', headers: { allow: 'POST' } })
       }
+      expect(door.refused).toEqual(Array.from({ length: 6 }, () => [readTarget(path)?.prefix, '405', '127.0.0.1']))
       expect(door.seen).toEqual([])
     },
   )

@@ -4,6 +4,7 @@ import { expect, test } from 'vitest'
 import type { AuditRecord } from '../../src/audit/trail.ts'
 import type { Principal } from '../../src/auth/principal.ts'
 import { openMetrics } from '../../src/base/metrics.ts'
+import { kmsError } from '../../src/kms/errors.ts'
 import { execute, operation, type Incoming } from '../../src/kms/operation.ts'
 import type { Service } from '../../src/kms/service.ts'
 
@@ -20,7 +21,15 @@ const api = { name: 'kms', eventSource: 'kms.amazonaws.com', actionPrefix: 'kms'
 const answering = operation({ input: {}, output: ['Done'], readOnly: true, run: () => ({ Done: true }) })('Answer', api)
 
 /** A service whose trail and count do as they are told. */
-function serviceThat({ append, count }: { readonly append?: () => Promise<void>; readonly count?: () => void }) {
+function serviceThat({
+  append,
+  count,
+  strangersRecorded = true,
+}: {
+  readonly append?: () => Promise<void>
+  readonly count?: () => void
+  readonly strangersRecorded?: boolean
+}) {
   const records: AuditRecord[] = []
   const logged: string[] = []
   const service = {
@@ -28,6 +37,7 @@ function serviceThat({ append, count }: { readonly append?: () => Promise<void>;
     log: { error: (_fields: unknown, message: string) => void logged.push(message) },
     metrics: openMetrics(),
     throttle: { charge: () => undefined },
+    strangers: { isRecorded: () => strangersRecorded },
     trail: { append: async (record: AuditRecord) => (append ? append() : void records.push(record)) },
     usage: { count: count ?? (() => undefined) },
   } as unknown as Service
@@ -57,4 +67,21 @@ test('a call that could not be recorded fails and is not counted', async () => {
   await expect(execute(service, answering, incoming)).rejects.toMatchObject({ code: 'KMSInternalException' })
   expect(logged).toEqual(['the audit record could not be written; the call fails'])
   expect(counted).toBe(0)
+})
+
+test('a caller that is not known has a record of its own only while there are few of them; one that is has it always', async () => {
+  const stranger: Incoming = {
+    ...incoming,
+    authenticate: () => {
+      throw kmsError('UnrecognizedClientException', 'The security token included in the request is invalid.')
+    },
+  }
+  for (const strangersRecorded of [true, false]) {
+    const { service, records } = serviceThat({ strangersRecorded })
+    await expect(execute(service, answering, stranger)).rejects.toMatchObject({ code: 'UnrecognizedClientException' })
+    expect(records).toHaveLength(strangersRecorded ? 1 : 0)
+    await execute(service, answering, incoming)
+    expect(records.at(-1)).toMatchObject({ userIdentity: { type: 'Root' } })
+    expect(records).toHaveLength(strangersRecorded ? 2 : 1)
+  }
 })

@@ -8,7 +8,7 @@ import { keyFrom, keyMissing } from '../keys.ts'
 import { keyMetadata } from '../metadata.ts'
 import { isPrimary, notPrimary, relatedKeys } from '../multi-region.ts'
 import { operation, type Call } from '../operation.ts'
-import { serviceEvent } from '../record.ts'
+import { keyEvent } from '../record.ts'
 import { createReplica } from '../replication.ts'
 import { boolean, keyId, optional, string } from '../shape.ts'
 import { checkKind } from '../specs.ts'
@@ -85,7 +85,7 @@ export const ReplicateKey = operation({
     call.touched.push({ arn, accountId, type: 'AWS::KMS::Key' })
     // As at AWS: two events, each in its region.
     const additional = { primaryKeyArn: primary.arn, requestID: call.facts.requestId }
-    await service.trail.append(serviceEvent(service.clock.now(), replica, 'CreateKey', { additional }))
+    await service.trail.append(keyEvent(service.clock.now(), replica, 'CreateKey', { additional }))
     return {
       // As it began: AWS answers so, and clients wait for Enabled from here on.
       ReplicaKeyMetadata: keyMetadata(service, replica),

@@ -28,6 +28,7 @@ import { stateOf } from '../key-stores.ts'
 import { Bucket } from '../quotas.ts'
 import { eventTime } from '../record.ts'
 import type { Service } from '../service.ts'
+import type { Stranger } from '../strangers.ts'
 import { decryptUnder, encryptUnder } from './cipher.ts'
 import { openXksAuthentication, type Signer } from './credentials.ts'
 import { ofDevice, toRefusal, XksRefusal } from './refusal.ts'
@@ -65,9 +66,11 @@ export interface XksProxy {
   has(prefix: string): boolean
   /**
    * Authenticates, reads, authorizes, does it, records it, answers. Never throws. The audit record is durable when it resolves; of requests that
-   * nobody has signed so many have one in each second, and the rest are counted.
+   * nobody has signed so many have one in each second, and the rest are counted (kms/strangers.ts).
    */
   answer(request: XksRequest): Promise<XksAnswer>
+  /** One that ended at the door, with the door's word for it: the audit will have their number. `prefix` is undefined where the path names none. */
+  refusedAtDoor(prefix: string | undefined, code: string, remoteAddress: string): void
   /** Resolves when no request is under way, nor what one that came to its deadline has left in a device. */
   close(): Promise<void>
 }
@@ -101,8 +104,6 @@ const operations: Readonly<Record<XksApi, string>> = {
 
 /** Calls that were given up and are still in a device: beyond so many, no further call goes there until it answers. */
 const maxAbandoned = 64
-/** Requests of one store that nobody has signed are recorded at this rate: whoever reaches the port can make them, and fill the disk. */
-const strangersASecond = 10
 /** With less time left than this a call is not begun. */
 const leastForDeviceMs = 10
 
@@ -132,24 +133,13 @@ export function openXksProxy(service: Service, options: { readonly health: Healt
         .map(({ prefix, accessKeyId, at }) => ({ labels: { prefix, credential: accessKeyId }, value: (clock.now() - at) / 1000 })),
   )
 
-  const strangers = new Map<string, { readonly records: Bucket; unrecorded: number; total: number }>()
-  metrics.total('holdfast_xks_proxy_unrecorded_total', 'Requests without a valid signature that the audit has only the number of.', () =>
-    [...strangers].map(([prefix, { total }]) => ({ labels: { prefix }, value: total })),
-  )
-  /** Whether a request that nobody has signed has a record of its own; the next one that has says how many had none. */
-  const recordsStranger = ({ request: { prefix }, note }: Asked): boolean => {
-    const nowMs = clock.now()
-    let found = strangers.get(prefix)
-    if (!found) strangers.set(prefix, (found = { records: new Bucket(strangersASecond, nowMs), unrecorded: 0, total: 0 }))
-    if (!found.records.take(nowMs)) {
-      found.unrecorded += 1
-      found.total += 1
-      return false
-    }
-    if (found.unrecorded > 0) note['unrecordedBefore'] = found.unrecorded
-    found.unrecorded = 0
-    return true
-  }
+  const asStranger = (prefix: string | undefined, errorCode: string, sourceIp: string): Stranger => ({
+    eventSource: 'xks.holdfast',
+    ...(prefix !== undefined && { prefix }),
+    accountId: (prefix === undefined ? undefined : records.view.xksStore(prefix))?.accountId ?? service.config.accountId,
+    errorCode,
+    sourceIp,
+  })
 
   const buckets = new Map<string, { readonly rate: number; readonly bucket: Bucket }>()
   const charge = ({ prefix, requestRate }: XksStoreRecord): void => {
@@ -323,7 +313,8 @@ export function openXksProxy(service: Service, options: { readonly health: Healt
   }
 
   const record = async (asked: Asked, refusal: XksRefusal | undefined, startedAt: number): Promise<void> => {
-    if (refusal?.errorName === 'AuthenticationFailedException' && !recordsStranger(asked)) return
+    const { prefix, remoteAddress } = asked.request
+    if (refusal && !asked.signer && !service.strangers.isRecorded(asStranger(prefix, refusal.errorName, remoteAddress))) return
     asked.note['latencyMs'] = Math.round((performance.now() - startedAt) * 1000) / 1000
     const entry = buildRecord(asked, refusal, service.config)
     await trail.append(entry)
@@ -348,7 +339,10 @@ export function openXksProxy(service: Service, options: { readonly health: Healt
     const startedAt = performance.now()
     const store = records.view.xksStore(request.prefix)
     // It has been removed since the door asked for it.
-    if (!store) return refused(noStore())
+    if (!store) {
+      service.strangers.count(asStranger(undefined, noStore().errorName, request.remoteAddress))
+      return refused(noStore())
+    }
     const asked: Asked = {
       request,
       store,
@@ -373,8 +367,14 @@ export function openXksProxy(service: Service, options: { readonly health: Healt
     return typeof outcome === 'string' ? { status: 200, body: outcome } : refused(outcome)
   }
 
+  const has = (prefix: string): boolean => records.view.xksStore(prefix) !== undefined
   return {
-    has: (prefix) => records.view.xksStore(prefix) !== undefined,
+    has,
+    refusedAtDoor(prefix, code, remoteAddress) {
+      // Of prefixes that are nobody's a caller could make up more and more.
+      const known = prefix !== undefined && has(prefix) ? prefix : undefined
+      service.strangers.count(asStranger(known, code, remoteAddress))
+    },
     answer(request) {
       const answering = answer(request)
       keepUntilDone(answering)
