@@ -107,9 +107,10 @@ function decide<I>(call: Call, action: string, found: FoundKey, use: Admission<I
   return use.crossAccount ? withoutWords(() => authorize(request)) : undefined
 }
 
-function refuse<I>(call: Call, action: string, { record: key }: FoundKey, use: Admission<I>, decision: Decision | undefined): never {
+function refuse<I>(call: Call, action: string, found: FoundKey, use: Admission<I>, decision: Decision | undefined): never {
+  const { record: key } = found
   logDenial(call, action, key.arn, decision)
-  const special = use.denied?.(call.input as I)
+  const special = use.denied?.(call, found, call.input as I)
   if (special) throw special
   if (key.accountId !== call.principal.accountId || !decision) throw unseen(call, action)
   throw denied(call, action, key.arn, decision)

@@ -81,7 +81,7 @@ export interface KeyUse<I> {
   /** Decides instead of the policies who may; throws KmsError, at once or later. */
   readonly permit?: (call: Call, found: FoundKey, input: I) => Promise<void>
   /** What to answer instead of AccessDeniedException's usual text; undefined for the usual. */
-  readonly denied?: (input: I) => KmsError | undefined
+  readonly denied?: (call: Call, found: FoundKey, input: I) => KmsError | undefined
 }
 
 interface Definition<S extends Shape, K extends string, O extends string> {

@@ -5,10 +5,11 @@
 
 import type { OaepAlgorithm } from '../../hsm/token.ts'
 import type { KeyRecord } from '../../store/store.ts'
+import { keyArn } from '../arn.ts'
 import { decrypt, encrypt } from '../cipher.ts'
 import { kmsError, type KmsError } from '../errors.ts'
 import { parseCiphertext, type Ciphertext } from '../ciphertext.ts'
-import { findKey, keyFrom } from '../keys.ts'
+import { findKey, keyFrom, keyMissing } from '../keys.ts'
 import { withMaterial, type EncryptionContext } from '../material.ts'
 import { dryRunSucceeded, operation, type Call, type FoundKey, type KeyUse } from '../operation.ts'
 import { encryptOaep, publicKeyOf } from '../public-keys.ts'
@@ -86,13 +87,14 @@ interface CiphertextInput {
   readonly DryRunModifiers?: readonly string[]
 }
 
-/** CiphertextBlob may be left out only by a dry run that says so. */
-function checkCiphertextGiven(input: CiphertextInput): void {
-  const ignored = input.DryRunModifiers?.includes('IGNORE_CIPHERTEXT') ?? false
-  if (ignored && input.DryRun !== true) throw kmsError('ValidationException', 'DryRunModifiers can be used only with DryRun.')
-  if (input.CiphertextBlob === undefined && !ignored) {
-    throw validationError([`Value null at 'ciphertextBlob' failed to satisfy constraint: Member must not be null`])
+/** The blob to be opened; undefined for a dry run that says that it is not to be looked at, whether or not there is one. */
+function ciphertextOf({ CiphertextBlob: given, DryRun, DryRunModifiers }: CiphertextInput): Buffer | undefined {
+  if (DryRunModifiers?.includes('IGNORE_CIPHERTEXT')) {
+    if (DryRun !== true) throw kmsError('ValidationException', 'DryRunModifiers can be used only with DryRun.')
+    return undefined
   }
+  if (!given) throw validationError([`Value null at 'ciphertextBlob' failed to satisfy constraint: Member must not be null`])
+  return given
 }
 
 interface Opened {
@@ -129,6 +131,15 @@ async function makeCiphertext(
 }
 
 /**
+ * What symmetric encryption made says its key, so the key of another account may be named by its bare id, which elsewhere means a key of one's
+ * own (API reference, Decrypt and ReEncrypt).
+ */
+function sharedKey({ service, region, principal }: Call, name: string, ciphertext: Ciphertext | undefined): FoundKey | undefined {
+  const record = ciphertext?.keyId === name ? service.store.view.keyById(region, name) : undefined
+  return record && record.accountId !== principal.accountId && record.state !== 'Creating' ? { record, alias: undefined } : undefined
+}
+
+/**
  * The key that made a blob, checked against the one that the caller names, if any. A symmetric blob says its key; naming one is the
  * caller's own safeguard. What RSA made says nothing, so its key must be named. What is denied without having been named looks like what is not there.
  */
@@ -140,13 +151,18 @@ function keyOfCiphertext<M extends string>(
   const isSymmetric = (input: object): boolean => (input as Readonly<Record<string, unknown>>)[algorithmMember] === 'SYMMETRIC_DEFAULT'
   return {
     ...rule,
-    denied: (input) => (input[member] === undefined ? unseenCiphertext() : undefined),
+    denied({ region, principal }, { record }, input) {
+      if (input[member] === undefined) return unseenCiphertext()
+      // As if there were none: by its bare id one's own key is meant first.
+      const isShared = record.accountId !== principal.accountId && input[member] === record.keyId
+      return isShared ? keyMissing(keyArn(region, principal.accountId, record.keyId)) : undefined
+    },
     find(call, input): FoundKey {
-      checkCiphertextGiven(input)
+      const bytes = ciphertextOf(input)
       const name = input[member]
       if (!isSymmetric(input) && name === undefined) throw kmsError('ValidationException', `${member} must not be null`)
-      const ciphertext = input.CiphertextBlob && isSymmetric(input) ? readCiphertext(input.CiphertextBlob) : undefined
-      const named = name === undefined ? undefined : findKey(call, name, 'key or alias', rule.action)
+      const ciphertext = bytes && isSymmetric(input) ? readCiphertext(bytes) : undefined
+      const named = name === undefined ? undefined : (sharedKey(call, name, ciphertext) ?? findKey(call, name, 'key or alias', rule.action))
       if (!ciphertext) {
         // Only a dry run that ignores the ciphertext comes here, and it must say which key it is about.
         if (!named) throw kmsError('ValidationException', `${member} is required when the ciphertext is ignored.`)
@@ -158,7 +174,8 @@ function keyOfCiphertext<M extends string>(
       return { record, alias: undefined }
     },
     verify(key, input) {
-      if (input.CiphertextBlob && isSymmetric(input) && readCiphertext(input.CiphertextBlob).keyId !== key.keyId) {
+      const bytes = ciphertextOf(input)
+      if (bytes && isSymmetric(input) && readCiphertext(bytes).keyId !== key.keyId) {
         throw kmsError('IncorrectKeyException', 'The key ID in the request does not identify a CMK that can perform this operation.')
       }
     },
@@ -208,8 +225,9 @@ export const Decrypt = operation({
   async run(call, input, { key }) {
     const algorithm = readAlgorithm(key, input.EncryptionAlgorithm, input.EncryptionContext)
     refuseRecipient(input.Recipient)
-    if (!input.CiphertextBlob) throw dryRunSucceeded()
-    const { plaintext, materialId } = await openCiphertext(call, key, algorithm, input.CiphertextBlob, input.EncryptionContext)
+    const bytes = ciphertextOf(input)
+    if (!bytes) throw dryRunSucceeded()
+    const { plaintext, materialId } = await openCiphertext(call, key, algorithm, bytes, input.EncryptionContext)
     try {
       if (materialId !== undefined) call.note['keyMaterialId'] = materialId
       // Whether the call would succeed only the token could say.
@@ -268,8 +286,9 @@ export const ReEncrypt = operation({
   async run(call, input, { source, destination }) {
     const from = readAlgorithm(source, input.SourceEncryptionAlgorithm, input.SourceEncryptionContext)
     const to = readAlgorithm(destination, input.DestinationEncryptionAlgorithm, input.DestinationEncryptionContext)
-    if (!input.CiphertextBlob) throw dryRunSucceeded()
-    const opened = await openCiphertext(call, source, from, input.CiphertextBlob, input.SourceEncryptionContext)
+    const bytes = ciphertextOf(input)
+    if (!bytes) throw dryRunSucceeded()
+    const opened = await openCiphertext(call, source, from, bytes, input.SourceEncryptionContext)
     try {
       if (to !== 'SYMMETRIC_DEFAULT') checkOaepLength(destination, to, opened.plaintext)
       if (input.DryRun) throw dryRunSucceeded()

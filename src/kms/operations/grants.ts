@@ -262,12 +262,12 @@ export const ListGrants = operation({
   async run(call, input, { key }) {
     const { grants } = call.service.store
     const grantee = readFilter(call, 'Grantee')
+    const { after, limit: most } = pageAsked(call, pageSize)
     if (input.GrantId !== undefined) {
       const grant = await grants.get(readGrantId(input.GrantId))
       const fits = grant?.keyArn === key.arn && (grantee === undefined || grant.grantee === grantee)
       return { Grants: grant && fits ? [shownGrant(grant)] : [], Truncated: false }
     }
-    const { after, limit: most } = pageAsked(call, pageSize)
     const found = await grants.list({ keyArn: key.arn, ...(grantee !== undefined && { grantee }) }, after, most)
     const { items, rest } = pageShown(call, found, shownGrant)
     return { Grants: items, ...rest }

@@ -805,6 +805,31 @@ describeOurs('another account', () => {
     expect(moved).toMatchObject({ SourceKeyId: key.Arn, KeyId: own.Arn })
   })
 
+  test('may name our key by its bare id where the blob says the same, and is told nothing by it', async () => {
+    const [ours, hidden, own] = [
+      await keyWith(by(rootOf(guestId), allow(['kms:Decrypt', 'kms:ReEncrypt*']))),
+      await contract.key(),
+      await contract.key({}, guestKms),
+    ]
+    const [{ CiphertextBlob: blob }, { CiphertextBlob: hiddenBlob }] = await Promise.all([
+      encrypt(contract.kms, ours.KeyId),
+      encrypt(contract.kms, hidden.KeyId),
+    ])
+    const missing = (id: string) => `Key 'arn:aws:kms:${contract.region}:${guestId}:key/${id}' does not exist`
+    expect((await decrypt(guestKms, blob, { KeyId: ours.KeyId })).KeyId).toBe(ours.Arn)
+    const move = { CiphertextBlob: blob, SourceKeyId: ours.KeyId, DestinationKeyId: own.KeyId }
+    expect(await guestKms.send(new ReEncryptCommand(move))).toMatchObject({ SourceKeyId: ours.Arn, KeyId: own.Arn })
+    for (const DestinationKeyId of [ours.KeyId, hidden.KeyId]) {
+      await expectRefusal(
+        guestKms.send(new ReEncryptCommand({ ...move, DestinationKeyId })),
+        'NotFoundException',
+        missing(DestinationKeyId),
+      )
+    }
+    await expectRefusal(decrypt(guestKms, hiddenBlob, { KeyId: ours.KeyId }), 'NotFoundException', missing(ours.KeyId))
+    await expectRefusal(decrypt(guestKms, hiddenBlob, { KeyId: hidden.KeyId }), 'NotFoundException', missing(hidden.KeyId))
+  })
+
   test('needs the key’s policy, whatever its own policies say', async () => {
     const { Arn } = await contract.key()
     const user = await guestUser([allow('kms:*')])

@@ -437,6 +437,14 @@ describe('DryRun', () => {
       dryRunSucceeded,
     )
     await expectRefusal(reEncrypt({ SourceKeyId: key.KeyId, DryRun: true, DryRunModifiers }), 'DryRunOperationException', dryRunSucceeded)
+    // One that is there is not looked at either, so it does not say the key.
+    for (const CiphertextBlob of [Buffer.of(1), await blobOf()]) {
+      const ignoring = { CiphertextBlob, DryRun: true, DryRunModifiers }
+      await expectRefusal(decrypt({ ...ignoring, KeyId: other.KeyId }), 'DryRunOperationException', dryRunSucceeded)
+      await expectRefusal(reEncrypt({ ...ignoring, SourceKeyId: other.KeyId }), 'DryRunOperationException', dryRunSucceeded)
+      await expectRefusal(decrypt(ignoring), 'ValidationException', 'KeyId is required when the ciphertext is ignored.')
+      await expectRefusal(reEncrypt(ignoring), 'ValidationException', 'SourceKeyId is required when the ciphertext is ignored.')
+    }
     await expectRefusal(decrypt({ CiphertextBlob: undefined, KeyId: key.KeyId, DryRunModifiers }), 'ValidationException', /./)
     await expectRefusal(decrypt({ CiphertextBlob: undefined, DryRun: true, DryRunModifiers }), 'ValidationException', /./)
     const disabled = await contract.disabledKey()

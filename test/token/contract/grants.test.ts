@@ -713,7 +713,8 @@ describeOurs('the grants of a key', () => {
     await expectRefusal(list({ KeyId: absentKeyId }), 'NotFoundException', /^Key 'arn:aws:kms:.*' does not exist$/)
     await expectRefusal(list({ KeyId: 'alias/x' }), 'NotFoundException', "Invalid keyId 'alias/x'")
     await expectRefusal(list({ GrantId: 'nonsense' }), 'InvalidGrantIdException', "Invalid grant ID 'nonsense'")
-    await expectRefusal(list({ Marker: 'nonsense' }), 'InvalidMarkerException', 'Could not deserialize marker')
+    for (const more of [{}, { GrantId: '0'.repeat(64) }])
+      await expectRefusal(list({ Marker: 'nonsense', ...more }), 'InvalidMarkerException', 'Could not deserialize marker')
     await expectRefusal(list({ GranteePrincipal: 'alice' }), 'InvalidArnException', 'ARN does not refer to a valid principal: alice')
     expect((await refusalOf(list({ GranteeServicePrincipal: 'ec2.us-east-1.amazonaws.com' }))).name).toBe('AccessDeniedException')
     await expectProblems(list({ Limit: 0 }), [
