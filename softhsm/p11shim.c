@@ -27,6 +27,7 @@
  *                      count=2 | always   how often (1)
  *                      skip=3             that many fitting calls pass first (0)
  *                      delay=50           milliseconds before anything else (0)
+ *                      while=making       fits only while another thread is inside C_GenerateKey or C_GenerateKeyPair
  *                      attr=0x162 value=1 C_GetAttributeValue reports this CK_BBOOL whatever the module says
  *
  * It declares the PKCS#11 types it needs, so that no header has to be installed. Not for production: it trusts its
@@ -38,6 +39,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -186,10 +188,14 @@ typedef struct {
   CK_RV rv;
   int after;
   long delayMs;
+  int whileMaking;
   int overridesAttribute;
   CK_ULONG attribute;
   CK_BYTE attributeValue;
 } Fault;
+
+/* How many threads are inside C_GenerateKey and C_GenerateKeyPair, delays included. */
+static atomic_int making;
 
 static void pauseFor(long microseconds) {
 #ifdef PR_SET_TIMERSLACK
@@ -213,6 +219,7 @@ static void parseFault(char *words, Fault *fault, long *count, long *skip) {
     else if (!strcmp(word, "skip")) *skip = strtol(value, NULL, 0);
     else if (!strcmp(word, "delay")) fault->delayMs = strtol(value, NULL, 0);
     else if (!strcmp(word, "when")) fault->after = !strcmp(value, "after");
+    else if (!strcmp(word, "while")) fault->whileMaking = !strcmp(value, "making");
     else if (!strcmp(word, "attr")) {
       fault->overridesAttribute = 1;
       fault->attribute = strtoul(value, NULL, 0);
@@ -267,7 +274,8 @@ static Fault takeFault(const char *function) {
     Fault fault = {0};
     long count, skip;
     parseFault(words, &fault, &count, &skip);
-    int fits = !taken && (!strcmp(name, "*") || !strcmp(name, function)) && count != 0;
+    int fits = !taken && (!strcmp(name, "*") || !strcmp(name, function)) && count != 0 &&
+               (!fault.whileMaking || making > 0);
     if (!fits) {
       used += (size_t)snprintf(rewritten + used, sizeof rewritten - used, "%s\n", line);
       continue;
@@ -544,10 +552,15 @@ static CK_RV shim_C_GetAttributeValue(CK_ULONG session, CK_ULONG object, CK_ATTR
 
 #define WITH_MECHANISM(name, parameters, arguments)                                                                    \
   static CK_RV shim_##name parameters {                                                                                \
-    Fault fault = before(#name, a);                                                                                       \
-    if (isRefusedNow(&fault)) return fault.rv;                                                                         \
-    if (b && isHidden(b->mechanism)) return CKR_MECHANISM_INVALID;                                                     \
-    return answer(&fault, module->name arguments);                                                                     \
+    int makes = !strncmp(#name, "C_Generate", 10);                                                                     \
+    making += makes;                                                                                                   \
+    Fault fault = before(#name, a);                                                                                    \
+    CK_RV rv;                                                                                                          \
+    if (isRefusedNow(&fault)) rv = fault.rv;                                                                           \
+    else if (b && isHidden(b->mechanism)) rv = CKR_MECHANISM_INVALID;                                                  \
+    else rv = answer(&fault, module->name arguments);                                                                  \
+    making -= makes;                                                                                                   \
+    return rv;                                                                                                         \
   }
 
 #define WRITTEN_ABOVE(name, parameters, arguments)

@@ -25,6 +25,7 @@ import { matchProfile, ProfileError, readProfile, type ProviderProfile } from '.
 import { DeviceSession, noObjects, placeOf, type Handle, type KeyObjects } from './session.ts'
 import { template } from './template.ts'
 import { canaryLabel, type TokenInfo } from './token.ts'
+import { noTurns, openTurns, takeTurns } from './turns.ts'
 import type { AgentConfig, FailureCause, FromAgent, ToAgent } from './wire.ts'
 import type { FromWorker, WorkerTask } from './worker.ts'
 
@@ -130,6 +131,7 @@ class Agent {
   #profile: ProviderProfile | undefined
   #cache: HandleCache | undefined
   #journal: SharedArrayBuffer | undefined
+  #turns: SharedArrayBuffer | undefined
   /** No login is tried any more. */
   #stopped = false
   #workers = 0
@@ -160,7 +162,8 @@ class Agent {
       throw new StartFailure('env', 'the profile wants another environment', undefined, Object.fromEntries(lacking))
     }
 
-    this.#anchor = DeviceSession.open(this.#library, token.slot)
+    if (!profile.searchesDuringCreation) this.#turns = openTurns()
+    this.#anchor = DeviceSession.open(this.#library, token.slot, this.#turns ? takeTurns(this.#turns) : noTurns)
     this.#login(token.flags)
     const keys = this.#readKeys()
     const canary = this.#requireCanary(config.provision, keys)
@@ -316,6 +319,7 @@ class Agent {
       slot: this.#slot,
       socket: this.#config.firstSocket + index,
       journal: this.#journal,
+      turns: this.#turns,
       profile: this.#ownProfile(),
       proof,
     }

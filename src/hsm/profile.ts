@@ -69,6 +69,8 @@ export interface ProviderProfile {
     /** CKR_ codes that mean the device is gone, besides those that mean it everywhere. */
     readonly gone: readonly number[]
   }
+  /** A session may search while another one makes a token object. */
+  readonly searchesDuringCreation: boolean
   /** Milliseconds to allow after a key was generated until every member of a cluster shows it. */
   readonly settleMs: number
   /** Environment variables the vendor's library must find in its process. The operator's own value wins. */
@@ -216,6 +218,7 @@ const topFields = [
   'template',
   'generate',
   'errors',
+  'searchesDuringCreation',
   'settleMs',
   'requiredEnv',
   'loginFormat',
@@ -268,6 +271,7 @@ export function parseProfile(json: string, file: string): ProviderProfile {
       authFailed: read.value(errors, 'errors.authFailed', listOf(constant)),
       gone: read.value(errors, 'errors.gone', listOf(constant)),
     },
+    searchesDuringCreation: read.value(top, 'searchesDuringCreation', flag),
     settleMs: read.value(top, 'settleMs', integer(0, 60_000)),
     requiredEnv: read.value(top, 'requiredEnv', environment),
     loginFormat: read.value(top, 'loginFormat', text),

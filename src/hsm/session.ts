@@ -14,6 +14,7 @@ import { DeviceError, findDeviceError } from './errors.ts'
 import type { OaepHash } from './profile.ts'
 import { template, type AttributeName } from './template.ts'
 import type { TokenObject } from './token.ts'
+import { noTurns, type TakeTurn } from './turns.ts'
 
 export type Handle = Buffer
 
@@ -26,20 +27,22 @@ const findBatch = 256
 export class DeviceSession {
   readonly #library: PKCS11
   readonly #slot: Handle
+  readonly #turn: TakeTurn
   #session: Handle
   readonly #scratch = Buffer.allocUnsafeSlow(scratchBytes)
   /** An operation may still be active in the session: it has to be replaced before it is used again. */
   doubtful = false
 
-  private constructor(library: PKCS11, slot: Handle, session: Handle) {
+  private constructor(library: PKCS11, slot: Handle, session: Handle, turn: TakeTurn) {
     this.#library = library
     this.#slot = slot
+    this.#turn = turn
     this.#session = session
   }
 
   /** Always read-write: some products refuse read-only sessions altogether. */
-  static open(library: PKCS11, slot: Handle): DeviceSession {
-    return new DeviceSession(library, slot, library.C_OpenSession(slot, CKF.CKF_SERIAL_SESSION | CKF.CKF_RW_SESSION))
+  static open(library: PKCS11, slot: Handle, turn: TakeTurn = noTurns): DeviceSession {
+    return new DeviceSession(library, slot, library.C_OpenSession(slot, CKF.CKF_SERIAL_SESSION | CKF.CKF_RW_SESSION), turn)
   }
 
   /**
@@ -140,7 +143,7 @@ export class DeviceSession {
   }
 
   generateSecret(mechanism: number, attributes: Attribute[]): Handle {
-    return this.#library.C_GenerateKey(this.#session, { mechanism }, attributes)
+    return this.#make(attributes, () => this.#library.C_GenerateKey(this.#session, { mechanism }, attributes))
   }
 
   generatePair(
@@ -148,16 +151,18 @@ export class DeviceSession {
     publicAttributes: Attribute[],
     privateAttributes: Attribute[],
   ): { publicKey: Handle; privateKey: Handle } {
-    return this.#library.C_GenerateKeyPair(this.#session, { mechanism }, publicAttributes, privateAttributes)
+    return this.#make(privateAttributes, () =>
+      this.#library.C_GenerateKeyPair(this.#session, { mechanism }, publicAttributes, privateAttributes),
+    )
   }
 
   derive(mechanism: Mechanism, key: Handle, attributes: Attribute[]): Handle {
-    return this.#library.C_DeriveKey(this.#session, mechanism, key, attributes)
+    return this.#make(attributes, () => this.#library.C_DeriveKey(this.#session, mechanism, key, attributes))
   }
 
   unwrapKey(mechanism: Mechanism, unwrappingKey: Handle, wrapped: Buffer, attributes: Attribute[]): Handle {
     refuseEmpty(wrapped)
-    return this.#library.C_UnwrapKey(this.#session, mechanism, unwrappingKey, wrapped, attributes)
+    return this.#make(attributes, () => this.#library.C_UnwrapKey(this.#session, mechanism, unwrappingKey, wrapped, attributes))
   }
 
   /** Scratch. */
@@ -166,11 +171,11 @@ export class DeviceSession {
   }
 
   createObject(attributes: Attribute[]): Handle {
-    return this.#library.C_CreateObject(this.#session, attributes)
+    return this.#make(attributes, () => this.#library.C_CreateObject(this.#session, attributes))
   }
 
   copyObject(object: Handle, changes: Attribute[]): Handle {
-    return this.#library.C_CopyObject(this.#session, object, changes)
+    return this.#make(changes, () => this.#library.C_CopyObject(this.#session, object, changes))
   }
 
   setAttributes(object: Handle, changes: Attribute[]): void {
@@ -181,8 +186,17 @@ export class DeviceSession {
     this.#library.C_DestroyObject(this.#session, object)
   }
 
+  /** A session object is in this session's memory only, and in nobody's way. */
+  #make<T>(attributes: readonly Attribute[], make: () => T): T {
+    return attributes.some(({ type, value }) => type === CKA.CKA_TOKEN && value === true) ? this.#turn('create', make) : make()
+  }
+
   /** All objects that fit. Finding none is what a token also answers when nobody is logged in, or when it is gone. */
   find(attributes: Attribute[]): Handle[] {
+    return this.#turn('search', () => this.#find(attributes))
+  }
+
+  #find(attributes: Attribute[]): Handle[] {
     const found: Handle[] = []
     this.doubtful = true
     this.#library.C_FindObjectsInit(this.#session, attributes)

@@ -34,6 +34,7 @@ import {
   type TokenObject,
   type WrapScheme,
 } from './token.ts'
+import { noTurns, takeTurns } from './turns.ts'
 import { decryptOaep, deriveSecret, mac, publicKeyOf, sign } from './uses.ts'
 import {
   encodeAnswer,
@@ -59,6 +60,8 @@ export interface WorkerTask {
   readonly slot: Uint8Array
   readonly socket: number
   readonly journal: SharedArrayBuffer
+  /** Undefined where no session has to wait for another. */
+  readonly turns: SharedArrayBuffer | undefined
   readonly profile: ProviderProfile
   readonly proof: Proof
 }
@@ -144,7 +147,7 @@ class Server {
 
   constructor(task: WorkerTask, library: PKCS11) {
     this.#task = task
-    this.#session = DeviceSession.open(library, Buffer.from(task.slot))
+    this.#session = DeviceSession.open(library, Buffer.from(task.slot), task.turns ? takeTurns(task.turns) : noTurns)
     this.#cache = new HandleCache(task.journal)
     this.#dialect = { authFailed: [...task.profile.errors.authFailed, ...task.proof.authFailed], gone: task.profile.errors.gone }
     this.#materialDialect = { ...this.#dialect, authFailed: [...this.#dialect.authFailed, ...materialRefused] }

@@ -53,6 +53,8 @@ export interface Fault {
   /** How many fitting calls pass first. Default 0. */
   readonly skip?: number
   readonly delayMs?: number
+  /** Fits only while another thread makes a key. */
+  readonly whileMaking?: boolean
   /** C_GetAttributeValue reports this CK_BBOOL attribute so, whatever the module says. */
   readonly attribute?: { readonly type: number; readonly value: boolean }
 }
@@ -70,6 +72,7 @@ export class FaultFile {
   set(...faults: readonly Fault[]): void {
     const lines = faults.map((fault) => {
       const words = [fault.function, `rv=${typeof fault.rv === 'number' ? `0x${fault.rv.toString(16)}` : (fault.rv ?? 'forward')}`]
+      if (fault.whileMaking) words.push('while=making')
       if (fault.when !== undefined) words.push(`when=${fault.when}`)
       words.push(`count=${fault.count ?? 1}`, `skip=${fault.skip ?? 0}`, `delay=${fault.delayMs ?? 0}`)
       if (fault.attribute !== undefined) words.push(`attr=0x${fault.attribute.type.toString(16)}`, `value=${Number(fault.attribute.value)}`)

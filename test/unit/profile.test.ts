@@ -38,7 +38,7 @@ describe('the profiles that come with the program', () => {
   test.each(names)('%s is valid and says why of each value', (name) => {
     const profile = readProfile(name)
     expect(profile.name).toBe(name)
-    expect(profile.reasons.size).toBe(20)
+    expect(profile.reasons.size).toBe(21)
     for (const [field, why] of profile.reasons) expect(`${field}: ${why}`).toMatch(/: [A-Z0-9].{20,}\.$/)
   })
 
