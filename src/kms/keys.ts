@@ -1,8 +1,9 @@
 /** Finding keys by what a caller may write for one (key id, key ARN, alias name, alias ARN), by AWS's rules and words; and changing them. */
 
-import { StoreConflict, type KeyChange, type KeyRecord } from '../store/store.ts'
+import type { KeyChange, KeyRecord } from '../store/store.ts'
 import { foreignKeyUnseen } from './access.ts'
 import { aliasArn, isKeyId, keyArn, parseKmsArn } from './arn.ts'
+import { orConflict } from './conflict.ts'
 import { kmsError, type KmsError } from './errors.ts'
 import type { Call, FoundKey, KeyUse } from './operation.ts'
 import { allowedStates, refusal, type KeyOperationName } from './states.ts'
@@ -79,13 +80,12 @@ export function keyFrom<M extends string>(
 }
 
 /** Changes a key under its newest record: the state is checked again there, since another call may have come between. */
-export async function changeKey(call: Call, key: KeyRecord, change: (current: KeyRecord) => KeyChange): Promise<KeyRecord> {
-  return unlessGone(call, key, () =>
-    call.service.store.updateKey(key.arn, (current) => {
-      admit(call, current)
-      return change(current)
-    }),
-  )
+export function changeKey(call: Call, key: KeyRecord, change: (current: KeyRecord) => KeyChange): Promise<KeyRecord> {
+  const update = call.service.store.updateKey(key.arn, (current) => {
+    admit(call, current)
+    return change(current)
+  })
+  return unlessGone(call, key, update)
 }
 
 /** @throws KmsError when the key is not in a state for this call. */
@@ -95,11 +95,5 @@ export function admit({ operation: { name } }: Call, { arn, state }: KeyRecord):
 }
 
 /** A write that lost because the key's destruction was finished meanwhile found no key. */
-export async function unlessGone<T>(call: Call, key: KeyRecord, write: () => Promise<T>): Promise<T> {
-  try {
-    return await write()
-  } catch (error) {
-    if (error instanceof StoreConflict && !call.service.store.view.key(key.arn)) throw keyMissing(key.arn)
-    throw error
-  }
-}
+export const unlessGone = <T>(call: Call, key: KeyRecord, write: Promise<T>): Promise<T> =>
+  orConflict(write, () => (call.service.store.view.key(key.arn) ? undefined : keyMissing(key.arn)))

@@ -1,12 +1,13 @@
 /** Aliases: names for keys, each in one account and region. Both the alias and the key must allow what is done to them. */
 
-import { StoreConflict, type AliasRecord, type KeyRecord } from '../../store/store.ts'
+import type { AliasRecord, KeyRecord } from '../../store/store.ts'
 import { foreignKeyUnseen } from '../access.ts'
 import { aliasArn } from '../arn.ts'
+import { orConflict } from '../conflict.ts'
 import { kmsError, type KmsError } from '../errors.ts'
 import { findKey, keyMissing } from '../keys.ts'
 import { seconds } from '../metadata.ts'
-import { operation, type Call } from '../operation.ts'
+import { namesKey, operation, type Call } from '../operation.ts'
 import { page } from '../page.ts'
 import { keyId, optional, string } from '../shape.ts'
 import { isKeyPair, isSymmetric } from '../specs.ts'
@@ -74,27 +75,27 @@ export const CreateAlias = operation({
   resources: (call, input) => [arnOf(call, input.AliasName)],
   keys: { target: { find: (call, input) => newTarget(call, input.TargetKeyId) } },
   readOnly: false,
+  responseElements: namesKey,
   async run(call, input, { target }) {
     const arn = arnOf(call, input.AliasName)
     touchAlias(call, arn)
     refuseOverQuota(call, target.arn)
     const now = call.nowMs
-    try {
-      await call.service.store.insertAlias({
-        arn,
-        region: call.region,
-        accountId: call.principal.accountId,
-        name: input.AliasName,
-        targetKeyArn: target.arn,
-        createdAt: now,
-        updatedAt: now,
-      })
-    } catch (error) {
-      if (!(error instanceof StoreConflict)) throw error
-      // The name exists, or the key was destroyed meanwhile.
-      if (!call.service.store.view.key(target.arn)) throw keyMissing(target.arn)
-      throw kmsError('AlreadyExistsException', `An alias with the name ${arn} already exists`, { cause: error })
+    const alias: AliasRecord = {
+      arn,
+      region: call.region,
+      accountId: call.principal.accountId,
+      name: input.AliasName,
+      targetKeyArn: target.arn,
+      createdAt: now,
+      updatedAt: now,
     }
+    await orConflict(call.service.store.insertAlias(alias), (cause) =>
+      // The name exists, or the key was destroyed meanwhile.
+      call.service.store.view.key(target.arn)
+        ? kmsError('AlreadyExistsException', `An alias with the name ${arn} already exists`, { cause })
+        : keyMissing(target.arn),
+    )
     return {}
   },
 })
@@ -105,6 +106,7 @@ export const UpdateAlias = operation({
   resources: (call, input) => [arnOf(call, input.AliasName)],
   keys: { present: presentTarget, target: { find: (call, input) => newTarget(call, input.TargetKeyId) } },
   readOnly: false,
+  responseElements: namesKey,
   async run(call, input, { present, target }) {
     const arn = arnOf(call, input.AliasName)
     touchAlias(call, arn)
@@ -122,7 +124,8 @@ export const UpdateAlias = operation({
       )
     }
     if (present.arn !== target.arn) refuseOverQuota(call, target.arn)
-    await orMissing(arn, () => call.service.store.updateAlias(arn, target.arn, call.nowMs))
+    // Another call may have removed it since it was found.
+    await orConflict(call.service.store.updateAlias(arn, target.arn, call.nowMs), () => missing(arn))
     return {}
   },
 })
@@ -136,22 +139,14 @@ export const DeleteAlias = operation({
   resources: (call, input) => [arnOf(call, input.AliasName)],
   keys: { present: presentTarget },
   readOnly: false,
+  responseElements: namesKey,
   async run(call, input) {
     const arn = arnOf(call, input.AliasName)
     touchAlias(call, arn)
-    await orMissing(arn, () => call.service.store.deleteAlias(arn))
+    await orConflict(call.service.store.deleteAlias(arn), () => missing(arn))
     return {}
   },
 })
-
-/** Another call may have removed it since it was found. */
-async function orMissing(arn: string, change: () => Promise<void>): Promise<void> {
-  try {
-    await change()
-  } catch (error) {
-    throw error instanceof StoreConflict ? missing(arn) : error
-  }
-}
 
 export const ListAliases = operation({
   input: { KeyId: optional(keyId), ...listing },

@@ -120,7 +120,11 @@ export const ImportKeyMaterial = operation({
     const tell = (exposed: boolean): void => {
       call.note['keyMaterialExposedInMemory'] = exposed
     }
-    const imported = await unlessGone(call, key, () => importMaterial(call.service, key, wanted, (current) => admit(call, current), tell))
+    const imported = await unlessGone(
+      call,
+      key,
+      importMaterial(call.service, key, wanted, (current) => admit(call, current), tell),
+    )
     return { KeyId: key.arn, ...(isSymmetric(key) && { KeyMaterialId: imported }) }
   },
 })
@@ -134,7 +138,9 @@ export const DeleteImportedKeyMaterial = operation({
   async run(call, input, { key }) {
     if (input.KeyMaterialId !== undefined && !isSymmetric(key))
       throw unsupported(`KeyMaterialId is not supported for key spec ${key.spec}.`)
-    const ended = await unlessGone(call, key, () =>
+    const ended = await unlessGone(
+      call,
+      key,
       deleteMaterial(call.service, key, input.KeyMaterialId, (current) => admit(call, current)),
     )
     return { KeyId: key.arn, ...(ended !== undefined && isSymmetric(key) && { KeyMaterialId: ended }) }

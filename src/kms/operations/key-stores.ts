@@ -5,8 +5,9 @@
 
 import { randomBytes } from 'node:crypto'
 import { isIP } from 'node:net'
-import { StoreConflict, type CloudHsmBacking, type ExternalBacking, type KeyStoreChange, type KeyStoreRecord } from '../../store/store.ts'
+import type { CloudHsmBacking, ExternalBacking, KeyStoreChange, KeyStoreRecord } from '../../store/store.ts'
 import { XksError, type ProxySettings } from '../../xks/client.ts'
+import { orConflict } from '../conflict.ts'
 import { kmsError, type KmsError } from '../errors.ts'
 import { findKeyStore, keyStoreMissing, sealSecret, wrongState } from '../key-stores.ts'
 import { seconds } from '../metadata.ts'
@@ -211,14 +212,7 @@ function checkProxyUnique(wanted: ExternalBacking, other: ExternalBacking): void
 }
 
 /** A write that lost a race says why in the same words as the check before it. */
-async function orNotUnique<T>(call: Call, wanted: Unique, write: Promise<T>): Promise<T> {
-  try {
-    return await write
-  } catch (error) {
-    if (error instanceof StoreConflict) checkUnique(call, wanted)
-    throw error
-  }
-}
+const orNotUnique = <T>(call: Call, wanted: Unique, write: Promise<T>): Promise<T> => orConflict(write, () => checkUnique(call, wanted))
 
 async function testProxy(call: Call, backing: ExternalBacking, secret: string): Promise<void> {
   const proxy: ProxySettings = {
@@ -371,14 +365,7 @@ function changedBacking(call: Call, backing: KeyStoreRecord['backing'], input: S
   return changed
 }
 
-async function orGone<T>(id: string, write: Promise<T>): Promise<T> {
-  try {
-    return await write
-  } catch (error) {
-    if (error instanceof StoreConflict) throw keyStoreMissing(id)
-    throw error
-  }
-}
+const orGone = <T>(id: string, write: Promise<T>): Promise<T> => orConflict(write, () => keyStoreMissing(id))
 
 export const ConnectCustomKeyStore = operation({
   input: { CustomKeyStoreId: keyStoreId },
@@ -421,13 +408,8 @@ export const DeleteCustomKeyStore = operation({
       if (store.view.keysIn(id, 1).length > 0) throw hasKeys()
     }
     check()
-    try {
-      await store.deleteKeyStore(id)
-    } catch (error) {
-      // Somebody connected it, put a key into it, or deleted it, just now.
-      if (error instanceof StoreConflict) check()
-      throw error
-    }
+    // Somebody may have connected it, put a key into it, or deleted it, just now.
+    await orConflict(store.deleteKeyStore(id), check)
     return {}
   },
 })

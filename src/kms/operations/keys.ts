@@ -10,7 +10,7 @@ import { restingState } from '../import.ts'
 import { changeKey, keyFrom } from '../keys.ts'
 import { keyMetadata, seconds } from '../metadata.ts'
 import { checkMultiRegion, hasReplicas, isPrimary, newKeyId } from '../multi-region.ts'
-import { operation, type Call } from '../operation.ts'
+import { namesKey, operation, type Call } from '../operation.ts'
 import { originNames, origins } from '../origins/table.ts'
 import { page } from '../page.ts'
 import { boolean, integer, keyId, oneOf, optional, string } from '../shape.ts'
@@ -165,7 +165,7 @@ export const DescribeKey = operation({
 })
 
 export const ListKeys = operation({
-  input: { ...listing },
+  input: listing,
   output: ['Keys', 'NextMarker', 'Truncated'],
   resources: () => ['*'],
   readOnly: true,
@@ -185,6 +185,7 @@ export const EnableKey = operation({
   output: [],
   keys: { key: keyFrom('KeyId') },
   readOnly: false,
+  responseElements: namesKey,
   async run(call, _input, { key }) {
     await changeKey(call, key, () => ({ state: 'Enabled' }))
     return {}
@@ -196,6 +197,7 @@ export const DisableKey = operation({
   output: [],
   keys: { key: keyFrom('KeyId') },
   readOnly: false,
+  responseElements: namesKey,
   async run(call, _input, { key }) {
     await changeKey(call, key, () => ({ state: 'Disabled' }))
     return {}

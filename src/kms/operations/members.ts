@@ -12,7 +12,7 @@ export const grantToken = string({ min: 1, max: 8192, secret: true })
 export const grantTokens = optional(list(grantToken, { max: 10 }))
 export const dryRun = optional(boolean)
 export const marker = optional(string({ min: 1, max: 1024, pattern: /[\u0020-\u00FF]*/ }))
-/** Of our own operations. */
+/** What asks for a page of a listing. */
 export const listing = { Limit: optional(integer({ min: 1, max: 1000 })), Marker: marker } as const
 /** Of users and roles, as in IAM. */
 export const principalName = string({ min: 1, max: 64, pattern: /[\w+=,.@-]+/ })

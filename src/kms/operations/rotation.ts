@@ -1,10 +1,11 @@
 /** Rotation of key material, on a schedule and on demand. */
 
-import { StoreConflict, type BackingKeyRecord, type KeyChange, type KeyRecord, type KeyState } from '../../store/store.ts'
+import type { BackingKeyRecord, KeyChange, KeyRecord, KeyState } from '../../store/store.ts'
+import { orConflict } from '../conflict.ts'
 import { kmsError, type KmsError } from '../errors.ts'
 import { changeKey, keyFrom, keyMissing } from '../keys.ts'
 import { seconds } from '../metadata.ts'
-import { operation, type Call } from '../operation.ts'
+import { namesKey, operation, type Call } from '../operation.ts'
 import { page, pageOf } from '../page.ts'
 import { isReplica, primaryOf, relatedKeys } from '../multi-region.ts'
 import { defaultPeriodDays, hasExpired, pendingRotation, recordRotation, rotate, scheduled, wireType, wrongOrigin } from '../rotation.ts'
@@ -29,6 +30,7 @@ export const EnableKeyRotation = operation({
   output: [],
   keys: { key: keyFrom('KeyId', { verify: requireOwnMaterial }) },
   readOnly: false,
+  responseElements: namesKey,
   async run(call, { RotationPeriodInDays: periodDays = defaultPeriodDays }, { key }) {
     requireRotatable(key)
     await changeKey(call, key, (current) => scheduled(current, periodDays, call.nowMs))
@@ -99,13 +101,11 @@ export const RotateKeyOnDemand = operation({
       return {}
     }
     admit(key)
-    try {
+    const rotateNow = async (): Promise<void> => {
       if (key.origin === 'AWS_KMS') await rotate(service, key, 'ON_DEMAND', admit)
       else await recordRotation(service, await rotateToImported(call, key))
-    } catch (error) {
-      if (!(error instanceof StoreConflict)) throw error
-      throw store.view.key(key.arn) ? inTheWay({ cause: error }) : keyMissing(key.arn)
     }
+    await orConflict(rotateNow(), (cause) => (store.view.key(key.arn) ? inTheWay({ cause }) : keyMissing(key.arn)))
     return { KeyId: key.arn }
   },
 })

@@ -4,10 +4,11 @@
  */
 
 import type { Token } from '../../hsm/token.ts'
-import { StoreConflict, type KeyRecord, type XksCredential, type XksStoreChange, type XksStoreRecord } from '../../store/store.ts'
+import type { KeyRecord, XksCredential, XksStoreChange, XksStoreRecord } from '../../store/store.ts'
 import { compileXksPolicy, maxPolicyCharacters, XksPolicyError } from '../../xks/policy.ts'
 import { isUriPathPrefix, uriPath } from '../../xks/protocol.ts'
 import { permitKey } from '../access.ts'
+import { orConflict } from '../conflict.ts'
 import { kmsError, type KmsError } from '../errors.ts'
 import { uniqueName } from '../identity.ts'
 import { keyFrom } from '../keys.ts'
@@ -63,11 +64,9 @@ function touch(call: Call, { accountId, prefix: at }: Pick<XksStoreRecord, 'acco
 
 async function changeStore(call: Call, named: Named, change: (current: XksStoreRecord) => XksStoreChange): Promise<XksStoreRecord> {
   const found = getStore(call, named)
-  try {
-    return await call.service.store.updateXksStore(found, change)
-  } catch (error) {
-    throw error instanceof StoreConflict && !ownStore(call, found.prefix) ? missing(found.prefix) : error
-  }
+  return orConflict(call.service.store.updateXksStore(found, change), () => {
+    if (!ownStore(call, found.prefix)) throw missing(found.prefix)
+  })
 }
 
 const shown = (store: XksStoreRecord): Readonly<Record<string, unknown>> => ({
@@ -140,13 +139,11 @@ export const CreateXksStore = operation({
       version: 1,
     }
     touch(call, record)
-    try {
-      await store.insertXksStore(record, maxStores)
-    } catch (error) {
-      if (!(error instanceof StoreConflict)) throw error
-      if (store.view.xksStore(at)) throw kmsError('AlreadyExistsException', `There is an XKS store ${nameOf(at)} already.`)
-      throw kmsError('LimitExceededException', `An account has at most ${maxStores} XKS stores.`)
-    }
+    await orConflict(store.insertXksStore(record, maxStores), () =>
+      store.view.xksStore(at)
+        ? kmsError('AlreadyExistsException', `There is an XKS store ${nameOf(at)} already.`)
+        : kmsError('LimitExceededException', `An account has at most ${maxStores} XKS stores.`),
+    )
     return consoleFile(at, given)
   },
 })
@@ -206,13 +203,11 @@ export const DeleteXksStore = operation({
   readOnly: false,
   async run(call, input) {
     const found = getStore(call, input)
-    try {
-      await call.service.store.deleteXksStore(found)
-    } catch (error) {
-      if (!(error instanceof StoreConflict)) throw error
-      if (!ownStore(call, found.prefix)) throw missing(found.prefix)
-      throw kmsError('ConflictException', 'The XKS store is enabled. Disable it first, and see whether anybody misses it.')
-    }
+    await orConflict(call.service.store.deleteXksStore(found), () =>
+      ownStore(call, found.prefix)
+        ? kmsError('ConflictException', 'The XKS store is enabled. Disable it first, and see whether anybody misses it.')
+        : missing(found.prefix),
+    )
     return {}
   },
 })
@@ -327,13 +322,12 @@ export const AddXksKey = operation({
     if (call.service.tokenOf(key).capabilities().wrapScheme?.startsWith('gcm-') !== true) {
       throw kmsError('UnsupportedOperationException', 'The token that holds this key has no AES-GCM, which external key stores need.')
     }
-    try {
-      await store.insertXksKey(found, { externalKeyId: input.ExternalKeyId, keyArn: key.arn, createdAt: call.nowMs })
-    } catch (error) {
-      if (!(error instanceof StoreConflict)) throw error
-      if (!ownStore(call, found.prefix)) throw missing(found.prefix)
-      throw kmsError('AlreadyExistsException', `The XKS store has a key with the external key id ${input.ExternalKeyId} already.`)
-    }
+    const shown = { externalKeyId: input.ExternalKeyId, keyArn: key.arn, createdAt: call.nowMs }
+    await orConflict(store.insertXksKey(found, shown), () =>
+      ownStore(call, found.prefix)
+        ? kmsError('AlreadyExistsException', `The XKS store has a key with the external key id ${input.ExternalKeyId} already.`)
+        : missing(found.prefix),
+    )
     return { KeyArn: key.arn }
   },
 })
@@ -345,12 +339,9 @@ export const RemoveXksKey = operation({
   readOnly: false,
   async run(call, input) {
     const found = getStore(call, input)
-    try {
-      await call.service.store.deleteXksKey(found, input.ExternalKeyId)
-    } catch (error) {
-      if (!(error instanceof StoreConflict)) throw error
-      throw kmsError('NotFoundException', `The XKS store has no key with the external key id ${input.ExternalKeyId}.`)
-    }
+    await orConflict(call.service.store.deleteXksKey(found, input.ExternalKeyId), () =>
+      kmsError('NotFoundException', `The XKS store has no key with the external key id ${input.ExternalKeyId}.`),
+    )
     return {}
   },
 })

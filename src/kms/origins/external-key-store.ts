@@ -3,9 +3,9 @@
  * (cipher.ts). The external key is looked at when the KMS key is made, and never changed.
  */
 
-import { StoreConflict } from '../../store/store.ts'
 import { XksError } from '../../xks/client.ts'
 import type { ExternalKey } from '../../xks/protocol.ts'
+import { orConflict } from '../conflict.ts'
 import { kmsError, type KmsError } from '../errors.ts'
 import { createKey } from '../material.ts'
 import type { Call } from '../operation.ts'
@@ -29,13 +29,9 @@ export const externalKeyStore: Origin = {
     const keyStore = connectedKeyStore(call, wanted, type)
     const { xksKeyId = '' } = wanted
     checkExternalKey(await lookAt(call, wanted))
-    try {
-      return await createKey(call.service, key)
-    } catch (error) {
-      // Another call was first, meanwhile.
-      const isTaken = error instanceof StoreConflict && call.service.store.view.keyByExternalKey(keyStore.id, xksKeyId) !== undefined
-      throw isTaken ? alreadyInUse(xksKeyId) : error
-    }
+    // Another call may have been first, meanwhile.
+    const isTaken = (): boolean => call.service.store.view.keyByExternalKey(keyStore.id, xksKeyId) !== undefined
+    return orConflict(createKey(call.service, key), () => (isTaken() ? alreadyInUse(xksKeyId) : undefined))
   },
 }
 
