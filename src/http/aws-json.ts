@@ -28,7 +28,12 @@ export function awsJson(apis: readonly Api[]): Protocol {
       return row
     },
     readBody: (_operation, body) => readJsonBody(body),
-    encodeAnswer: (_operation, answer) => ({ status: 200, contentType, text: JSON.stringify(answer) }),
+    // Of what answers nothing AWS KMS sends no body; our own clients read one.
+    encodeAnswer: ({ output, eventSource }, answer) => ({
+      status: 200,
+      contentType,
+      text: output.length === 0 && eventSource === 'kms.amazonaws.com' ? '' : JSON.stringify(answer),
+    }),
     encodeError: encodeJsonError,
   }
 }

@@ -117,11 +117,10 @@ function nextAfter({ nextRotationAt, rotationPeriodDays }: KeyRecord, now: numbe
 }
 
 /** AWS's. */
-const defaultPeriodDays = 365
+export const defaultPeriodDays = 365
 
 /** What EnableKeyRotation makes of a key. With the same period as before, the next date stays: a script that asks every day postpones nothing. */
-export function scheduled(current: KeyRecord, periodDays: number | undefined, now: number): KeyChange {
-  const rotationPeriodDays = periodDays ?? current.rotationPeriodDays ?? defaultPeriodDays
+export function scheduled(current: KeyRecord, rotationPeriodDays: number, now: number): KeyChange {
   if (current.nextRotationAt !== null && rotationPeriodDays === current.rotationPeriodDays) return {}
   return { rotationPeriodDays, nextRotationAt: now + rotationPeriodDays * dayMs }
 }

@@ -160,6 +160,14 @@ describe('an answer', () => {
     expect(answer.json['Keys']).toBeInstanceOf(Array)
   })
 
+  test('of what answers nothing is an empty body', async () => {
+    for (const operation of ['EnableKey', 'EnableKeyRotation', 'DisableKeyRotation']) {
+      const answer = await send(requestFor(operation, { KeyId: keyArn }))
+      expect([answer.status, answer.header('Content-Length'), answer.body]).toEqual([200, '0', ''])
+    }
+    expect((await send(requestFor('ListGrants', { KeyId: keyArn }))).json).toEqual({ Grants: [], Truncated: false })
+  })
+
   test('says the true time, by which clients set their clocks', async () => {
     const answer = await send(requestFor('ListKeys', {}))
     expect(Math.abs(Date.parse(answer.header('Date') ?? '') - Date.now())).toBeLessThan(60_000)

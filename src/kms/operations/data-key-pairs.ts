@@ -4,6 +4,7 @@ import type { KeyRecord } from '../../store/store.ts'
 import { keyFrom } from '../keys.ts'
 import { encrypt } from '../cipher.ts'
 import { dryRunSucceeded, operation, type Call } from '../operation.ts'
+import { wrongOrigin } from '../rotation.ts'
 import { keyId, oneOf, type Input, type Shape } from '../shape.ts'
 import { checkAlgorithm, checkPairSpec, pairSpecNames } from '../specs.ts'
 import { context, recipient, refuseRecipient } from './encryption.ts'
@@ -19,9 +20,10 @@ const pairInput = {
 
 const pairUse = keyFrom('KeyId', { alias: true, crossAccount: true, usage: 'ENCRYPT_DECRYPT' })
 
-/** The caller wipes the private key. */
+/** Not under keys of custom key stores (developer guide, both kinds of store). The caller wipes the private key. */
 async function generatePair(call: Call, input: Input<typeof pairInput>, key: KeyRecord) {
   checkAlgorithm(key, 'SYMMETRIC_DEFAULT')
+  if (key.customKeyStoreId !== null) throw wrongOrigin(key)
   const spec = checkPairSpec(input.KeyPairSpec)
   if (input.DryRun) throw dryRunSucceeded()
   const { privateKey, publicKey } = await call.service.offload.keyPair(spec)

@@ -18,6 +18,8 @@ import {
   EnableKeyRotationCommand,
   EncryptCommand,
   GenerateDataKeyCommand,
+  GenerateDataKeyPairCommand,
+  GenerateDataKeyPairWithoutPlaintextCommand,
   GenerateRandomCommand,
   GetParametersForImportCommand,
   ReEncryptCommand,
@@ -123,6 +125,13 @@ const encrypt = async (key: TestKey, text: string, context?: Record<string, stri
 const decrypt = async (blob: Uint8Array, context?: Record<string, string>): Promise<string> => {
   const { Plaintext } = await contract.kms.send(new DecryptCommand({ CiphertextBlob: blob, EncryptionContext: context }))
   return Buffer.from(given(Plaintext)).toString()
+}
+/** Data key pairs are not made under keys of custom key stores. */
+const expectNoPairs = async ({ KeyId, Arn, Origin }: TestKey): Promise<void> => {
+  const input = { KeyId, KeyPairSpec: 'ECC_NIST_P256' } as const
+  const message = `${Arn} origin is ${Origin} which is not valid for this operation.`
+  await expectRefusal(contract.kms.send(new GenerateDataKeyPairCommand(input)), 'UnsupportedOperationException', message)
+  await expectRefusal(contract.kms.send(new GenerateDataKeyPairWithoutPlaintextCommand(input)), 'UnsupportedOperationException', message)
 }
 const stateOf = async (key: TestKey) => (await contract.kms.send(new DescribeKeyCommand({ KeyId: key.KeyId }))).KeyMetadata?.KeyState
 
@@ -364,6 +373,7 @@ describeOurs('a key store that is another token', () => {
     expect(opened.Plaintext).toEqual(Plaintext)
     const random = await contract.kms.send(new GenerateRandomCommand({ NumberOfBytes: 24, CustomKeyStoreId: id }))
     expect(random.Plaintext).toHaveLength(24)
+    await expectNoPairs(key)
   })
 
   test('has symmetric encryption keys of one region only, and none of them rotates or is imported', async () => {
@@ -556,6 +566,7 @@ describeOurs('a key store behind an XKS proxy', () => {
     const there = await contract.kms.send(new ReEncryptCommand({ CiphertextBlob, DestinationKeyId: other.KeyId }))
     const back = await contract.kms.send(new ReEncryptCommand({ CiphertextBlob: there.CiphertextBlob, DestinationKeyId: key.KeyId }))
     expect((await contract.kms.send(new DecryptCommand({ CiphertextBlob: back.CiphertextBlob }))).Plaintext).toEqual(Plaintext)
+    await expectNoPairs(key)
   })
 
   test('a changed blob and another context are refused as AWS does, wherever it is noticed', async () => {
