@@ -88,19 +88,36 @@ export function oneOf<const T extends string>(values: readonly T[]): Kind<T> {
   }
 }
 
-/** AWS's own names and whatever else has their form; the form is what clients' ARN patterns accept. */
-export const regionList: Kind<readonly string[]> = {
-  accepts: 'a comma-separated list of region names such as eu-west-1, each once',
+/** A list in the file, comma-separated in the environment. */
+const listOf = (what: string, fits: RegExp): Kind<readonly string[]> => ({
+  accepts: `a comma-separated list of ${what}, each once`,
   read(value) {
-    const names = typeof value === 'string' ? value.split(',').map((name) => name.trim()) : value
-    const valid = (name: unknown): name is string =>
-      typeof name === 'string' && /^[a-z][a-z0-9]*(-[a-z0-9]+)*-\d{1,2}$/.test(name) && name.length <= 32
-    if (!Array.isArray(names) || names.length === 0 || !names.every(valid) || new Set(names).size !== names.length) {
+    const names: unknown = typeof value === 'string' ? value.split(',').map((name) => name.trim()) : value
+    const valid = (name: unknown): name is string => typeof name === 'string' && fits.test(name)
+    if (!Array.isArray(names) || names.length === 0 || !names.every(valid) || new Set(names).size !== names.length)
       throw new Expected(this.accepts)
-    }
     return names
   },
+})
+
+/** AWS's own names and whatever else has their form; the form is what clients' ARN patterns accept. */
+export const regionList = listOf('region names such as eu-west-1', /^(?=.{1,32}$)[a-z][a-z0-9]*(-[a-z0-9]+)*-\d{1,2}$/)
+
+export const nameList = listOf('names such as cks.kms.eu-west-1.amazonaws.com', /^[\x21-\x2b\x2d-\x7e]{1,253}$/)
+
+type Pair = readonly [name: string, value: unknown]
+
+/** The members of an object in the file, `name=value,name=value` in the environment. Nothing for anything else. */
+function pairsIn(value: unknown): readonly Pair[] {
+  if (typeof value !== 'string') return isRecord(value) ? Object.entries(value) : []
+  return value.split(',').map((pair) => {
+    const [name = '', ...rest] = pair.split('=')
+    // What follows the first = is the value, whatever it holds.
+    return [name.trim(), rest.length === 0 ? undefined : rest.join('=').trim()]
+  })
 }
+
+const areDistinct = (pairs: readonly Pair[]): boolean => new Set(pairs.map(([name]) => name)).size === pairs.length
 
 export const host: Kind<string> = {
   accepts: 'an IP address or host name of this machine',
@@ -117,17 +134,10 @@ export const host: Kind<string> = {
 export const regionTokens: Kind<Readonly<Record<string, string>>> = {
   accepts: 'a list of region=token such as eu-west-1=frankfurt, or in a file an object of them',
   read(value) {
-    const pairs =
-      typeof value === 'string'
-        ? value.split(',').map((pair) => pair.split('=').map((part) => part.trim()))
-        : isRecord(value)
-          ? Object.entries(value)
-          : []
-    const named = pairs.filter((pair): pair is [string, string] => pair.length === 2 && tokenName.test(String(pair[1])) && pair[0] !== '')
-    if (named.length === 0 || named.length !== pairs.length || new Set(named.map(([region]) => region)).size !== named.length) {
-      throw new Expected(this.accepts)
-    }
-    return Object.fromEntries(named)
+    const pairs = pairsIn(value)
+    const fits = (pair: Pair): pair is [string, string] => pair[0] !== '' && typeof pair[1] === 'string' && tokenName.test(pair[1])
+    if (pairs.length === 0 || !pairs.every(fits) || !areDistinct(pairs)) throw new Expected(this.accepts)
+    return Object.fromEntries(pairs)
   },
 }
 
@@ -222,33 +232,15 @@ const hostName = /^[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0
 export const connectTo: Kind<Readonly<Record<string, { readonly host: string; readonly port: number }>>> = {
   accepts: 'a list of name=host:port such as proxy.example.com=10.1.2.3:8443, or in a file an object of them',
   read(value) {
-    const pairs =
-      typeof value === 'string'
-        ? value.split(',').map((pair) => pair.split('=').map((part) => part.trim()))
-        : isRecord(value)
-          ? Object.entries(value)
-          : []
-    const read = pairs.map((pair): [string, { host: string; port: number }] => {
-      const [name, place] = pair
+    const read = pairsIn(value).map(([name, place]): [string, { host: string; port: number }] => {
       const [, address = '', port = ''] = /^(.+):(\d{1,5})$/.exec(String(place)) ?? []
       const target = address.replace(/^\[(.*)\]$/, '$1')
-      const fits = typeof name === 'string' && hostName.test(name) && (isIP(target) !== 0 || hostName.test(target))
-      if (pair.length !== 2 || !fits || Number(port) < 1 || Number(port) > 65_535) throw new Expected(this.accepts)
+      const fits = hostName.test(name) && (isIP(target) !== 0 || hostName.test(target))
+      if (!fits || Number(port) < 1 || Number(port) > 65_535) throw new Expected(this.accepts)
       return [name.toLowerCase(), { host: target, port: Number(port) }]
     })
-    if (read.length === 0 || new Set(read.map(([name]) => name)).size !== read.length) throw new Expected(this.accepts)
+    if (read.length === 0 || !areDistinct(read)) throw new Expected(this.accepts)
     return Object.fromEntries(read)
-  },
-}
-
-export const nameList: Kind<readonly string[]> = {
-  accepts: 'a comma-separated list of names such as cks.kms.eu-west-1.amazonaws.com, each once',
-  read(value) {
-    const names = typeof value === 'string' ? value.split(',').map((name) => name.trim()) : value
-    const valid = (name: unknown): name is string => typeof name === 'string' && /^[\x21-\x2b\x2d-\x7e]{1,253}$/.test(name)
-    if (!Array.isArray(names) || names.length === 0 || !names.every(valid) || new Set(names).size !== names.length)
-      throw new Expected(this.accepts)
-    return names
   },
 }
 
@@ -264,21 +256,16 @@ function parsedJson(text: string): unknown {
 export const awsServices: Kind<Readonly<Record<string, readonly string[]>>> = {
   accepts: 'services and who they are, such as s3=arn:aws:iam::111122223333:role/storage, each user or role once',
   read(value) {
-    const pairs =
-      typeof value === 'string'
-        ? value.split(',').map((entry) => entry.split('=', 2).map((part) => part.trim()))
-        : isRecord(value)
-          ? Object.entries(value).flatMap(([name, arns]) => (Array.isArray(arns) ? arns.map((arn: unknown) => [name, arn]) : [[name]]))
-          : [[]]
+    if (typeof value !== 'string' && !isRecord(value)) throw new Expected(this.accepts)
+    // In a file each service has a list.
+    const pairs = pairsIn(value).flatMap(([name, arns]) =>
+      (Array.isArray(arns) ? arns : [arns]).map((arn: unknown) => [name, arn] as const),
+    )
     const services: Record<string, string[]> = {}
     const seen = new Set<string>()
     for (const [name, arn] of pairs) {
-      const valid =
-        typeof name === 'string' &&
-        typeof arn === 'string' &&
-        /^[a-z][a-z0-9-]{0,62}$/.test(name) &&
-        /^arn:aws:iam::\d{12}:(?:user|role)\/[\w+=,.@/-]{1,512}$/.test(arn)
-      if (!valid || seen.has(arn)) throw new Expected(this.accepts)
+      const isArn = typeof arn === 'string' && /^arn:aws:iam::\d{12}:(?:user|role)\/[\w+=,.@/-]{1,512}$/.test(arn)
+      if (!isArn || !/^[a-z][a-z0-9-]{0,62}$/.test(name) || seen.has(arn)) throw new Expected(this.accepts)
       seen.add(arn)
       ;(services[name] ??= []).push(arn)
     }
@@ -291,13 +278,7 @@ export const requestRates: Kind<'off' | RequestRates> = {
   accepts: `off, or requests a second by class such as CreateKey=50,symmetric=20000`,
   read(value) {
     if (value === 'off') return value
-    const given =
-      typeof value === 'string'
-        ? value.split(',').map((entry) => entry.split('=', 2).map((part) => part.trim()) as [string, string | undefined])
-        : isRecord(value)
-          ? Object.entries(value)
-          : []
-    const rates = given.map(([name, rate]) => [name, typeof rate === 'string' && rate !== '' ? Number(rate) : rate] as const)
+    const rates = pairsIn(value).map(([name, rate]) => [name, typeof rate === 'string' && rate !== '' ? Number(rate) : rate] as const)
     const valid = ([name, rate]: readonly [string, unknown]): boolean =>
       Object.hasOwn(standardRates, name) && typeof rate === 'number' && rate > 0 && rate <= 1e9
     if (rates.length === 0 || !rates.every(valid)) throw new Expected(this.accepts)

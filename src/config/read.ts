@@ -6,12 +6,12 @@
  * This file alone reads `process.env`.
  */
 
-import { accessSync, constants, readFileSync, statSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { didYouMean } from '../base/closest.ts'
-import { isLoopback } from '../base/loopback.ts'
 import { Expected, isRecord, path, type Source } from './kinds.ts'
 import { rows, settings, type Config, type Row } from './settings.ts'
+import { problemsTogether } from './together.ts'
 
 /** Everything that is wrong with the configuration; `message` is a list for the operator. */
 export class ConfigError extends Error {
@@ -61,7 +61,7 @@ export function readConfig(
     }
   }
   const config = assemble(values)
-  checkTogether(config, (name) => whereOf.get(name) ?? name, problems)
+  problems.push(...problemsTogether(config, (name) => whereOf.get(name) ?? name))
   if (problems.length > 0) throw new ConfigError(problems)
   return { config, warnings: unknownVariables(environment) }
 }
@@ -74,100 +74,6 @@ function assemble(values: ReadonlyMap<Row, unknown>): Config {
     else ((config[section] ??= {}) as Record<string, unknown>)[member] = value
   }
   return config as Config
-}
-
-/** What no single setting can see. */
-function checkTogether(config: Config, where: (name: string) => string, problems: string[]): void {
-  const { pkcs11, tls, tokens, regionTokens, keyStoreTokens, xks, xksProxy } = config
-  if ((tls.certFile === undefined) !== (tls.keyFile === undefined)) {
-    const missing = tls.certFile === undefined ? 'tls.certFile' : 'tls.keyFile'
-    problems.push(`${where(missing)} is missing: TLS needs a certificate file and a key file. Set both, or neither.`)
-  }
-  if ((xksProxy.certFile === undefined) !== (xksProxy.keyFile === undefined)) {
-    const missing = xksProxy.certFile === undefined ? 'xksProxy.certFile' : 'xksProxy.keyFile'
-    problems.push(`${where(missing)} is missing: TLS needs a certificate file and a key file. Set both, or neither.`)
-  }
-  if ((xksProxy.clientCaFile === undefined) !== (xksProxy.clientNames === undefined)) {
-    const missing = xksProxy.clientCaFile === undefined ? 'xksProxy.clientCaFile' : 'xksProxy.clientNames'
-    problems.push(
-      `${where(missing)} is missing: client certificates are checked for their authority and for their name. Set both, or neither.`,
-    )
-  }
-  const xksHasTls = (xksProxy.certFile ?? tls.certFile) !== undefined
-  if (xksProxy.clientCaFile !== undefined && !xksHasTls) {
-    problems.push(
-      `${where('xksProxy.clientCaFile')} is set, but the XKS proxy has no TLS: set HOLDFAST_XKS_PROXY_TLS_CERT and HOLDFAST_XKS_PROXY_TLS_KEY.`,
-    )
-  }
-  const files = [
-    { name: 'tls.certFile', file: tls.certFile, secret: false },
-    { name: 'tls.keyFile', file: tls.keyFile, secret: true },
-    { name: 'pkcs11.pinFile', file: pkcs11.pinFile, secret: true },
-    { name: 'pkcs11.library', file: pkcs11.library, secret: false },
-    { name: 'xks.caFile', file: xks.caFile, secret: false },
-    { name: 'xksProxy.certFile', file: xksProxy.certFile, secret: false },
-    { name: 'xksProxy.keyFile', file: xksProxy.keyFile, secret: true },
-    { name: 'xksProxy.clientCaFile', file: xksProxy.clientCaFile, secret: false },
-    ...Object.values(keyStoreTokens).map(({ library }) => ({ name: 'keyStoreTokens', file: library, secret: false })),
-    ...Object.values(tokens).flatMap(({ pinFile, library }) => [
-      { name: 'tokens', file: pinFile, secret: true },
-      { name: 'tokens', file: library, secret: false },
-    ]),
-  ]
-  for (const [region, token] of Object.entries(regionTokens)) {
-    if (!config.regions.includes(region)) {
-      problems.push(`${where('regionTokens')} names the region ${region}, which is not served.${didYouMean(region, config.regions)}`)
-    }
-    if (token !== 'default' && !Object.hasOwn(tokens, token)) {
-      problems.push(
-        `${where('regionTokens')} names the token ${token}, which is not in tokens.${didYouMean(token, ['default', ...Object.keys(tokens)])}`,
-      )
-    }
-  }
-  for (const { name, file, secret } of files) {
-    if (file === undefined) continue
-    const mode = readableFileMode(file)
-    if (mode === undefined) problems.push(`${where(name)} names ${file}, which is not a file this process can read.`)
-    else if (secret && (mode & 0o007) !== 0)
-      problems.push(`${where(name)} names ${file}, which everybody on this machine may open: chmod 600 it.`)
-  }
-  if (isOpenToAll(config.dataDir)) {
-    problems.push(
-      `${where('dataDir')} is ${config.dataDir}, where everybody on this machine may put files in the place of ours: chmod o-w it, or choose another.`,
-    )
-  }
-  for (const [name, address, hasTls] of [
-    ['host', config.host, tls.certFile !== undefined],
-    ['opsHost', config.opsHost, tls.certFile !== undefined],
-    ['xksProxy.host', xksProxy.port === undefined ? undefined : xksProxy.host, xksHasTls],
-  ] as const) {
-    if (address === undefined || isLoopback(address) || hasTls || tls.allowPlainHttp) continue
-    problems.push(
-      `${where(name)} is ${address}: plain HTTP is for loopback only. Set HOLDFAST_TLS_CERT and HOLDFAST_TLS_KEY, ` +
-        'or HOLDFAST_ALLOW_PLAIN_HTTP=true if something in front of it speaks TLS.',
-    )
-  }
-  if (config.port !== 0 && config.port === config.opsPort && (config.opsHost ?? config.host) === config.host) {
-    problems.push(`${where('opsPort')} is ${config.opsPort}, which is the main port: give it another one.`)
-  }
-  const taken = [
-    ['the main port', config.port, config.host],
-    ['the operations port', config.opsPort, config.opsHost ?? config.host],
-  ] as const
-  for (const [what, port, address] of taken) {
-    if (xksProxy.port === undefined || xksProxy.port === 0 || xksProxy.port !== port || (xksProxy.host ?? config.host) !== address) continue
-    problems.push(`${where('xksProxy.port')} is ${port}, which is ${what}: give it another one.`)
-  }
-  if (pkcs11.library === undefined) {
-    for (const member of ['tokenSerial', 'pinFile'] as const) {
-      if (pkcs11[member] === undefined) continue
-      problems.push(`${where(`pkcs11.${member}`)} is set but no module is: set HOLDFAST_PKCS11_LIBRARY too, or remove it to use SoftHSM2.`)
-    }
-  } else {
-    if (pkcs11.pinFile === undefined)
-      problems.push(`${where('pkcs11.pinFile')} is missing: put the token's user PIN into a file of mode 0600 and name it here.`)
-    if (pkcs11.tokenLabel === undefined) problems.push(`${where('pkcs11.tokenLabel')} is missing: say which token, by its label.`)
-  }
 }
 
 function readConfigFile(
@@ -206,26 +112,6 @@ function unknownVariables(environment: Environment): readonly string[] {
   return Object.keys(environment)
     .filter((name) => name.startsWith('HOLDFAST_') && !/^HOLDFAST_(?:TEST|REQUIRE)_/.test(name) && !known.includes(name))
     .map((name) => `${name} is not a setting and is ignored.${didYouMean(name, known)}`)
-}
-
-/** The permission bits of a file this process may read; undefined when it is none. */
-function readableFileMode(file: string): number | undefined {
-  try {
-    accessSync(file, constants.R_OK)
-    const found = statSync(file)
-    return found.isFile() ? found.mode & 0o777 : undefined
-  } catch {
-    return undefined
-  }
-}
-
-/** A directory that is not there, or cannot be looked at, is somebody else's complaint. */
-function isOpenToAll(directory: string): boolean {
-  try {
-    return (statSync(directory).mode & 0o002) !== 0
-  } catch {
-    return false
-  }
 }
 
 /** What a client of a running service may take from the environment, under the names the AWS tools use. */

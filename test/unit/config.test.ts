@@ -34,6 +34,13 @@ test('no setting at all is a service on this machine', () => {
   expect(warnings).toEqual([])
 })
 
+test('what follows the first = of a pair is its value: roles may have one in their names, rates may not', () => {
+  const arn = 'arn:aws:iam::111122223333:role/storage=blue'
+  expect(read({ HOLDFAST_AWS_SERVICES: `s3=${arn}, ebs = ${arn}2` }).config.awsServices).toEqual({ s3: [arn], ebs: [`${arn}2`] })
+  expect(problemsOf({ HOLDFAST_AWS_SERVICES: 's3' })).toEqual([expect.stringContaining('HOLDFAST_AWS_SERVICES must be services')])
+  expect(problemsOf({ HOLDFAST_REQUEST_RATES: 'CreateKey=50=60' })).toEqual([expect.stringContaining('HOLDFAST_REQUEST_RATES must be off')])
+})
+
 test('a price is a number of dollars and cents or less, from the environment as from a file', () => {
   const { config } = read({ HOLDFAST_USAGE_PRICE_REQUESTS: '0.05', HOLDFAST_USAGE_PRICE_KEY_MONTH: '0' })
   expect(config.usage).toMatchObject({ pricePerRequests: 0.05, pricePerKeyMonth: 0, pricePerRsaKeyPairs: 12 })
