@@ -5,12 +5,11 @@
 
 import { availableParallelism } from 'node:os'
 import { MessageChannel, type MessagePort } from 'node:worker_threads'
-import { Piscina } from 'piscina'
-import { programOf } from '../base/program.ts'
 import type { NotaryAnswer, NotaryOrder, NotaryQuestion, RunAnswer, RunOrder } from './bulk-worker.ts'
 import type { OpenRun, SealRun } from './frames.ts'
 import { MessageError } from './message.ts'
 import type { SignatureKind } from './suites.ts'
+import { openThreads, type Threads } from './threads.ts'
 
 export interface BulkPool {
   /** So many runs are worked on at once. */
@@ -21,6 +20,8 @@ export interface BulkPool {
   open(order: RunOrder<OpenRun>): Promise<number>
   /** One for every signed message; it must be closed. @throws MessageError for a public key that is none, PoolFailure */
   notary(kind: SignatureKind, publicKey?: Uint8Array): Promise<Notary>
+  /** SHA-256 of bytes as they pass; it must be closed. @throws PoolFailure */
+  hasher(): Promise<Hasher>
   /** Memory to work on: of `slabBytes` it is kept from stream to stream; what was in it is wiped. */
   takeSlab(bytes: number): Slab
   /** Back from a stream that has left it. */
@@ -38,6 +39,11 @@ export interface Notary {
   sign(): Promise<Uint8Array>
   verify(signature: Uint8Array): Promise<boolean>
   close(): void
+}
+
+/** The same without a signature. */
+export interface Hasher extends Pick<Notary, 'update' | 'close'> {
+  digest(): Promise<Uint8Array>
 }
 
 /** A thread ended before its work did, or the pool was closed. The message it worked on is not at fault. */
@@ -66,14 +72,13 @@ export interface BulkPoolOptions {
 /** A run: long enough that handing it over costs little, short enough that several lie in the processor's cache. */
 export const slabBytes = 2 ** 20 + 4096
 
-const idleMs = 60_000
 const spareSlabs = 32
 
 export function openBulkPool({ threads = availableParallelism(), niceness = 0 }: BulkPoolOptions = {}): BulkPool {
   // Two runs for each thread: the next one lies there when it is done with the first.
-  const sealers = openThreads(threads, niceness, { concurrentTasksPerWorker: 2 })
+  const sealers = openBulkThreads(threads, niceness, { concurrentTasksPerWorker: 2 })
   // A notary waits for its stream most of the time: many share a thread, and no stream waits for another's end.
-  const notaries = openThreads(threads, niceness, {
+  const notaries = openBulkThreads(threads, niceness, {
     concurrentTasksPerWorker: 2 ** 20,
     loadBalancer: (_task, workers) => {
       const least = workers.reduce<(typeof workers)[number] | null>((a, b) => (a && a.currentUsage <= b.currentUsage ? a : b), null)
@@ -86,6 +91,10 @@ export function openBulkPool({ threads = availableParallelism(), niceness = 0 }:
     seal: async (order) => answered(await sealers.run<RunAnswer>('seal', order)),
     open: async (order) => answered(await sealers.run<RunAnswer>('open', order)),
     notary: (kind, publicKey) => openNotary(notaries.run, kind, publicKey),
+    async hasher() {
+      const { update, sign, close } = await openNotary(notaries.run, 'sha256')
+      return { update, digest: sign, close }
+    },
     takeSlab(bytes) {
       const slab = bytes === slabBytes ? spare.pop() : undefined
       if (slab) return slab
@@ -116,56 +125,32 @@ let shared: BulkPool | undefined
 /** The program's own, for who names no other. It does not keep a program running. */
 export const sharedPool = (): BulkPool => (shared ??= openBulkPool())
 
-type PiscinaOptions = NonNullable<ConstructorParameters<typeof Piscina>[0]>
-type Run = <Answer>(task: string, input: unknown, transferList?: MessagePort[]) => Promise<Answer>
+type Run = Threads['run']
 
-function openThreads(
+function openBulkThreads(
   threads: number,
   niceness: number,
-  options: PiscinaOptions,
+  options: Parameters<typeof openThreads>[1],
 ): { readonly run: Run; readonly close: () => Promise<void> } {
-  const waiting = new Set<(cause: unknown) => void>()
+  const pool = openThreads(new URL('./bulk-worker.ts', import.meta.url), { workerData: { niceness }, maxThreads: threads, ...options })
   let closed = false
-  const pool = new Piscina({
-    filename: new URL('./boot.mjs', import.meta.url).href,
-    workerData: { program: programOf(new URL('./bulk-worker.ts', import.meta.url)).href, niceness },
-    // Flags of the parent (a test runner's, an inspector's) are not for these.
-    execArgv: [],
-    minThreads: 0,
-    maxThreads: threads,
-    idleTimeout: idleMs,
-    ...options,
-  })
-  // A thread ended before it took up any work: what waits would wait for ever.
-  pool.on('error', (cause) => {
-    for (const fail of waiting) fail(cause)
-  })
   return {
-    run<Answer>(task: string, input: unknown, transferList: MessagePort[] = []): Promise<Answer> {
-      if (closed) return Promise.reject(new PoolFailure('the pool of threads is closed'))
-      return new Promise<Answer>((resolve, reject) => {
-        const fail = (cause: unknown): void => {
-          waiting.delete(fail)
-          reject(new PoolFailure('a thread that worked on the message ended before its work was done; trying again may help', { cause }))
-          // The pool replaces a thread when more work comes, which may be never; what waits already must not wait for that.
-          if (pool.queueSize > 0 && waiting.size > 0) pool.run({ task: 'wake' }).catch(() => {})
-        }
-        waiting.add(fail)
-        const run = pool.run({ task, input }, { transferList }) as Promise<Answer>
-        run.then((answer) => {
-          waiting.delete(fail)
-          return resolve(answer)
-        }, fail)
-      })
+    async run<Answer>(task: string, input: unknown, transferList?: MessagePort[]): Promise<Answer> {
+      if (closed) throw new PoolFailure('the pool of threads is closed')
+      try {
+        return await pool.run<Answer>(task, input, transferList)
+      } catch (cause) {
+        throw new PoolFailure('a thread that worked on the message ended before its work was done; trying again may help', { cause })
+      }
     },
     close() {
       closed = true
-      return pool.destroy()
+      return pool.close()
     },
   }
 }
 
-async function openNotary(run: Run, kind: SignatureKind, publicKey: Uint8Array | undefined): Promise<Notary> {
+async function openNotary(run: Run, kind: NotaryOrder['kind'], publicKey?: Uint8Array): Promise<Notary> {
   const { port1: port, port2 } = new MessageChannel()
   const asked: { readonly resolve: (answer: NotaryAnswer) => void; readonly reject: (cause: unknown) => void }[] = []
   let failed: { readonly cause: unknown } | undefined

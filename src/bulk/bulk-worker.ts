@@ -1,16 +1,19 @@
 /** What the threads of the bulk pool do. */
 
-import { createSign, createVerify, createPublicKey, ECDH, generateKeyPairSync, type KeyObject } from 'node:crypto'
-import { setPriority } from 'node:os'
+import { createHash, createSign, createVerify, createPublicKey, ECDH, generateKeyPairSync, type KeyObject } from 'node:crypto'
+import { getPriority, setPriority } from 'node:os'
 import { isMainThread, workerData, type MessagePort } from 'node:worker_threads'
 import { freeAtOnce, openRun, sealRun, type OpenRun, type SealRun } from './frames.ts'
 import { MessageError, type MessageFault } from './message.ts'
 import type { SignatureKind, Suite } from './suites.ts'
 
+/** As `nice` counts. */
+const leastPriority = 19
+
 // To Linux process 0 is the thread that asks; elsewhere it would be the whole program.
 if (!isMainThread && process.platform === 'linux') {
   const { niceness } = workerData as { readonly niceness: number }
-  if (niceness > 0) setPriority(niceness)
+  if (niceness > 0) setPriority(Math.min(leastPriority, getPriority() + niceness))
 }
 if (!isMainThread) await freeAtOnce()
 
@@ -52,7 +55,8 @@ export type NotaryQuestion =
 export type NotaryAnswer = Uint8Array | boolean | null | { readonly fault: MessageFault; readonly message: string }
 
 export interface NotaryOrder {
-  readonly kind: SignatureKind
+  /** Or a hash alone: what is asked to `sign` answers the digest. */
+  readonly kind: SignatureKind | 'sha256'
   /** Compressed, to verify by; none to sign with a new pair. */
   readonly publicKey: Uint8Array | undefined
   readonly port: MessagePort
@@ -64,7 +68,7 @@ export interface NotaryOrder {
  */
 export async function notary({ kind, publicKey, port }: NotaryOrder): Promise<void> {
   const say = (answer: NotaryAnswer): void => port.postMessage(answer)
-  const judge = publicKey ? verifier(kind, publicKey) : signer(kind)
+  const judge = kind === 'sha256' ? hasher(kind) : publicKey ? verifier(kind, publicKey) : signer(kind)
   if (!judge) {
     say({ fault: 'malformed', message: 'the public key in the encryption context is none of the suite' })
     return
@@ -86,6 +90,11 @@ interface Judge {
   readonly publicKey: Uint8Array | null
   update(bytes: Uint8Array): void
   end(signature: Uint8Array | undefined): Uint8Array | boolean
+}
+
+function hasher(algorithm: 'sha256'): Judge {
+  const hash = createHash(algorithm)
+  return { publicKey: null, update: (bytes) => void hash.update(bytes), end: () => hash.digest() }
 }
 
 function signer({ curve, hash, fieldBytes }: SignatureKind): Judge {

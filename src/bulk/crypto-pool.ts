@@ -5,10 +5,9 @@
  */
 
 import { availableParallelism } from 'node:os'
-import { Piscina } from 'piscina'
 import { Busy } from '../base/busy.ts'
-import { programOf } from '../base/program.ts'
 import type { EcdsaQuestion } from './ecdsa.ts'
+import { openThreads } from './threads.ts'
 
 export type PairSpec =
   | 'RSA_2048'
@@ -29,7 +28,7 @@ export interface Ed25519phQuestion {
 }
 
 export interface CryptoPool {
-  /** A new pair: PKCS#8 and SubjectPublicKeyInfo, DER. The caller wipes the private one. @throws Busy */
+  /** A new pair: PKCS#8 and SubjectPublicKeyInfo, DER. The caller wipes the private one. @throws Busy, or why a thread was lost with what it was at; as do the others */
   keyPair(spec: PairSpec): Promise<{ readonly privateKey: Buffer; readonly publicKey: Buffer }>
   /** @throws Busy */
   isEcdsaSignature(question: EcdsaQuestion): Promise<boolean>
@@ -41,12 +40,11 @@ export interface CryptoPool {
 
 /** An RSA-4096 pair takes a second or more: behind so many a caller would have given up. */
 const maxWaiting = 256
-const idleMs = 60_000
 
 /** Makers of key pairs and judges of signatures have threads of their own: a millisecond's work does not wait behind seconds. */
 export function openCryptoPool(): CryptoPool {
-  const pairs = openThreads()
-  const judges = openThreads()
+  const pairs = openCryptoThreads()
+  const judges = openCryptoThreads()
   return {
     async keyPair(spec) {
       const { privateKey, publicKey } = (await pairs.run('keyPair', spec)) as Readonly<Record<'privateKey' | 'publicKey', Uint8Array>>
@@ -60,23 +58,14 @@ export function openCryptoPool(): CryptoPool {
   }
 }
 
-function openThreads() {
-  const pool = new Piscina({
-    filename: new URL('./boot.mjs', import.meta.url).href,
-    workerData: { program: programOf(new URL('./crypto-worker.ts', import.meta.url)).href },
-    // Flags of the parent (a test runner's, an inspector's) are not for these.
-    execArgv: [],
-    minThreads: 0,
-    maxThreads: Math.max(1, availableParallelism() - 1),
-    idleTimeout: idleMs,
-    maxQueue: maxWaiting,
-  })
+function openCryptoThreads() {
+  const pool = openThreads(new URL('./crypto-worker.ts', import.meta.url), { maxThreads: Math.max(1, availableParallelism() - 1) })
   return {
     async run(task: string, input: unknown): Promise<unknown> {
-      if (pool.queueSize >= maxWaiting) throw new Busy('too many wait for a thread')
-      return pool.run({ task, input })
+      if (pool.waiting() >= maxWaiting) throw new Busy('too many wait for a thread')
+      return pool.run(task, input)
     },
-    close: () => pool.destroy(),
+    close: pool.close,
   }
 }
 

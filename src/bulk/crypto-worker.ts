@@ -7,6 +7,9 @@ import type { Ed25519phQuestion, PairSpec } from './crypto-pool.ts'
 
 export { isEcdsaSignature } from './ecdsa.ts'
 
+/** Has the pool start a thread in place of one that was lost. */
+export const wake = (): null => null
+
 export const isEd25519phSignature = ({ publicKey, digest, signature }: Ed25519phQuestion): boolean =>
   verifyEd25519ph(Buffer.from(publicKey), Buffer.from(digest), Buffer.from(signature))
 
