@@ -1,5 +1,6 @@
 import {
   constants,
+  createECDH,
   createHash,
   createPublicKey,
   diffieHellman,
@@ -66,6 +67,37 @@ const changed = (buffer: Buffer, bit: number): Buffer => {
   const copy = Buffer.from(buffer)
   copy[bit >> 3] = (copy[bit >> 3] ?? 0) ^ (1 << (bit & 7))
   return copy
+}
+
+/** SubjectPublicKeyInfo of P-256 around these bytes. */
+const p256Spki = (point: Buffer): Buffer => {
+  const algorithm = Buffer.from('301306072a8648ce3d020106082a8648ce3d030107', 'hex')
+  const body = Buffer.concat([algorithm, Buffer.of(3, point.length + 1, 0), point])
+  return Buffer.concat([Buffer.of(0x30, body.length), body])
+}
+
+/** Points of P-256, y² = x³ - 3x + b, that are none, by the first x that will do. */
+function strangePoints(): { readonly onTwist: Buffer; readonly beyondPrime: Buffer } {
+  const p = 2n ** 256n - 2n ** 224n + 2n ** 192n + 2n ** 96n - 1n
+  const b = 0x5ac635d8aa3a93e7b3ebbd55769886bc651d06b0cc53b0f63bce3c3e27d2604bn
+  const root = (square: bigint): bigint => {
+    let [result, base] = [1n, square % p]
+    for (let left = (p + 1n) / 4n; left > 0n; left >>= 1n) {
+      if (left & 1n) result = (result * base) % p
+      base = (base * base) % p
+    }
+    return result
+  }
+  const encode = (x: bigint, y: bigint) => Buffer.from(`04${[x, y].map((number) => number.toString(16).padStart(64, '0')).join('')}`, 'hex')
+  let [onTwist, beyondPrime]: (Buffer | undefined)[] = []
+  for (let x = 1n; !onTwist || !beyondPrime; x++) {
+    const square = (((x ** 3n - 3n * x + b) % p) + p) % p
+    const y = root(square)
+    // The prime is 3 mod 4: what is no square has the opposite of one.
+    if ((y * y) % p === square) beyondPrime ??= encode(x + p, y)
+    else onTwist ??= encode(x, root(p - square))
+  }
+  return { onTwist, beyondPrime }
 }
 
 const protectedAttributes = {
@@ -340,6 +372,8 @@ describe('SoftHSM2', () => {
     test('refuses what is no point of the curve before the device sees it', async () => {
       const ckaId = await keys.of('ECC_NIST_P256 KEY_AGREEMENT')
       const good = spki(generateKeyPairSync('ec', { namedCurve: 'P-256' }))
+      const { onTwist, beyondPrime } = strangePoints()
+      expect(p256Spki(good.subarray(-65))).toEqual(good)
       const bad: Readonly<Record<string, Buffer>> = {
         'a point off the curve': changed(good, good.length * 8 - 1),
         'the point at infinity': Buffer.concat([Buffer.from('3019301306072a8648ce3d020106082a8648ce3d030107030200', 'hex'), Buffer.of(0)]),
@@ -354,6 +388,16 @@ describe('SoftHSM2', () => {
         'a byte behind it': Buffer.concat([good, Buffer.of(0)]),
         'a byte less': good.subarray(0, -1),
         'the bare point': good.subarray(-65),
+        'a compressed point': p256Spki(Buffer.from(createECDH('prime256v1').generateKeys('hex', 'compressed'), 'hex')),
+        'a hybrid point': p256Spki(Buffer.from(createECDH('prime256v1').generateKeys('hex', 'hybrid'), 'hex')),
+        'a point of order two on another curve': p256Spki(Buffer.concat([good.subarray(-65, -32), Buffer.alloc(32)])),
+        zeros: p256Spki(Buffer.concat([Buffer.of(4), Buffer.alloc(64)])),
+        'a point on the twist': p256Spki(onTwist),
+        'a coordinate that is not below the prime': p256Spki(beyondPrime),
+        'lengths in a long form': Buffer.concat([Buffer.of(0x30, 0x81), good.subarray(1)]),
+        'an indefinite length': Buffer.concat([Buffer.of(0x30, 0x80), good.subarray(2), Buffer.of(0, 0)]),
+        'unused bits in the BIT STRING': changed(good, 8 * (good.length - 66)),
+        'the algorithm id-ecDH': Buffer.from(good.toString('hex').replace('3059301306072a8648ce3d0201', '3057301106052b8104010c'), 'hex'),
         PEM: Buffer.from(generateKeyPairSync('ec', { namedCurve: 'P-256' }).publicKey.export({ format: 'pem', type: 'spki' })),
         noise: randomBytes(91),
         nothing: Buffer.alloc(0),
