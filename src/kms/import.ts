@@ -27,7 +27,7 @@ import { primaryOf, relatedKeys } from './multi-region.ts'
 import { hasExpired, pendingRotation } from './rotation.ts'
 import { seal, unseal } from './seal.ts'
 import type { Service } from './service.ts'
-import { tokenKind } from './specs.ts'
+import { isSymmetric, tokenKind } from './specs.ts'
 import { newCkaId } from './system-keys.ts'
 
 const dayMs = 86_400_000
@@ -149,7 +149,10 @@ async function removeObject(service: Service, object: ImportObject, claim?: Clai
   if (claimed === 'theirs') return
   if (object.kind === 'expired') {
     const { accountId, region, name } = parseKmsArn(arn) ?? { accountId: object.accountId, region: '', name: '' }
-    await trail.append(keyEvent(clock.now(), { arn, accountId, region, keyId: name }, 'DeleteExpiredKeyMaterial', {}))
+    const key = store.view.key(arn)
+    const material = key && isSymmetric(key) && store.view.backingKeys(arn).find((backing) => backing.ckaId === ckaId)
+    const details = { ...(material && { service: { keyMaterialId: material.materialId } }) }
+    await trail.append(keyEvent(clock.now(), { arn, accountId, region, keyId: name }, 'DeleteExpiredKeyMaterial', details))
   }
   await store.deleteImportObject(ckaId)
 }

@@ -10,7 +10,7 @@ import type { Principal } from '../auth/principal.ts'
 import type { KeyRecord } from '../store/store.ts'
 import { permitKey, permitResource } from './access.ts'
 import { kmsError, type KmsError } from './errors.ts'
-import { buildRecord } from './record.ts'
+import { buildRecords } from './record.ts'
 import type { Service } from './service.ts'
 import { readInput, type Input, type Shape } from './shape.ts'
 import type { KeyUsage } from './specs.ts'
@@ -84,6 +84,16 @@ export interface KeyUse<I> {
   readonly denied?: (call: Call, found: FoundKey, input: I) => KmsError | undefined
 }
 
+type ResponseElements = (output: Readonly<Record<string, unknown>>, call: Pick<Call, 'touched'>) => unknown
+
+/**
+ * For what changes a key and answers nothing: CloudTrail names the key all the same (developer guide, "Finding AWS KMS log entries in CloudTrail", of
+ * December 2022, which lists the operations). Of two keys it is the last, the one that an alias comes to.
+ */
+export const namesKey = (_output: unknown, { touched }: Pick<Call, 'touched'>): { readonly keyId: string | undefined } => ({
+  keyId: touched.findLast(({ type }) => type === 'AWS::KMS::Key')?.arn,
+})
+
 interface Definition<S extends Shape, K extends string, O extends string> {
   readonly input: S
   /** Every member that the answer can have. */
@@ -93,7 +103,7 @@ interface Definition<S extends Shape, K extends string, O extends string> {
   readonly resources?: (call: Call, input: Input<S>) => readonly string[]
   readonly readOnly: boolean
   /** CloudTrail shows these answers as responseElements; the others are null. */
-  readonly responseElements?: (output: Readonly<Record<string, unknown>>) => unknown
+  readonly responseElements?: ResponseElements
   /** `run` answers a DryRun itself, after work that decides whether the call would succeed. */
   readonly dryRunInside?: boolean
   run(
@@ -114,7 +124,7 @@ export interface Operation {
   readonly input: Shape
   readonly output: readonly string[]
   readonly worksOnKeys: boolean
-  readonly responseElements: ((output: Readonly<Record<string, unknown>>) => unknown) | undefined
+  readonly responseElements: ResponseElements | undefined
   read(body: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>>
   perform(call: Call): Promise<Readonly<Record<string, unknown>>>
 }
@@ -222,10 +232,10 @@ function wipeBlobs(shape: Shape, input: Readonly<Record<string, unknown>>): void
 }
 
 /** It was done and is recorded: a defect in counting changes nothing for its caller. */
-function countUse(call: Call, eventId: string): void {
+function countUse(call: Call, [record, ...ofOwners]: ReturnType<typeof buildRecords>): void {
   const { service, facts, operation } = call
   try {
-    service.usage.count(call, eventId)
+    service.usage.count(call, record.eventID, ofOwners)
   } catch (cause) {
     service.log.error({ requestId: facts.requestId, operation: operation.name, err: cause }, 'the call could not be counted')
   }
@@ -271,12 +281,13 @@ export async function execute(service: Service, operation: Operation, incoming: 
   } catch (cause) {
     error = toKmsError(service, operation, call.facts, cause)
   }
-  let eventId: string | undefined
+  let records: ReturnType<typeof buildRecords> | undefined
   try {
     if (call.principal || isRecorded(call, error)) {
-      const record = buildRecord(call, output, error)
-      await service.trail.append(record)
-      eventId = record.eventID
+      records = buildRecords(call, output, error)
+      const [record, ...ofOwners] = records
+      const appending = service.trail.append(record)
+      await (ofOwners.length === 0 ? appending : Promise.all([appending, ...ofOwners.map((each) => service.trail.append(each))]))
     }
   } catch (cause) {
     service.log.error(
@@ -285,7 +296,7 @@ export async function execute(service: Service, operation: Operation, incoming: 
     )
     error = kmsError('KMSInternalException', 'The request could not be recorded and was not answered.', { cause })
   }
-  if (!error && eventId !== undefined) countUse(call as Call, eventId)
+  if (!error && records) countUse(call as Call, records)
   if (call.input) wipeBlobs(operation.input, call.input)
   service.metrics.call(operation.name, error?.code ?? 'ok', performance.now() - startedAt)
   if (error) throw error

@@ -36,15 +36,16 @@ export function buildRecord(
     errorCode: error?.code,
     errorMessage: short(error?.message) || undefined,
     requestParameters: requestParameters(call, error),
-    responseElements: visibleAnswer(output && operation.responseElements?.(output)),
+    responseElements: visibleAnswer(output && operation.responseElements?.(output, call)),
     additionalEventData: isEmpty(note) ? undefined : note,
     requestID: facts.requestId,
     eventID: randomUUID(),
     readOnly: operation.readOnly,
-    resources: touched.length > 0 ? touched.map(({ accountId, type, arn }) => ({ accountId, type, ARN: arn })) : undefined,
+    resources: touched.length > 0 ? resourcesOf(touched) : undefined,
     eventType: 'AwsApiCall',
     managementEvent: true,
     recipientAccountId: principal?.accountId ?? call.service.config.accountId,
+    sharedEventID: undefined,
     eventCategory: 'Management',
     tlsDetails: facts.tls && {
       tlsVersion: facts.tls.version,
@@ -53,6 +54,37 @@ export function buildRecord(
     },
   }
 }
+
+/**
+ * The records of one call: that of its caller's account, and one for each other account whose key it came to, so that the owner of a key sees who uses
+ * it (KMS developer guide: "logged in both the caller account and the KMS key owner account"). They have one `sharedEventID`; an owner's
+ * names the caller's account and unique id alone, as CloudTrail does, and of what it was about only what is the owner's.
+ */
+export function buildRecords(
+  call: RecordedCall,
+  output: Readonly<Record<string, unknown>> | undefined,
+  error: KmsError | undefined,
+): readonly [AuditRecord, ...AuditRecord[]] {
+  const record = buildRecord(call, output, error)
+  const { principal, touched } = call
+  const foreign = touched.filter(({ accountId }) => accountId !== record.recipientAccountId)
+  if (foreign.length === 0 || !principal) return [record]
+  const sharedEventID = randomUUID()
+  const userIdentity = { type: 'AWSAccount', principalId: principal.principalId, accountId: principal.accountId }
+  const ofOwner = (recipientAccountId: string): AuditRecord => ({
+    ...record,
+    userIdentity,
+    eventID: randomUUID(),
+    resources: resourcesOf(foreign.filter(({ accountId }) => accountId === recipientAccountId)),
+    recipientAccountId,
+    sharedEventID,
+  })
+  const owners = new Set(foreign.map(({ accountId }) => accountId))
+  return [{ ...record, sharedEventID }, ...[...owners].map(ofOwner)]
+}
+
+const resourcesOf = (touched: RecordedCall['touched']): readonly object[] =>
+  touched.map(({ accountId, type, arn }) => ({ accountId, type, ARN: arn }))
 
 function isEmpty(object: object): boolean {
   for (const _name in object) return false
@@ -99,6 +131,34 @@ export function keyEvent(
     readOnly: false,
     resources: [{ accountId: key.accountId, type: 'AWS::KMS::Key', ARN: key.arn }],
     serviceEventDetails: { ...details.service, keyId: key.keyId },
+  }
+}
+
+/** What a call has changed in another region, as a record of that region: KMS did it in the caller's name (developer guide, UpdatePrimaryRegion). */
+export function recordElsewhere(
+  call: RecordedCall,
+  { arn, accountId, region }: Pick<KeyRecord, 'arn' | 'accountId' | 'region'>,
+  requestParameters: Readonly<Record<string, unknown>>,
+): AuditRecord {
+  return {
+    ...buildRecord(call, {}, undefined),
+    userIdentity: { ...userIdentity(call.principal), invokedBy: 'kms.amazonaws.com' },
+    awsRegion: region,
+    requestParameters,
+    responseElements: { keyId: arn },
+    resources: resourcesOf([{ accountId, type: 'AWS::KMS::Key', arn }]),
+  }
+}
+
+/** The replicas of a multi-Region key have what its primary has: CloudTrail's SynchronizeMultiRegionKey, of the primary in its region. */
+export function synchronization(nowMs: number, primary: Pick<KeyRecord, 'arn' | 'accountId' | 'region'>): AuditRecord {
+  return {
+    ...serviceEvent(nowMs, primary, 'kms.amazonaws.com', 'SynchronizeMultiRegionKey'),
+    responseElements: { keyId: primary.arn },
+    readOnly: false,
+    resources: resourcesOf([{ ...primary, type: 'AWS::KMS::Key' }]),
+    eventType: 'AwsApiCall',
+    requestID: randomUUID(),
   }
 }
 

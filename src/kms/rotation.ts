@@ -11,7 +11,8 @@ import { kmsError, type KmsError } from './errors.ts'
 import type { Step } from './lifecycle.ts'
 import { rotateMaterial } from './material.ts'
 import { rotateEverywhere } from './replication.ts'
-import { keyEvent } from './record.ts'
+import { hasReplicas } from './multi-region.ts'
+import { keyEvent, synchronization } from './record.ts'
 import type { Service } from './service.ts'
 
 const dayMs = 86_400_000
@@ -78,6 +79,7 @@ async function record({ store, trail }: Service, key: KeyRecord, backing: Backin
     ...(rotationType === 'BUDGET' && { additional: { reason: 'the former key material has used half of its budget of encryptions' } }),
   })
   await trail.append(rotation)
+  if (hasReplicas({ store }, key)) await trail.append(synchronization(rotatedAt, key))
   await store.changeMaterial(key.arn, (_current, materials) => {
     const newest = materials.find((other) => other.materialId === materialId)
     if (!newest) throw new StoreConflict(`record the rotation of ${key.arn}: material ${materialId} is gone`)

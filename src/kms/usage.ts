@@ -6,6 +6,7 @@
  * A call counts for the account of its key, once for each key that it works on; a call without a key counts for the caller's account.
  */
 
+import type { AuditRecord } from '../audit/trail.ts'
 import type { LastUse, UsageRow } from '../store/store.ts'
 import { priceClass, standardPrices, type Prices } from './cost.ts'
 import type { Call } from './operation.ts'
@@ -20,8 +21,12 @@ export interface UsageSettings {
 export const standardUsage: UsageSettings = { flushIntervalMs: 10_000, retentionDays: 400, prices: standardPrices }
 
 export interface Usage {
-  /** Counts a call that succeeded. @param eventId of its audit record */
-  count(call: Call, eventId: string): void
+  /**
+   * Counts a call that succeeded.
+   * @param eventId of its audit record
+   * @param ofOwners the records that other accounts, whose keys it used, have of it: a key's last use is named by its owner's
+   */
+  count(call: Call, eventId: string, ofOwners?: readonly AuditRecord[]): void
   /** Remembers a use of a key that was no call of an API: it counts for nothing but the key's last use. */
   used(use: LastUse): void
   /** A key's last cryptographic operation, as far as this process and the store know. */
@@ -151,18 +156,20 @@ export async function openUsage({ store, clock, log }: Pick<Service, 'store' | '
 
   return {
     used,
-    count({ operation, touched, nowMs, input, principal, region, facts }, eventId) {
+    count({ operation, touched, nowMs, input, principal, region, facts }, eventId, ofOwners = []) {
       if (operation.eventSource !== 'kms.amazonaws.com') return
       const day = Math.floor(nowMs / dayMs)
       const pairSpec = operation.name.startsWith('GenerateDataKeyPair') ? input['KeyPairSpec'] : undefined
       const counted = typeof pairSpec === 'string' ? `${operation.name} ${pairSpec}` : operation.name
       const isUse = cryptographic.has(operation.name)
       let ofKey = false
-      for (const { arn, type } of touched) {
+      for (const { arn, accountId, type } of touched) {
         if (type !== 'AWS::KMS::Key') continue
         ofKey = true
         add(day, arn, counted)
-        if (isUse) used({ keyArn: arn, operation: operation.name, at: nowMs, eventId, requestId: facts.requestId })
+        if (!isUse) continue
+        const ofOwner = ofOwners.find(({ recipientAccountId }) => recipientAccountId === accountId)
+        used({ keyArn: arn, operation: operation.name, at: nowMs, eventId: ofOwner?.eventID ?? eventId, requestId: facts.requestId })
       }
       if (!ofKey) add(day, `arn:aws:kms:${region}:${principal.accountId}:`, counted)
     },

@@ -123,7 +123,7 @@ test('material is destroyed in the token when its time is over, and its return r
     expect.objectContaining({
       eventType: 'AwsServiceEvent',
       resources: [{ accountId: holdfast.accountId, type: 'AWS::KMS::Key', ARN: arn }],
-      serviceEventDetails: { keyId },
+      serviceEventDetails: { keyMaterialId: materialId, keyId },
     }),
   ])
   // Once and for all.

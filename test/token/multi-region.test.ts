@@ -33,7 +33,7 @@ import {
   type KeyMetadata,
 } from '@aws-sdk/client-kms'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { expectRefusal, given } from './contract/kit.ts'
+import { expectRefusal, given, uuid } from './contract/kit.ts'
 import { wrapMaterial } from './import-kit.ts'
 import { administer, makeUser, rawCall, startHoldfast, type Holdfast } from './holdfast.ts'
 
@@ -166,6 +166,65 @@ test('a key goes its whole way: made, replicated, rotated, its primary moved, de
   expect(await here.send(new ScheduleKeyDeletionCommand({ KeyId: keyId, PendingWindowInDays: 7 }))).toMatchObject({
     KeyState: 'PendingDeletion',
   })
+})
+
+test('the trail of each region has what became of its key, and the primary’s has each time that its replicas were brought level', async () => {
+  const trailIn = async (region: string, keyId: string) => {
+    const input = { LookupAttributes: [{ AttributeKey: 'ResourceName', AttributeValue: arnIn(region, keyId) }] }
+    const { json } = await rawCall(holdfast, 'cloudtrail', 'LookupEvents', input, { region })
+    return (json['Events'] as readonly { readonly CloudTrailEvent: string }[])
+      .map(({ CloudTrailEvent }) => JSON.parse(CloudTrailEvent) as Readonly<Record<string, unknown>>)
+      .reverse()
+  }
+  const namesIn = async (region: string, keyId: string) => (await trailIn(region, keyId)).map(({ eventName }) => eventName)
+  const keyId = await primaryKey()
+  // Alone, it has nobody to be level with.
+  await here.send(new RotateKeyOnDemandCommand({ KeyId: keyId }))
+  expect((await namesIn(home, keyId)).sort()).toEqual(['CreateKey', 'RotateKey', 'RotateKeyOnDemand'])
+
+  await here.send(new ReplicateKeyCommand({ KeyId: keyId, ReplicaRegion: other }))
+  await here.send(new RotateKeyOnDemandCommand({ KeyId: keyId }))
+  const synchronized = (await trailIn(home, keyId)).filter(({ eventName }) => eventName === 'SynchronizeMultiRegionKey')
+  const synchronization = {
+    eventVersion: '1.11',
+    userIdentity: { accountId: holdfast.accountId, invokedBy: 'AWS Internal' },
+    eventTime: expect.any(String),
+    eventSource: 'kms.amazonaws.com',
+    eventName: 'SynchronizeMultiRegionKey',
+    awsRegion: home,
+    sourceIPAddress: 'AWS Internal',
+    userAgent: 'AWS Internal',
+    requestParameters: null,
+    responseElements: { keyId: arnIn(home, keyId) },
+    requestID: expect.stringMatching(uuid),
+    eventID: expect.stringMatching(uuid),
+    readOnly: false,
+    resources: [{ accountId: holdfast.accountId, type: 'AWS::KMS::Key', ARN: arnIn(home, keyId) }],
+    eventType: 'AwsApiCall',
+    managementEvent: true,
+    recipientAccountId: holdfast.accountId,
+    eventCategory: 'Management',
+  }
+  expect(synchronized).toEqual([synchronization, synchronization])
+  expect(await namesIn(other, keyId)).toEqual(['CreateKey'])
+
+  const { $metadata } = await here.send(new UpdatePrimaryRegionCommand({ KeyId: keyId, PrimaryRegion: other }))
+  const [mine, theirs] = [(await trailIn(home, keyId)).at(-1), (await trailIn(other, keyId)).at(-1)]
+  const of = (region: string) => ({
+    eventName: 'UpdatePrimaryRegion',
+    awsRegion: region,
+    requestID: $metadata.requestId,
+    responseElements: { keyId: arnIn(region, keyId) },
+    resources: [{ accountId: holdfast.accountId, type: 'AWS::KMS::Key', ARN: arnIn(region, keyId) }],
+  })
+  const caller = { type: 'Root', arn: `arn:aws:iam::${holdfast.accountId}:root` }
+  expect(mine).toMatchObject({ ...of(home), userIdentity: caller, requestParameters: { keyId, primaryRegion: other } })
+  expect(theirs).toMatchObject({
+    ...of(other),
+    userIdentity: { ...caller, invokedBy: 'kms.amazonaws.com' },
+    requestParameters: { keyId: arnIn(other, keyId), primaryRegion: other },
+  })
+  expect(theirs?.['eventID']).not.toBe(mine?.['eventID'])
 })
 
 test('what is no shared property is each key’s own', async () => {

@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest'
 import type { Principal } from '../../src/auth/principal.ts'
 import { kmsError } from '../../src/kms/errors.ts'
 import type { Operation } from '../../src/kms/operation.ts'
-import { buildRecord, eventTime, type RecordedCall } from '../../src/kms/record.ts'
+import { buildRecord, buildRecords, eventTime, type RecordedCall } from '../../src/kms/record.ts'
 import {
   blob,
   boolean,
@@ -116,6 +116,40 @@ test('no blob and no secret is ever in a record, whatever the shape; everything 
     }),
     { numRuns: 1000 },
   )
+})
+
+describe('the records of a call', () => {
+  const touched = (...accounts: readonly string[]) =>
+    accounts.map((accountId, index) => ({ arn: `arn:${accountId}:${index}`, accountId, type: 'AWS::KMS::Key' }))
+  const recordsOf = (...accounts: readonly string[]) => buildRecords(callOf({}, {}, { touched: touched(...accounts) }), {}, undefined)
+
+  test('are one where it was about nothing but the caller’s own', () => {
+    for (const accounts of [[], ['111122223333'], ['111122223333', '111122223333']]) {
+      const [record, ...more] = recordsOf(...accounts)
+      expect(more).toEqual([])
+      expect(JSON.parse(JSON.stringify(record))).not.toHaveProperty('sharedEventID')
+    }
+  })
+
+  test('are one more for each other account, each with what is that account’s, and nothing of who called but the account and the id', () => {
+    const [mine, ...others] = recordsOf('111122223333', '222233334444', '333344445555', '222233334444')
+    expect(mine['resources']).toHaveLength(4)
+    expect(others.map(({ recipientAccountId, resources }) => [recipientAccountId, (resources as readonly object[]).length])).toEqual([
+      ['222233334444', 2],
+      ['333344445555', 1],
+    ])
+    for (const other of others) {
+      expect(other['sharedEventID']).toBe(mine['sharedEventID'])
+      expect(other['userIdentity']).toEqual({ type: 'AWSAccount', principalId: root.principalId, accountId: root.accountId })
+      expect(JSON.stringify(other)).not.toContain(root.accessKeyId)
+    }
+    expect(new Set([mine, ...others].map(({ eventID }) => eventID)).size).toBe(3)
+  })
+
+  test('are one for a caller whom nobody knows', () => {
+    const unknown = callOf({}, {}, { touched: touched('222233334444'), principal: undefined })
+    expect(buildRecords(unknown, undefined, kmsError('UnrecognizedClientException'))).toHaveLength(1)
+  })
 })
 
 describe('a record', () => {

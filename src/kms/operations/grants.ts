@@ -7,7 +7,7 @@ import { foreignKeyUnseen, givenConstraints, permitRetirement } from '../access.
 import { kmsError, type KmsError } from '../errors.ts'
 import { findKey, keyFrom, keyMissing } from '../keys.ts'
 import { seconds } from '../metadata.ts'
-import { dryRunSucceeded, operation, type Call, type FoundKey } from '../operation.ts'
+import { dryRunSucceeded, namesKey, operation, type Call, type FoundKey } from '../operation.ts'
 import { pageAsked, pageShown } from '../page.ts'
 import { integer, keyId, list, oneOf, optional, string, stringMap, structure, type Member } from '../shape.ts'
 import { isSymmetric, type KeyUsage } from '../specs.ts'
@@ -168,7 +168,7 @@ export const CreateGrant = operation({
   keys: { key: keyFrom('KeyId', { crossAccount: true }) },
   readOnly: false,
   dryRunInside: true,
-  responseElements: ({ GrantId }) => ({ grantId: GrantId }),
+  responseElements: ({ GrantId }, call) => ({ grantId: GrantId, ...namesKey(undefined, call) }),
   async run(call, input, { key }) {
     const operations = readOperations(key, input.Operations)
     const constraints = readConstraints(call, key)

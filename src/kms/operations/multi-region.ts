@@ -6,9 +6,9 @@ import { keyArn } from '../arn.ts'
 import { kmsError } from '../errors.ts'
 import { keyFrom, keyMissing } from '../keys.ts'
 import { keyMetadata } from '../metadata.ts'
-import { isPrimary, notPrimary, relatedKeys } from '../multi-region.ts'
-import { operation, type Call } from '../operation.ts'
-import { keyEvent } from '../record.ts'
+import { isPrimary, notPrimary, primaryOf, relatedKeys } from '../multi-region.ts'
+import { namesKey, operation, type Call } from '../operation.ts'
+import { keyEvent, recordElsewhere, synchronization } from '../record.ts'
 import { createReplica } from '../replication.ts'
 import { boolean, keyId, optional, string } from '../shape.ts'
 import { checkKind } from '../specs.ts'
@@ -85,7 +85,11 @@ export const ReplicateKey = operation({
     call.touched.push({ arn, accountId, type: 'AWS::KMS::Key' })
     // As at AWS: two events, each in its region.
     const additional = { primaryKeyArn: primary.arn, requestID: call.facts.requestId }
-    await service.trail.append(keyEvent(service.clock.now(), replica, 'CreateKey', { additional }))
+    const now = service.clock.now()
+    await Promise.all([
+      service.trail.append(keyEvent(now, replica, 'CreateKey', { additional })),
+      service.trail.append(synchronization(now, primaryOf(service, replica))),
+    ])
     return {
       // As it began: AWS answers so, and clients wait for Enabled from here on.
       ReplicaKeyMetadata: keyMetadata(service, replica),
@@ -113,7 +117,8 @@ export const UpdatePrimaryRegion = operation({
     },
   },
   readOnly: false,
-  async run(call, input, { primary }) {
+  responseElements: namesKey,
+  async run(call, input, { primary, next }) {
     const { service } = call
     // In one write over all of them, so that there is never more than one primary, nor none; nobody sees AWS's Updating.
     await service.store.updateKeys(primary.keyId, () => {
@@ -137,6 +142,11 @@ export const UpdatePrimaryRegion = operation({
         })),
       }
     })
+    if (next.arn !== primary.arn) {
+      // As at AWS: two events, each of one key, in its region.
+      call.touched.splice(0, call.touched.length, ...call.touched.filter(({ arn }) => arn !== next.arn))
+      await service.trail.append(recordElsewhere(call, next, { keyId: next.arn, primaryRegion: next.region }))
+    }
     return {}
   },
 })

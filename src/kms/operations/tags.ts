@@ -3,7 +3,7 @@
 import type { Tag } from '../../store/store.ts'
 import { kmsError } from '../errors.ts'
 import { changeKey, keyFrom } from '../keys.ts'
-import { operation } from '../operation.ts'
+import { namesKey, operation } from '../operation.ts'
 import { page, pageOf } from '../page.ts'
 import { keyId, list, string } from '../shape.ts'
 import { listing, maxTagsGiven, tagList } from './members.ts'
@@ -45,6 +45,7 @@ export const TagResource = operation({
   output: [],
   keys: { key: keyFrom('KeyId') },
   readOnly: false,
+  responseElements: namesKey,
   async run(call, input, { key }) {
     await changeKey(call, key, (current) => ({ tags: readTags(input.Tags, current.tags, call.service.config.quotas.tagsPerKey) }))
     return {}
@@ -56,6 +57,7 @@ export const UntagResource = operation({
   output: [],
   keys: { key: keyFrom('KeyId') },
   readOnly: false,
+  responseElements: namesKey,
   async run(call, input, { key }) {
     refuseReserved(input.TagKeys)
     await changeKey(call, key, (current) => ({ tags: current.tags.filter((tag) => !input.TagKeys.includes(tag.key)) }))

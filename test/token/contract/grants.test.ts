@@ -247,6 +247,27 @@ describeOurs('a grant to another account', () => {
     expect(await grantsOf(Arn)).toEqual([])
   })
 
+  test('is retired by the account that issued it, and by nobody there without its leave', async () => {
+    const key = await contract.key({
+      Policy: JSON.stringify(
+        document(
+          { ...allow('kms:*'), Principal: { AWS: `arn:aws:iam::${contract.accountId}:root` } },
+          { ...allow('kms:CreateGrant'), Principal: { AWS: `arn:aws:iam::${theirs}:root` } },
+        ),
+      ),
+    })
+    const there = contract.client({ credentials: root })
+    const may = await userWith([allow('kms:RetireGrant')], { credentials: root })
+    const make = async () =>
+      (await grant({ KeyId: key.Arn, GranteePrincipal: `arn:aws:iam::${contract.accountId}:root`, Operations: ['Encrypt'] }, there)).GrantId
+    const retire = (kms: KMSClient, GrantId: string | undefined) => isAllowed(kms.send(new RetireGrantCommand({ KeyId: key.Arn, GrantId })))
+    const [one, two] = [await make(), await make()]
+    expect([await retire(carol.kms, one), await retire(there, one), await retire(may.kms, two)]).toEqual([false, true, true])
+    const ours = (await grant({ KeyId: key.Arn, GranteePrincipal: carol.arn, Operations: ['Encrypt'] })).GrantId
+    expect(await retire(there, ours)).toBe(false)
+    expect(await grantsOf(key.Arn)).toHaveLength(1)
+  })
+
   test('is not told of to strangers: neither its key nor its id seem to exist', async () => {
     const { Arn } = await contract.key()
     const { GrantId } = await grant({ KeyId: Arn, GranteePrincipal: dave.arn, Operations: ['Decrypt'] })
@@ -904,7 +925,7 @@ describeOurs('the trail', () => {
       name: 'n',
     }
     expect(shown.slice(1)).toEqual([
-      { eventName: 'CreateGrant', readOnly: false, requestParameters: parameters, responseElements: { grantId: GrantId } },
+      { eventName: 'CreateGrant', readOnly: false, requestParameters: parameters, responseElements: { grantId: GrantId, keyId: Arn } },
       expect.objectContaining({ eventName: 'Encrypt', requestParameters: { keyId: KeyId, encryptionAlgorithm: 'SYMMETRIC_DEFAULT' } }),
       { eventName: 'ListGrants', readOnly: true, requestParameters: { keyId: KeyId }, responseElements: null },
       {
@@ -914,7 +935,12 @@ describeOurs('the trail', () => {
         responseElements: null,
         additionalEventData: { grantId: GrantId },
       },
-      { eventName: 'CreateGrant', readOnly: false, requestParameters: parameters, responseElements: { grantId: other.GrantId } },
+      {
+        eventName: 'CreateGrant',
+        readOnly: false,
+        requestParameters: parameters,
+        responseElements: { grantId: other.GrantId, keyId: Arn },
+      },
       { eventName: 'RevokeGrant', readOnly: false, requestParameters: { keyId: KeyId, grantId: other.GrantId }, responseElements: null },
     ])
   })

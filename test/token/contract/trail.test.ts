@@ -16,6 +16,7 @@ import {
   GenerateDataKeyCommand,
   GenerateDataKeyWithoutPlaintextCommand,
   GenerateRandomCommand,
+  GetKeyLastUsageCommand,
   GetKeyPolicyCommand,
   ListAliasesCommand,
   ListKeyPoliciesCommand,
@@ -133,14 +134,16 @@ describeOurs('a call that is answered', () => {
       requestParameters: { limit: 3 },
       responseElements: null,
     }))
-    await note('DisableKey', kms.send(new DisableKeyCommand({ KeyId })), onKey(false, { keyId: KeyId }))
-    await note('EnableKey', kms.send(new EnableKeyCommand({ KeyId })), onKey(false, { keyId: KeyId }))
+    // What manages a key and answers nothing names it all the same.
+    const named = { responseElements: { keyId: key.Arn } }
+    await note('DisableKey', kms.send(new DisableKeyCommand({ KeyId })), onKey(false, { keyId: KeyId }, named))
+    await note('EnableKey', kms.send(new EnableKeyCommand({ KeyId })), onKey(false, { keyId: KeyId }, named))
     await note(
       'UpdateKeyDescription',
       kms.send(new UpdateKeyDescriptionCommand({ KeyId, Description: 'other' })),
       onKey(false, { keyId: KeyId, description: 'other' }),
     )
-    const both = { resources: expect.arrayContaining([keyResource(key.Arn), aliasResource]) }
+    const both = { ...named, resources: expect.arrayContaining([keyResource(key.Arn), aliasResource]) }
     await note(
       'CreateAlias',
       kms.send(new CreateAliasCommand({ AliasName: alias, TargetKeyId: KeyId })),
@@ -159,12 +162,12 @@ describeOurs('a call that is answered', () => {
     await note(
       'TagResource',
       kms.send(new TagResourceCommand({ KeyId, Tags: [{ TagKey: 'c', TagValue: 'd' }] })),
-      onKey(false, { keyId: KeyId, tags: [{ tagKey: 'c', tagValue: 'd' }] }),
+      onKey(false, { keyId: KeyId, tags: [{ tagKey: 'c', tagValue: 'd' }] }, named),
     )
     await note(
       'UntagResource',
       kms.send(new UntagResourceCommand({ KeyId, TagKeys: ['c'] })),
-      onKey(false, { keyId: KeyId, tagKeys: ['c'] }),
+      onKey(false, { keyId: KeyId, tagKeys: ['c'] }, named),
     )
     await note('ListResourceTags', kms.send(new ListResourceTagsCommand({ KeyId })), onKey(true, { keyId: KeyId }))
     policy = given((await note('GetKeyPolicy', kms.send(new GetKeyPolicyCommand({ KeyId })), onKey(true, { keyId: KeyId }))).Policy)
@@ -512,6 +515,76 @@ describeOurs('calls of other APIs', () => {
     const elsewhere = await contract.client({ region: contract.otherRegion }).send(new ListKeysCommand({}))
     expect(await ids(cloudTrail(undefined, contract.otherRegion))).toContain(elsewhere.$metadata.requestId)
     expect(await ids(cloudTrail())).not.toContain(elsewhere.$metadata.requestId)
+  })
+})
+
+describeOurs('a key that another account uses', () => {
+  const owner = () => contract.accountId
+  const guestId = '333344445555'
+  let guest: Credentials & { readonly arn: string }
+  let key: TestKey
+
+  beforeAll(async () => {
+    const root = await makeAccount(contract.ours, guestId)
+    const everything = {
+      Version: '2012-10-17',
+      Statement: [{ Effect: 'Allow', Action: ['kms:*', 'cloudtrail:LookupEvents'], Resource: '*' }],
+    }
+    guest = await makeUser(contract.ours, 'guest', { everything }, { credentials: root })
+    const allow = (account: string, Action: string) => ({
+      Effect: 'Allow',
+      Principal: { AWS: `arn:aws:iam::${account}:root` },
+      Action,
+      Resource: '*',
+    })
+    const Policy = JSON.stringify({ Version: '2012-10-17', Statement: [allow(owner(), 'kms:*'), allow(guestId, 'kms:*crypt*')] })
+    key = await contract.key({ Policy })
+  })
+  const recordsOf = async (requestId: string | undefined, trail: CloudTrailClient) =>
+    (await lookUp({}, trail)).map(recordIn).filter((record) => record['requestID'] === requestId)
+
+  test('is in the trail of both: the owner sees that it was used, by which account, and as one event with the caller’s', async () => {
+    const guests = contract.client({ credentials: guest })
+    const own = await contract.key({}, guests)
+    const encryptionContext = { for: 'both' }
+    const { CiphertextBlob, $metadata } = await guests.send(
+      new EncryptCommand({ KeyId: key.Arn, Plaintext: Buffer.from(marker), EncryptionContext: encryptionContext }),
+    )
+    const [mine, ...more] = await recordsOf($metadata.requestId, cloudTrail(guest))
+    const [theirs, ...others] = await recordsOf($metadata.requestId, cloudTrail())
+    expect([more, others]).toEqual([[], []])
+    expect(mine).toMatchObject({ userIdentity: { arn: guest.arn }, recipientAccountId: guestId, resources: [keyResource(key.Arn)] })
+    expect(theirs).toEqual({
+      ...mine,
+      userIdentity: { type: 'AWSAccount', principalId: expect.stringMatching(/^AIDA/), accountId: guestId },
+      eventID: expect.stringMatching(uuid),
+      recipientAccountId: owner(),
+    })
+    expect(mine?.['sharedEventID']).toEqual(expect.stringMatching(uuid))
+    expect(theirs?.['eventID']).not.toBe(mine?.['eventID'])
+    // That is the event by which the owner finds its key's last use.
+    const { KeyLastUsage } = await contract.kms.send(new GetKeyLastUsageCommand({ KeyId: key.KeyId }))
+    expect(KeyLastUsage).toMatchObject({ Operation: 'Encrypt', CloudTrailEventId: theirs?.['eventID'] })
+
+    const moved = await guests.send(
+      new ReEncryptCommand({ CiphertextBlob, SourceEncryptionContext: encryptionContext, DestinationKeyId: own.Arn }),
+    )
+    const [both] = await recordsOf(moved.$metadata.requestId, cloudTrail(guest))
+    const [one] = await recordsOf(moved.$metadata.requestId, cloudTrail())
+    expect(both?.['resources']).toHaveLength(2)
+    expect(one).toMatchObject({ sharedEventID: both?.['sharedEventID'], resources: [keyResource(key.Arn)] })
+  })
+
+  test('is in the owner’s when the call failed after its caller was let in, and not when it was not', async () => {
+    const guests = contract.client({ credentials: guest })
+    await contract.kms.send(new DisableKeyCommand({ KeyId: key.KeyId }))
+    const disabled = await requestIdOf(guests.send(new EncryptCommand({ KeyId: key.Arn, Plaintext: Buffer.from(marker) })))
+    expect(await recordsOf(disabled, cloudTrail())).toMatchObject([{ errorCode: 'DisabledException', recipientAccountId: owner() }])
+    const denied = await requestIdOf(guests.send(new DescribeKeyCommand({ KeyId: key.Arn })))
+    expect(await recordsOf(denied, cloudTrail())).toEqual([])
+    const [refused] = await recordsOf(denied, cloudTrail(guest))
+    expect(refused).toMatchObject({ errorCode: 'AccessDeniedException' })
+    expect(refused).not.toHaveProperty('sharedEventID')
   })
 })
 
