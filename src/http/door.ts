@@ -10,6 +10,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { Metrics } from '../base/metrics.ts'
+import { turns } from '../base/turns.ts'
 import { kmsError, KmsError } from '../kms/errors.ts'
 import { execute, type Authenticated, type Incoming, type RequestFacts } from '../kms/operation.ts'
 import type { Api } from '../kms/operations/index.ts'
@@ -71,6 +72,8 @@ export function openDoor(options: DoorOptions): Door {
       const body = await readBody(request, response, maxBodyBytes, longBodies)
       if (!body) return log.debug({ ...event }, 'the caller went away before the request was complete')
       event.bytes = body.length
+      const beginning = turns.take()
+      if (beginning) await beginning
       const row = protocol.find(request.headers, body)
       const { operation } = row
       event.operation = operation.name
@@ -83,6 +86,8 @@ export function openDoor(options: DoorOptions): Door {
       event.code = error.code
       rendered = protocol.encodeError(error, facts.requestId)
     }
+    const answering = turns.take()
+    if (answering) await answering
     // What never reached the road is counted here; the road counts the rest itself.
     if (!executed) {
       metrics.call('none', event.code, performance.now() - startedAt)
