@@ -187,7 +187,7 @@ function findGrant(
   return Promise.all([...looks, ...byToken]).then((found) => best(found.map(matchOf)))
 }
 
-/** Who may retire a grant the grant says: its retiring principal, its grantee if it may, and the account of the key. */
+/** Who may retire a grant the grant says: its retiring principal, its grantee if it may, the account of the key, and the one that issued it. */
 export function permitRetirement(call: Call, found: FoundKey, grant: GrantRecord): void {
   const { principal } = call
   const key = found.record
@@ -198,7 +198,7 @@ export function permitRetirement(call: Call, found: FoundKey, grant: GrantRecord
   const matches = [
     grant.retiring === null ? undefined : isParty(grant.retiring, grant.retiringId),
     grant.operations.includes('RetireGrant') ? isParty(grant.grantee, grant.granteeId) : undefined,
-    key.accountId === principal.accountId ? ('account' as const) : undefined,
+    [key.accountId, grant.issuingAccountId].includes(principal.accountId) ? ('account' as const) : undefined,
   ]
   const match = matches.includes('itself') ? 'itself' : matches.find((each) => each !== undefined)
   const decision = authorizeRetireGrant({ principal, keyArn: key.arn, context: requestContext(call, found), match })

@@ -26,7 +26,7 @@ function requireRotatable(key: KeyRecord): void {
 }
 
 export const EnableKeyRotation = operation({
-  input: { KeyId: keyId, RotationPeriodInDays: optional(integer({ min: 90, max: 2560 })) },
+  input: { KeyId: keyId, RotationPeriodInDays: optional(integer({ min: 90, max: 2560 }), defaultPeriodDays) },
   output: [],
   keys: { key: keyFrom('KeyId', { verify: requireOwnMaterial }) },
   readOnly: false,

@@ -301,6 +301,20 @@ describeOurs('in policies and in the trail', () => {
     expect((await refusalOf(ask())).name).toBe('AccessDeniedException')
     await ask(180)
     expect((await statusOf(key.KeyId)).RotationPeriodInDays).toBe(180)
+    // Who says none has said a year.
+    const other = await makeUser(contract.ours, `yearly-${process.pid}`, {
+      rotate: {
+        Version: '2012-10-17',
+        Statement: [
+          { Effect: 'Allow', Action: 'kms:*', Resource: '*' },
+          { Effect: 'Deny', Action: 'kms:*', Resource: '*', Condition: { NumericEquals: { 'kms:RotationPeriodInDays': '365' } } },
+        ],
+      },
+    })
+    const kmsOfOther = contract.client({ credentials: other })
+    const askAs = (days?: number) => kmsOfOther.send(new EnableKeyRotationCommand({ KeyId: key.KeyId, RotationPeriodInDays: days }))
+    expect((await refusalOf(askAs())).name).toBe('AccessDeniedException')
+    await askAs(364)
   })
 
   test('a rotation is recorded twice: the call, and the rotation itself as an event of the service', async () => {
