@@ -176,11 +176,11 @@ test('the trail of each region has what became of its key, and the primary’s h
       .map(({ CloudTrailEvent }) => JSON.parse(CloudTrailEvent) as Readonly<Record<string, unknown>>)
       .reverse()
   }
-  const namesIn = async (region: string, keyId: string) => (await trailIn(region, keyId)).map(({ eventName }) => eventName)
+  const namesIn = async (region: string, keyId: string) => (await trailIn(region, keyId)).map(({ eventName }) => String(eventName))
   const keyId = await primaryKey()
   // Alone, it has nobody to be level with.
   await here.send(new RotateKeyOnDemandCommand({ KeyId: keyId }))
-  expect((await namesIn(home, keyId)).sort()).toEqual(['CreateKey', 'RotateKey', 'RotateKeyOnDemand'])
+  expect(new Set(await namesIn(home, keyId))).toEqual(new Set(['CreateKey', 'RotateKey', 'RotateKeyOnDemand']))
 
   await here.send(new ReplicateKeyCommand({ KeyId: keyId, ReplicaRegion: other }))
   await here.send(new RotateKeyOnDemandCommand({ KeyId: keyId }))
