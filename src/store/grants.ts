@@ -237,6 +237,10 @@ export function openGrants(
       const [[row]] = await read([sql.selectFrom('grants').selectAll().where('identity', '=', identity).compile()])
       return row && readGrant(row)
     },
+    async count(keyArn) {
+      const [[row]] = await read([sql.selectFrom('grant_counts').select('grants').where('key_arn', '=', keyArn).compile()])
+      return row?.grants ?? 0
+    },
     async list(filter, after, limit): Promise<Page<GrantRecord>> {
       const [rows] = await read([
         filtered(filter)

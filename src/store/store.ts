@@ -323,6 +323,8 @@ export interface Grants {
   get(grantId: string): Promise<GrantRecord | undefined>
   /** The grant that has this one's name and is equal but for its id and time; undefined for one without a name. */
   sameAs(grant: GrantRecord): Promise<GrantRecord | undefined>
+  /** How many there are on a key. */
+  count(keyArn: string): Promise<number>
   /** In order of grant id. */
   list(filter: GrantFilter, after: string | undefined, limit: number): Promise<Page<GrantRecord>>
   /**

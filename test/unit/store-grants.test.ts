@@ -138,6 +138,8 @@ describe.each(backEnds)('grants on $name', ({ make }) => {
       expect(await store.grants.sameAs(different)).toBeUndefined()
       await store.grants.insert(different, most)
     }
+    expect(await store.grants.count(grant.keyArn)).toBe(1 + unequal.length)
+    expect(await store.grants.count(`${grant.keyArn}-none`)).toBe(0)
     // Without a name nothing is the same.
     const bare = sampleGrant(key)
     await store.grants.insert(bare, most)
@@ -527,6 +529,9 @@ describe('a hundred thousand grants', () => {
     await expect(store.grants.insert(sampleGrant(key), many - ofDoomed)).rejects.toThrow(StoreConflict)
     expectIndexed((await watch(() => store.grants.sameAs(sampleGrant(key, { name: 'y' })))).plans)
     expectIndexed((await watch(() => store.grants.get('0'.repeat(64)))).plans)
+    const counting = await watch(() => store.grants.count(key.arn))
+    expect(counting.rows).toBe(1)
+    expectIndexed(counting.plans)
   })
 
   test('go with their key, a part in each transaction', async () => {

@@ -122,6 +122,16 @@ function readParty(call: Call, kind: 'Grantee' | 'Retiring'): Party | undefined 
 
 const isService = (party: string): boolean => !party.startsWith('arn:')
 
+const full = ({ arn }: KeyRecord, quota: number, options?: ErrorOptions): KmsError =>
+  kmsError('LimitExceededException', `${arn} has ${quota} grants, which is the quota of a KMS key.`, options)
+
+/** What a dry run can say of `insertOnce`. @throws KmsError */
+async function checkRoom(call: Call, key: KeyRecord, grant: GrantRecord): Promise<void> {
+  const { grants } = call.service.store
+  const { grantsPerKey } = call.service.config.quotas
+  if ((await grants.count(key.arn)) >= grantsPerKey && !(await grants.sameAs(grant))) throw full(key, grantsPerKey)
+}
+
 /** Stores a grant, or answers the one that the same request with the same name made before. */
 async function insertOnce(call: Call, key: KeyRecord, grant: GrantRecord): Promise<GrantRecord> {
   const { grants, view } = call.service.store
@@ -136,11 +146,7 @@ async function insertOnce(call: Call, key: KeyRecord, grant: GrantRecord): Promi
       if (same) return same
       if (!view.key(key.arn)) throw keyMissing(key.arn)
       // The same one may have been ended between the two looks: then there is room now.
-      if (attempt === 2) {
-        throw kmsError('LimitExceededException', `${key.arn} has ${grantsPerKey} grants, which is the quota of a KMS key.`, {
-          cause: error,
-        })
-      }
+      if (attempt === 2) throw full(key, grantsPerKey, { cause: error })
     }
   }
 }
@@ -180,8 +186,7 @@ export const CreateGrant = operation({
         'When you specify a GranteeServicePrincipal, you must also specify a SourceArn grant constraint, and either a RetiringPrincipal or a RetiringServicePrincipal.',
       )
     }
-    if (input.DryRun) throw dryRunSucceeded()
-    const grant = await insertOnce(call, key, {
+    const wanted: GrantRecord = {
       grantId: randomBytes(32).toString('hex'),
       keyArn: key.arn,
       grantee: grantee.name,
@@ -193,7 +198,12 @@ export const CreateGrant = operation({
       operations,
       constraints,
       createdAt: call.nowMs,
-    })
+    }
+    if (input.DryRun) {
+      await checkRoom(call, key, wanted)
+      throw dryRunSucceeded()
+    }
+    const grant = await insertOnce(call, key, wanted)
     return { GrantToken: call.service.grantTokens.issue(grant), GrantId: grant.grantId }
   },
 })

@@ -469,6 +469,8 @@ describeOurs('CreateGrant', () => {
       'LimitExceededException',
       `${Arn} has ${grantsPerKey} grants, which is the quota of a KMS key.`,
     )
+    await expectRefusal(grant({ ...request(grantsPerKey), DryRun: true }), 'LimitExceededException', /which is the quota of a KMS key\.$/)
+    await expectRefusal(grant({ ...request(0), DryRun: true }), 'DryRunOperationException', /would have succeeded/)
     const { GrantId } = await grant(request(0))
     await contract.kms.send(new RevokeGrantCommand({ KeyId, GrantId }))
     await grant(request(grantsPerKey))
