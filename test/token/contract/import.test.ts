@@ -242,6 +242,10 @@ describe('GetParametersForImport', () => {
     await expectRefusal(ask('RSAES_OAEP_SHA_256', 'RSA_4096', rsa.KeyId), 'UnsupportedOperationException', /RSAES_OAEP_SHA_256/)
     const long = await externalKey({ KeySpec: 'ECC_NIST_P521', KeyUsage: 'SIGN_VERIFY' })
     await expectRefusal(ask('RSAES_OAEP_SHA_256', 'RSA_2048', long.KeyId), 'UnsupportedOperationException', /ECC_NIST_P521/)
+    // Of AES key wrap a token may tell blocks of 8 bytes only, and 28 are none.
+    const short = await externalKey({ KeySpec: 'HMAC_224', KeyUsage: 'GENERATE_VERIFY_MAC' })
+    for (const algorithm of ['RSA_AES_KEY_WRAP_SHA_1', 'RSA_AES_KEY_WRAP_SHA_256'] as const)
+      await expectRefusal(ask(algorithm, 'RSA_2048', short.KeyId), 'UnsupportedOperationException', /HMAC_224/)
   })
 
   test('is for keys that are not about to be deleted', async () => {
