@@ -79,6 +79,30 @@ function importsOf(text: string): readonly Import[] {
 /** `// …` and block comments do not count. */
 const withoutComments = (text: string): string => text.replace(/\/\*[\s\S]*?\*\//g, '').replace(/(^|[^:'"`])\/\/.*$/gm, '$1')
 
+/** Files by what they need when they run; types are gone by then. */
+const needs = new Map(
+  files.map((file) => {
+    const imports = importsOf(withoutComments(readFileSync(join(src, file), 'utf8')))
+    const ours = imports.filter(({ from, typeOnly }) => from.startsWith('.') && !typeOnly)
+    return [file, ours.map(({ from }) => relative(src, join(src, dirname(file), from)))] as const
+  }),
+)
+
+test('no file needs itself, by whatever way round', () => {
+  const whole = new Set<string>()
+  const circleFrom = (file: string, way: readonly string[]): readonly string[] | undefined => {
+    if (way.includes(file)) return [...way.slice(way.indexOf(file)), file]
+    if (whole.has(file)) return undefined
+    for (const needed of needs.get(file) ?? []) {
+      const circle = circleFrom(needed, [...way, file])
+      if (circle) return circle
+    }
+    whole.add(file)
+    return undefined
+  }
+  expect(files.map((file) => circleFrom(file, [])).filter((circle) => circle !== undefined)).toEqual([])
+})
+
 test('every folder has its row', () => {
   expect([...new Set(files.map(folderOf))].filter((folder) => folder !== 'main' && !(folder in mayImport))).toEqual([])
 })
