@@ -29,7 +29,7 @@ export class PolicyError extends Error {
 }
 
 export interface PolicyPrincipals {
-  /** `*`, account ids, ARNs and unique ids, as written. */
+  /** `*`, account ids, ARNs and unique ids, as written; of a session's the id goes on with its name, `AROA…:NAME`. */
   readonly aws: readonly string[]
   readonly service: readonly string[]
   readonly federated: readonly string[]
@@ -344,6 +344,37 @@ function hasDuplicateKeys(text: string): boolean {
   return false
 }
 
+/**
+ * The text with other principals of AWS in its Principal and NotPrincipal elements, and otherwise to the letter as it was.
+ *
+ * @param text has passed `parsePolicy`
+ * @param change answers what to write instead, or the same
+ */
+export function mapPrincipals(text: string, change: (principal: string) => string): string {
+  /** The keys that lead to where we are; a list adds none. */
+  const path: (string | undefined)[] = []
+  const pieces: string[] = []
+  let copied = 0
+  for (let index = 0; index < text.length; index++) {
+    const character = text[index]
+    if (character === '{' || character === '[') path.push(undefined)
+    else if (character === '}' || character === ']') path.pop()
+    else if (character === '"') {
+      const from = index
+      for (index++; text[index] !== '"'; index++) if (text[index] === '\\') index++
+      const value = JSON.parse(text.slice(from, index + 1)) as string
+      if (isKey(text, index + 1)) path[path.length - 1] = value
+      else if (/^Statement (?:Not)?Principal AWS$/.test(path.filter((key) => key !== undefined).join(' '))) {
+        const changed = change(value)
+        if (changed === value) continue
+        pieces.push(text.slice(copied, from), JSON.stringify(changed))
+        copied = index + 1
+      }
+    }
+  }
+  return pieces.join('') + text.slice(copied)
+}
+
 /** Does a colon follow? */
 function isKey(text: string, from: number): boolean {
   let index = from
@@ -488,7 +519,7 @@ function isAwsPrincipal(text: string): boolean {
     /^\d{12}$/.test(text) ||
     /^arn:aws:iam::\d{12}:(?:root|(?:user|role)\/[\x21-\x29\x2b-\x3e\x40-\x7e]+)$/.test(text) ||
     /^arn:aws:sts::\d{12}:(?:assumed-role\/[\w+=,.@-]+\/[\w+=,.@-]+|federated-user\/[\w+=,.@-]+)$/.test(text) ||
-    /^A(?:IDA|ROA)[A-Z0-9]{8,124}$/.test(text)
+    /^A(?:IDA[A-Z0-9]{8,124}|ROA[A-Z0-9]{8,124}(?::[\w+=,.@-]+)?)$/.test(text)
   )
 }
 

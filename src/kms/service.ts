@@ -16,6 +16,7 @@ import { openManagedKeys, type AwsServices, type ManagedKeys } from './managed-k
 import { openThrottle, type RequestRates, type ResourceQuotas, type Throttle } from './quotas.ts'
 import { isKeyStoreId, openKeyStores, type KeyStoreRooms, type KeyStores } from './key-stores.ts'
 import { startLifecycle } from './lifecycle.ts'
+import { bindStoredPolicies } from './policy-principals.ts'
 import { openStrangers, type Strangers } from './strangers.ts'
 import { openUsage, type Usage, type UsageSettings } from './usage.ts'
 import type { DataKeyPairSpec } from './specs.ts'
@@ -119,6 +120,7 @@ export async function openService(foundations: Foundations): Promise<Service> {
   const instance = { id: randomUUID(), host: hostname(), pid: process.pid }
   const serviceKey = await ensureSystemKey(foundations, 'service', 'wrapping')
   await store.heartbeat({ ...instance, heartbeatAt: clock.now() })
+  await bindStoredPolicies(store)
 
   const usage = await openUsage(foundations, foundations.config.usage)
   const service: Service = {

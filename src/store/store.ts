@@ -48,6 +48,7 @@ export interface KeyRecord {
   readonly deletionAt: number | null
   /** The waiting period of a primary that waits for its replicas to go first (PendingReplicaDeletion), else null. */
   readonly deletionWindowDays: number | null
+  /** Users and roles are in it by their unique ids: see kms/principals.ts. */
   readonly policy: string
   readonly tags: readonly Tag[]
   /** The backing key that encrypts, null while there is none. */
@@ -168,7 +169,7 @@ export interface PrincipalRecord {
   readonly tags: readonly Tag[]
   /** Inline identity policies by name. */
   readonly policies: Readonly<Record<string, string>>
-  /** Roles only. */
+  /** Roles only. Users and roles are in it by their unique ids, as in a key's policy. */
   readonly trustPolicy: string | null
   readonly maxSessionSeconds: number | null
   readonly createdAt: number
@@ -430,6 +431,7 @@ export interface View {
   principal(arn: string): PrincipalRecord | undefined
   /** Names are unique within an account and kind, whatever their path. */
   principalByName(accountId: string, kind: 'user' | 'role', name: string): PrincipalRecord | undefined
+  principalById(uniqueId: string): PrincipalRecord | undefined
   listPrincipals(accountId: string, kind: 'user' | 'role', after: string | undefined, limit: number): Page<PrincipalRecord>
   accessKey(accessKeyId: string): AccessKeyRecord | undefined
   accessKeysOf(principalArn: string): readonly AccessKeyRecord[]

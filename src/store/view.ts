@@ -169,6 +169,7 @@ export function openView(): MutableView {
   const principalsByScope = new Groups()
 
   const principalArnByName = new Map<string, string>()
+  const principalArnById = new Map<string, string>()
   const accessKeysByPrincipal = new Groups()
   const keyArnsByStore = new Groups()
   const keyArnByExternalKey = new Map<string, string>()
@@ -217,6 +218,7 @@ export function openView(): MutableView {
     principals.delete(arn)
     principalsByScope.remove(group(old.accountId, old.kind), principalEntry(old))
     principalArnByName.delete(group(old.accountId, old.kind, old.name))
+    principalArnById.delete(old.uniqueId)
   }
   const forgetAccessKey = (id: string): void => {
     const old = accessKeys.get(id)
@@ -291,6 +293,7 @@ export function openView(): MutableView {
         principals.set(principal.arn, principal)
         principalsByScope.add(group(principal.accountId, principal.kind), principalEntry(principal))
         principalArnByName.set(group(principal.accountId, principal.kind, principal.name), principal.arn)
+        principalArnById.set(principal.uniqueId, principal.arn)
       }
       for (const key of delta.accessKeys) {
         forgetAccessKey(key.accessKeyId)
@@ -326,6 +329,7 @@ export function openView(): MutableView {
         keyArnByExternalKey,
         keyArnById,
         principalArnByName,
+        principalArnById,
       ])
         map.clear()
       for (const groups of [
@@ -374,6 +378,7 @@ export function openView(): MutableView {
       ),
     principal: (arn) => principals.get(arn),
     principalByName: (accountId, kind, name) => principals.get(principalArnByName.get(group(accountId, kind, name)) ?? ''),
+    principalById: (uniqueId) => principals.get(principalArnById.get(uniqueId) ?? ''),
     listPrincipals: (accountId, kind, after, limit) =>
       byName(principalsByScope.page(group(accountId, kind), behind(after), limit, principalAt)),
     accessKey: (accessKeyId) => accessKeys.get(accessKeyId),

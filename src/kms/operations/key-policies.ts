@@ -4,8 +4,9 @@ import { kmsError } from '../errors.ts'
 import { changeKey, keyFrom } from '../keys.ts'
 import { operation } from '../operation.ts'
 import { page, pageOf } from '../page.ts'
+import { showPrincipals } from '../policy-principals.ts'
 import { boolean, keyId, optional, string } from '../shape.ts'
-import { checkKeyPolicy } from './keys.ts'
+import { readKeyPolicy } from './keys.ts'
 import { listing, policyText } from './members.ts'
 
 const policyName = optional(string({ min: 1, max: 128, pattern: /[\w]+/ }))
@@ -19,9 +20,9 @@ export const GetKeyPolicy = operation({
   output: ['Policy', 'PolicyName'],
   keys: { key: keyFrom('KeyId') },
   readOnly: true,
-  run(_call, input, { key }) {
+  run(call, input, { key }) {
     refuseOtherNames(input.PolicyName)
-    return { Policy: key.policy, PolicyName: 'default' }
+    return { Policy: showPrincipals(call.service.store.view, key.policy), PolicyName: 'default' }
   },
 })
 
@@ -32,8 +33,8 @@ export const PutKeyPolicy = operation({
   readOnly: false,
   async run(call, input, { key }) {
     refuseOtherNames(input.PolicyName)
-    checkKeyPolicy(call, input.Policy, key, input.BypassPolicyLockoutSafetyCheck ?? false)
-    await changeKey(call, key, () => ({ policy: input.Policy }))
+    const policy = readKeyPolicy(call, input.Policy, key, input.BypassPolicyLockoutSafetyCheck ?? false)
+    await changeKey(call, key, () => ({ policy }))
     return {}
   },
 })

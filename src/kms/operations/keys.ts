@@ -1,6 +1,6 @@
 /** KMS keys: made, shown, listed, enabled, disabled, scheduled for deletion. */
 
-import { compilePolicy, type CompiledPolicy } from '../../auth/policy.ts'
+import { compilePolicy, parsePolicy } from '../../auth/policy.ts'
 import { wouldLockOut } from '../../auth/authorize.ts'
 import type { KeyRecord } from '../../store/store.ts'
 import { permitResource, requestContext } from '../access.ts'
@@ -13,6 +13,7 @@ import { checkMultiRegion, hasReplicas, isPrimary, newKeyId } from '../multi-reg
 import { namesKey, operation, type Call } from '../operation.ts'
 import { originNames, origins } from '../origins/table.ts'
 import { page } from '../page.ts'
+import { bindPrincipals } from '../policy-principals.ts'
 import { boolean, integer, keyId, oneOf, optional, string } from '../shape.ts'
 import { checkUsage, keySpecs, keyUsages } from '../specs.ts'
 import { customerMasterKeySpecs, grantTokens, listing, policyText, tagList } from './members.ts'
@@ -35,34 +36,24 @@ export const defaultPolicy = (accountId: string): string => `{
   } ]
 }`
 
-/** Refuses a policy that is malformed, too long, or would lock its author out. */
-export function checkKeyPolicy(call: Call, text: string, key: Pick<KeyRecord, 'arn' | 'accountId'>, bypassLockoutCheck: boolean): void {
+/**
+ * The policy as it is to be stored. Refuses one that is malformed, too long, names users or roles that do not exist, or would lock its author out.
+ * Who exists must be known when it is stored (KMS API reference, PutKeyPolicy): a name misspelt today could be somebody's tomorrow.
+ */
+export function readKeyPolicy(call: Call, text: string, key: Pick<KeyRecord, 'arn' | 'accountId'>, bypassLockoutCheck: boolean): string {
   const { policyBytes } = call.service.config.quotas
   if (Buffer.byteLength(text) > policyBytes) {
     throw kmsError('LimitExceededException', `The key policy is longer than the limit of ${policyBytes} bytes.`)
   }
-  const compiled = compilePolicy(text, 'key')
-  checkPrincipalsExist(call, compiled)
+  parsePolicy(text, 'key')
+  const stored = bindPrincipals(call.service.store.view, text, () => {
+    throw kmsError('MalformedPolicyDocumentException', 'Policy contains a statement with one or more invalid principals.')
+  })
+  const compiled = compilePolicy(stored, 'key')
   if (!bypassLockoutCheck && wouldLockOut(compiled, call.principal, key, requestContext(call, undefined))) {
     throw kmsError('MalformedPolicyDocumentException', 'The new key policy will not allow you to update the key policy in the future.')
   }
-}
-
-/**
- * Users and roles that a policy names must exist (KMS API reference, PutKeyPolicy): a name misspelt today could be somebody's tomorrow. Accounts
- * are taken as they are: who makes them is the operator.
- */
-function checkPrincipalsExist(call: Call, policy: CompiledPolicy): void {
-  const { view } = call.service.store
-  const exists = (principal: string): boolean => {
-    const session = /^arn:aws:sts::(\d{12}):assumed-role\/([^/]+)\//.exec(principal)
-    if (session) return view.principalByName(session[1] ?? '', 'role', session[2] ?? '') !== undefined
-    return !/^arn:aws:iam::\d{12}:(?:user|role)\//.test(principal) || view.principal(principal) !== undefined
-  }
-  const named = policy.document.statements.flatMap(({ principal, notPrincipal }) => (principal ?? notPrincipal)?.aws ?? [])
-  if (!named.every(exists)) {
-    throw kmsError('MalformedPolicyDocumentException', 'Policy contains a statement with one or more invalid principals.')
-  }
+  return stored
 }
 
 /** AWS managed keys do not count (KMS developer guide, "Resource quotas"). @throws KmsError when the caller's account has as many keys in the call's region as it may. */
@@ -121,8 +112,8 @@ export const CreateKey = operation({
     const arn = keyArn(call.region, accountId, id)
     const tags = readTags(input.Tags ?? [], [], call.service.config.quotas.tagsPerKey)
     if (tags.length > 0) permitResource(call, 'kms:TagResource', arn)
-    const policy = input.Policy ?? defaultPolicy(accountId)
-    checkKeyPolicy(call, policy, { arn, accountId }, input.BypassPolicyLockoutSafetyCheck ?? false)
+    const given = input.Policy ?? defaultPolicy(accountId)
+    const policy = readKeyPolicy(call, given, { arn, accountId }, input.BypassPolicyLockoutSafetyCheck ?? false)
     const draft: KeyRecord = {
       arn,
       region: call.region,

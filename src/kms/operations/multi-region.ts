@@ -13,7 +13,7 @@ import { createReplica } from '../replication.ts'
 import { boolean, keyId, optional, string } from '../shape.ts'
 import { checkKind } from '../specs.ts'
 import { refusal } from '../states.ts'
-import { checkKeyPolicy, checkKeyQuota, defaultPolicy } from './keys.ts'
+import { checkKeyQuota, defaultPolicy, readKeyPolicy } from './keys.ts'
 import { policyText, tagList } from './members.ts'
 import { readTags } from './tags.ts'
 
@@ -48,8 +48,8 @@ export const ReplicateKey = operation({
       throw kmsError('UnsupportedOperationException', `Region ${there.region} is not served here.`)
     }
     const arn = keyArn(there.region, accountId, primary.keyId)
-    const policy = input.Policy ?? defaultPolicy(accountId)
-    const replica: KeyRecord = {
+    const given = input.Policy ?? defaultPolicy(accountId)
+    const draft: KeyRecord = {
       ...primary,
       arn,
       region: there.region,
@@ -59,7 +59,7 @@ export const ReplicateKey = operation({
       createdAt: call.nowMs,
       deletionAt: null,
       deletionWindowDays: null,
-      policy,
+      policy: '',
       tags: readTags(input.Tags ?? [], [], service.config.quotas.tagsPerKey),
       materialId: null,
       creator: service.instance.id,
@@ -67,10 +67,11 @@ export const ReplicateKey = operation({
       nextRotationAt: null,
       version: 1,
     }
-    const asCreated = { record: { ...replica, tags: [] }, alias: undefined }
+    const asCreated = { record: { ...draft, tags: [] }, alias: undefined }
     permitResource(there, 'kms:CreateKey', '*', asCreated)
-    if (replica.tags.length > 0) permitResource(there, 'kms:TagResource', arn, asCreated)
-    checkKeyPolicy(there, policy, { arn, accountId }, input.BypassPolicyLockoutSafetyCheck ?? false)
+    if (draft.tags.length > 0) permitResource(there, 'kms:TagResource', arn, asCreated)
+    const policy = readKeyPolicy(there, given, { arn, accountId }, input.BypassPolicyLockoutSafetyCheck ?? false)
+    const replica: KeyRecord = { ...draft, policy }
     const exists = (cause?: unknown) => kmsError('AlreadyExistsException', `Key '${arn}' already exists`, { cause })
     if (service.store.view.key(arn)) throw exists()
     checkKeyQuota(there)
@@ -93,7 +94,7 @@ export const ReplicateKey = operation({
     return {
       // As it began: AWS answers so, and clients wait for Enabled from here on.
       ReplicaKeyMetadata: keyMetadata(service, replica),
-      ReplicaPolicy: policy,
+      ReplicaPolicy: given,
       ReplicaTags: replica.tags.map(({ key, value }) => ({ TagKey: key, TagValue: value })),
     }
   },

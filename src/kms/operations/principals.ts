@@ -8,6 +8,7 @@ import { uniqueName } from '../identity.ts'
 import { seconds } from '../metadata.ts'
 import { operation, type Call, type Unnamed } from '../operation.ts'
 import { page, pageOf } from '../page.ts'
+import { bindPrincipals, showPrincipals } from '../policy-principals.ts'
 import { integer, list, optional, string, structure } from '../shape.ts'
 import { listing, principalName as name } from './members.ts'
 import { readTags, refuseRepeatedNames } from './tags.ts'
@@ -45,11 +46,19 @@ const missing = (kind: Kind, called: string): KmsError => kmsError('NotFoundExce
 export const resourceArn = (call: Call, kind: Kind, called: string): string =>
   findPrincipal(call, kind, called)?.arn ?? principalArn(call.principal.accountId, kind, '/', called)
 
+/** As it is to be stored. Whom it names must exist, as in a key's policy. */
+function readTrustPolicy(call: Call, text: string): string {
+  compilePolicy(text, 'trust')
+  return bindPrincipals(call.service.store.view, text, (principal) => {
+    throw kmsError('MalformedPolicyDocumentException', `Invalid principal in policy: "AWS":"${principal}"`)
+  })
+}
+
 function touch(call: Call, record: Pick<PrincipalRecord, 'arn' | 'accountId' | 'kind'>): void {
   call.touched.push({ arn: record.arn, accountId: record.accountId, type: `AWS::IAM::${titles[record.kind]}` })
 }
 
-function shown(record: PrincipalRecord): Readonly<Record<string, unknown>> {
+function shown(call: Call, record: PrincipalRecord): Readonly<Record<string, unknown>> {
   const title = titles[record.kind]
   return {
     [`${title}Name`]: record.name,
@@ -58,7 +67,10 @@ function shown(record: PrincipalRecord): Readonly<Record<string, unknown>> {
     Path: record.path,
     CreateDate: seconds(record.createdAt),
     Tags: record.tags.map(({ key, value }) => ({ Key: key, Value: value })),
-    ...(record.kind === 'role' && { AssumeRolePolicyDocument: record.trustPolicy, MaxSessionDuration: record.maxSessionSeconds }),
+    ...(record.trustPolicy !== null && {
+      AssumeRolePolicyDocument: showPrincipals(call.service.store.view, record.trustPolicy),
+      MaxSessionDuration: record.maxSessionSeconds,
+    }),
   }
 }
 
@@ -132,7 +144,7 @@ function rowsFor(
       output: [title],
       resources,
       readOnly: true,
-      run: (call, input) => ({ [title]: shown(present(call, input)) }),
+      run: (call, input) => ({ [title]: shown(call, present(call, input)) }),
     }),
     remove: operation({
       input: named,
@@ -152,7 +164,12 @@ function rowsFor(
       readOnly: true,
       run(call) {
         const { view } = call.service.store
-        const { items, rest } = page(call, 100, (after, limit) => view.listPrincipals(call.principal.accountId, kind, after, limit), shown)
+        const { items, rest } = page(
+          call,
+          100,
+          (after, limit) => view.listPrincipals(call.principal.accountId, kind, after, limit),
+          (record) => shown(call, record),
+        )
         return { [`${title}s`]: items, ...rest }
       },
     }),
@@ -234,6 +251,7 @@ export const CreateUser = operation({
   async run(call, input) {
     return {
       User: shown(
+        call,
         await createPrincipal(call, 'user', {
           name: input.UserName,
           path: input.Path,
@@ -266,14 +284,15 @@ export const CreateRole = operation({
   readOnly: false,
   responseElements: ({ Role }) => ({ role: Role }),
   async run(call, input) {
-    compilePolicy(input.AssumeRolePolicyDocument, 'trust')
+    const trustPolicy = readTrustPolicy(call, input.AssumeRolePolicyDocument)
     return {
       Role: shown(
+        call,
         await createPrincipal(call, 'role', {
           name: input.RoleName,
           path: input.Path,
           tags: input.Tags,
-          trustPolicy: input.AssumeRolePolicyDocument,
+          trustPolicy,
           maxSessionSeconds: input.MaxSessionDuration ?? 3600,
         }),
       ),
@@ -296,9 +315,9 @@ export const UpdateAssumeRolePolicy = operation({
   async run(call, input) {
     const record = getPrincipal(call, 'role', input.RoleName)
     touch(call, record)
-    compilePolicy(input.PolicyDocument, 'trust')
+    const trustPolicy = readTrustPolicy(call, input.PolicyDocument)
     await orConflict(
-      call.service.store.updatePrincipal(record.arn, () => ({ trustPolicy: input.PolicyDocument })),
+      call.service.store.updatePrincipal(record.arn, () => ({ trustPolicy })),
       () => missing('role', record.name),
     )
     return {}

@@ -1,0 +1,79 @@
+/**
+ * Whom a policy names. A user or role that is named in the policy of a key or in the trust policy of a role is stored there by its unique id, so that
+ * another one that is made under the same name later has no part in it; who reads the policy sees the name for as long as there is one that
+ * has this id.
+ *
+ * Source: IAM user guide, "AWS JSON policy elements: Principal": "the ARN transforms to the user's unique principal ID when you save the policy".
+ */
+
+import { mapPrincipals } from '../auth/policy.ts'
+import { StoreConflict, type Store, type View } from '../store/store.ts'
+
+/**
+ * The policy as it is stored.
+ *
+ * @param text has passed `parsePolicy`
+ * @param missing is told of a user, role or unique id that does not exist, and answers what to store instead, or throws
+ */
+export const bindPrincipals = (view: View, text: string, missing: (principal: string) => string): string =>
+  mapPrincipals(text, (principal) => idOf(view, principal) ?? missing(principal))
+
+/** A stored policy as it is shown. */
+export const showPrincipals = (view: View, text: string): string => mapPrincipals(text, (principal) => nameOf(view, principal))
+
+const sessionArn = /^arn:aws:sts::(\d{12}):assumed-role\/([^/]+)\/(.+)$/
+const userOrRoleArn = /^arn:aws:iam::\d{12}:(user|role)\//
+const uniqueId = /^(A(?:IDA|ROA)[A-Z0-9]+)(?::(.+))?$/
+
+/** Undefined for one that does not exist; accounts and everybody are taken as they are: who makes accounts is the operator. */
+function idOf(view: View, principal: string): string | undefined {
+  const session = sessionArn.exec(principal)
+  if (session) {
+    const [, accountId = '', role = '', name = ''] = session
+    const found = view.principalByName(accountId, 'role', role)
+    return found && `${found.uniqueId}:${name}`
+  }
+  if (userOrRoleArn.test(principal)) return view.principal(principal)?.uniqueId
+  const id = uniqueId.exec(principal)?.[1]
+  return id === undefined || view.principalById(id) ? principal : undefined
+}
+
+function nameOf(view: View, principal: string): string {
+  const [, id, session] = uniqueId.exec(principal) ?? []
+  const found = id === undefined ? undefined : view.principalById(id)
+  if (!found) return principal
+  return session === undefined ? found.arn : `arn:aws:sts::${found.accountId}:assumed-role/${found.name}/${session}`
+}
+
+const boundSetting = 'principals/bound'
+
+/** What stands for a user or role that was gone before its id was kept. Ids have no digit 0. */
+const gone = (principal: string): string =>
+  userOrRoleArn.exec(principal)?.[1] === 'user' ? 'AIDA00000000000000000' : 'AROA00000000000000000'
+
+/** Policies of before unique ids were stored mean whom their names mean now. Once for each store; a stop in between is made up for by the next start. */
+export async function bindStoredPolicies(store: Store): Promise<void> {
+  const { view } = store
+  if (view.setting(boundSetting) !== undefined) return
+  const bind = (text: string): string => bindPrincipals(view, text, (principal) => (uniqueId.test(principal) ? principal : gone(principal)))
+  for (const { arn, policy } of view.allKeys()) {
+    if (bind(policy) !== policy) await unlessGone(store.updateKey(arn, (current) => ({ policy: bind(current.policy) })))
+  }
+  const all = Number.MAX_SAFE_INTEGER
+  for (const { accountId } of view.listAccounts(undefined, all).items) {
+    for (const { arn, trustPolicy } of view.listPrincipals(accountId, 'role', undefined, all).items) {
+      if (trustPolicy === null || bind(trustPolicy) === trustPolicy) continue
+      await unlessGone(store.updatePrincipal(arn, (current) => ({ trustPolicy: current.trustPolicy && bind(current.trustPolicy) })))
+    }
+  }
+  await store.compareAndSetSetting(boundSetting, undefined, 'all')
+}
+
+/** Other processes on the store go on meanwhile. */
+async function unlessGone(change: Promise<unknown>): Promise<void> {
+  try {
+    await change
+  } catch (error) {
+    if (!(error instanceof StoreConflict)) throw error
+  }
+}
