@@ -184,4 +184,28 @@ describeOurs('holdfast:GetUsage', () => {
     const answer = await rawCall(contract.ours, 'holdfast', 'GetUsage', input)
     expect(answer.json).toEqual({ __type: 'ValidationException', message })
   })
+
+  // The last one: the port is another afterwards.
+  test('is whole after an orderly end, and after a kill has all but what was counted since the last flush', async () => {
+    const { ours } = contract
+    const key = await contract.key()
+    const use = async (times: number) => {
+      for (let i = 0; i < times; i++)
+        expect((await rawCall(ours, 'kms', 'Encrypt', { KeyId: key.Arn, Plaintext: 'AAAA' })).status).toBe(200)
+    }
+    const counted = async () => (await callsOf(key.KeyId))['Encrypt'] ?? 0
+    await use(3)
+    // Asked for, they are written.
+    expect(await counted()).toBe(3)
+    await use(2)
+    await ours.kill9()
+    await ours.restart()
+    const left = await counted()
+    expect([3, 4, 5]).toContain(left)
+    const last = await rawCall(ours, 'kms', 'GetKeyLastUsage', { KeyId: key.KeyId })
+    expect(last.json['KeyLastUsage']).toMatchObject({ Operation: 'Encrypt' })
+    await use(4)
+    await ours.restart()
+    expect(await counted()).toBe(left + 4)
+  })
 })
