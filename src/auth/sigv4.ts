@@ -268,7 +268,8 @@ export function signRequest(request: RequestToSign): Record<string, string> {
     canonicalQuery(url.search.slice(1)),
     canonicalHeaders(headers, signedHeaders),
     signedHeaders.join(';'),
-    sha256Hex(request.body ?? ''),
+    // A body that is sent in pieces: its hash is known beforehand, or is not to be looked at.
+    headers['x-amz-content-sha256'] ?? sha256Hex(request.body ?? ''),
   ].join('\n')
   const key = deriveSigningKey(request.credentials.secretAccessKey, scope.date, scope.region, scope.service)
   const signature = signatureOf(canonical, { ...scope, timestamp }, key).toString('hex')

@@ -88,7 +88,7 @@ const bench: Command = {
     quick: { about: 'Ends within a minute: fewer numbers of callers, shorter and fewer rounds, no growth.' },
     full: { about: 'Longer and more rounds, up to 10,000 keys and a million grants; takes an hour.' },
     output: { value: 'DIR', about: 'Where the report and the figures go; bench-report unless given.' },
-    parts: { value: 'NAMES', about: 'Only these parts, comma-separated: token, latency, service, bulk, xks, growth.' },
+    parts: { value: 'NAMES', about: 'Only these parts, comma-separated: token, latency, service, xks, bulk, streams, growth.' },
     seconds: { value: 'N', about: 'How long each side is measured in each round.' },
     rounds: { value: 'N', about: 'How many rounds.' },
     connections: { value: 'N', about: 'Connections at once, where one number of them is measured; 64 unless given.' },

@@ -8,14 +8,12 @@
  * byte is an error in JSON.
  */
 
-import { createHash } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { PoolFailure, type BulkPool } from '../bulk/bulk-pool.ts'
 import type { Keyring } from '../bulk/keyring.ts'
-import { MessageError, type EncryptionContext } from '../bulk/message.ts'
-import { decryptStream, encryptStream, type CommitmentPolicy, type MessageStream } from '../bulk/stream.ts'
-import { suites } from '../bulk/suites.ts'
+import { MessageError } from '../bulk/message.ts'
+import { decryptStream, encryptStream, type MessageStream } from '../bulk/stream.ts'
 import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { Metrics } from '../base/metrics.ts'
@@ -27,9 +25,10 @@ import type { Authenticated, Operation } from '../kms/operation.ts'
 import type { Api } from '../kms/operations/index.ts'
 import type { Service } from '../kms/service.ts'
 import { encodeJsonError } from './aws-json.ts'
-import { callerKeyring, openCallerKms, type CallerKms, type KeyChoice, type KeyOperations } from './envelope-keys.ts'
+import { Exchange, Gone, type ExchangeLimits, type StreamEvent } from './envelope-exchange.ts'
+import { encodeContext, maxFrameLength, readWanted, type Direction } from './envelope-headers.ts'
+import { callerKeyring, openCallerKms, type CallerKms, type KeyOperations } from './envelope-keys.ts'
 import { dropRest, readFacts, signedRequest, writeAnswer } from './exchange.ts'
-import { readJsonBody } from './json-body.ts'
 
 export interface EnvelopeOptions {
   readonly service: Service
@@ -43,12 +42,9 @@ export interface EnvelopeOptions {
   readonly cache: DataKeyCache | undefined
 }
 
-export interface EnvelopeLimits {
+export interface EnvelopeLimits extends ExchangeLimits {
   readonly maxStreams: number
   readonly maxStreamsPerCaller: number
-  /** How long nothing may move, in either direction. */
-  readonly idleTimeoutMs: number
-  readonly totalTimeoutMs: number
 }
 
 export interface EnvelopeDoor {
@@ -59,35 +55,8 @@ export interface EnvelopeDoor {
   isStreaming(socket: Socket): boolean
 }
 
-type Direction = 'encrypt' | 'decrypt'
-
-/** What the log says. A type, since an interface is no record of fields. */
-type StreamEvent = {
-  requestId: string
-  sourceIp: string
-  direction: Direction
-  principal?: string
-  region?: string
-  bytesIn: number
-  bytesOut: number
-  status?: number
-  code?: string
-  ms?: number
-}
-
 const paths: Readonly<Record<string, Direction>> = { '/envelope/encrypt': 'encrypt', '/envelope/decrypt': 'decrypt' }
 const operationOf = { encrypt: 'GenerateDataKey', decrypt: 'Decrypt' } as const
-/** A longer one would be held in memory whole, by every stream that has one. */
-const maxFrameLength = 16 * 1_048_576
-
-/** The caller is gone, or took too long: there is nobody to answer. */
-class Gone extends Error {
-  readonly code: 'CallerGone' | 'IdleTimeout' | 'TotalTimeout'
-  constructor(code: Gone['code']) {
-    super(code)
-    this.code = code
-  }
-}
 
 export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
   const { service, clock, log, metrics, limits } = options
@@ -140,11 +109,11 @@ export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
 
   async function pass(exchange: Exchange, direction: Direction, kms: CallerKms, caller: Authenticated): Promise<void> {
     const { request, response, event } = exchange
-    const wanted = readWanted(direction, exchange, caller)
+    const wanted = readWanted(direction, request, caller.region)
     const length = request.headers['content-length']
     const cached = options.cache && { cache: options.cache, plaintextBytes: length === undefined ? undefined : Number(length) }
     const keyring = openKeyring(() => callerKeyring(service, kms, caller, wanted.choice, cached))
-    const source = exchange.body((bytes) => {
+    const source = exchange.body(options.pool, (bytes) => {
       event.bytesIn += bytes
       moved[direction] += bytes
     })
@@ -266,193 +235,6 @@ function findOperations(apis: readonly Api[]): KeyOperations {
   }
   return { GenerateDataKey: named('GenerateDataKey'), Encrypt: named('Encrypt'), Decrypt: named('Decrypt') }
 }
-
-/** A request and its answer while both are under way, and the two clocks over them. */
-class Exchange {
-  readonly request: IncomingMessage
-  readonly response: ServerResponse
-  readonly facts: ReturnType<typeof readFacts>
-  readonly event: StreamEvent
-  /** Why the caller could not be established. */
-  refused: unknown
-  /** Why there is nobody to answer any more. */
-  gone: Gone | undefined
-  readonly #idle: NodeJS.Timeout
-  readonly #total: NodeJS.Timeout
-  readonly #closed: Promise<never>
-  readonly #onClose: () => void
-
-  constructor(
-    request: IncomingMessage,
-    response: ServerResponse,
-    facts: ReturnType<typeof readFacts>,
-    event: StreamEvent,
-    limits: EnvelopeLimits,
-  ) {
-    this.request = request
-    this.response = response
-    this.facts = facts
-    this.event = event
-    const leave = (code: Gone['code']): void => {
-      this.gone ??= new Gone(code)
-      // Its body ends in an error too, and nothing waits for it any longer.
-      request.destroy(this.gone)
-      response.destroy()
-    }
-    this.#idle = setTimeout(leave, limits.idleTimeoutMs, 'IdleTimeout')
-    this.#total = setTimeout(leave, limits.totalTimeoutMs, 'TotalTimeout')
-    let onClose = (): void => undefined
-    this.#closed = new Promise((_resolve, reject) => {
-      onClose = () => {
-        if (response.writableFinished) return
-        leave('CallerGone')
-        reject(this.gone)
-      }
-    })
-    // Whoever waits for it hears of it; often nobody does.
-    this.#closed.catch(() => undefined)
-    this.#onClose = onClose
-    response.on('close', onClose)
-  }
-
-  /** The request's bytes. @throws KmsError after the last one, when they are not those that were signed */
-  async *body(count: (bytes: number) => void): AsyncGenerator<Uint8Array> {
-    const { request, response } = this
-    const stated = request.headers['x-amz-content-sha256']
-    const hash = stated === 'UNSIGNED-PAYLOAD' ? undefined : createHash('sha256')
-    if (request.headers.expect !== undefined) response.writeContinue()
-    try {
-      // The connection is still needed when the body is not: for an answer that says why.
-      for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
-        this.#idle.refresh()
-        hash?.update(chunk)
-        count(chunk.length)
-        yield chunk
-      }
-    } catch (cause) {
-      throw this.gone ?? (cause instanceof KmsError ? cause : new Gone('CallerGone'))
-    }
-    if (hash && hash.digest('hex') !== stated) throw kmsError(...payloadMismatch)
-  }
-
-  /** Resolves when the bytes are the system's. @throws Gone */
-  async write(bytes: Buffer): Promise<void> {
-    await Promise.race([new Promise<void>((resolve) => this.response.write(bytes, () => resolve())), this.#closed])
-    if (this.gone) throw this.gone
-    this.#idle.refresh()
-  }
-
-  /** Resolves when everything is the system's. @throws Gone */
-  async end(): Promise<void> {
-    await Promise.race([new Promise<void>((resolve) => this.response.end(resolve)), this.#closed])
-  }
-
-  close(): void {
-    clearTimeout(this.#idle)
-    clearTimeout(this.#total)
-    this.response.off('close', this.#onClose)
-  }
-}
-
-const payloadMismatch = ['InvalidSignatureException', SignatureError.mismatch().message] as const
-
-interface Wanted {
-  readonly choice: KeyChoice
-  readonly encrypt: {
-    readonly context: EncryptionContext
-    readonly keptOut: readonly string[]
-    readonly suite?: NonNullable<ReturnType<typeof suites.get>>
-    readonly frameLength?: number
-  }
-  readonly decrypt: { readonly context: EncryptionContext; readonly commitmentPolicy?: CommitmentPolicy }
-}
-
-const commitmentPolicies: ReadonlySet<string> = new Set<CommitmentPolicy>([
-  'REQUIRE_ENCRYPT_REQUIRE_DECRYPT',
-  'REQUIRE_ENCRYPT_ALLOW_DECRYPT',
-  'FORBID_ENCRYPT_ALLOW_DECRYPT',
-])
-
-/** What may be said, by direction. Whatever else begins with `x-holdfast-` is refused, not ignored. */
-const known: Readonly<Record<Direction, readonly string[]>> = {
-  encrypt: ['key', 'grant-tokens', 'context', 'kept-out', 'suite', 'frame-length'],
-  decrypt: ['key', 'grant-tokens', 'context', 'accounts', 'commitment-policy'],
-}
-
-/** @throws KmsError ValidationException */
-function readWanted(direction: Direction, { request }: Exchange, { region }: Authenticated): Wanted {
-  if (request.httpVersion === '1.0') throw invalid('HTTP/1.1 is needed: an answer of HTTP/1.0 that was cut short looks whole.')
-  const unknown = Object.keys(request.headers).find(
-    (name) => name.startsWith(prefix) && !known[direction].includes(name.slice(prefix.length)),
-  )
-  if (unknown !== undefined) throw invalid(`The header ${unknown} means nothing here. Known: ${known[direction].join(', ')}.`)
-  const header = (name: string): string | undefined => {
-    const value = request.headers[prefix + name]
-    return typeof value === 'string' && value !== '' ? value : undefined
-  }
-  const list = (name: string): readonly string[] =>
-    header(name)
-      ?.split(',')
-      .map((item) => item.trim()) ?? []
-  const keys = list('key')
-  const accounts = header('accounts') === undefined ? undefined : list('accounts')
-  if (direction === 'encrypt' && keys.length === 0)
-    throw invalid('Say which keys to encrypt under: x-holdfast-key, ids, ARNs or aliases with commas between them.')
-  if (keys.length > 0 && accounts) throw invalid('x-holdfast-accounts is for keys that are not named.')
-  const context = readContext(header('context'), 'context')
-  const keptOut = readContext(header('kept-out'), 'kept-out')
-  const twice = Object.keys(keptOut).find((name) => name in context)
-  if (twice !== undefined) throw invalid(`${JSON.stringify(twice)} is in x-holdfast-context and in x-holdfast-kept-out.`)
-  const suite = readSuite(header('suite'))
-  const frameLength = header('frame-length')
-  if (frameLength !== undefined && !(/^\d{1,8}$/.test(frameLength) && Number(frameLength) >= 1 && Number(frameLength) <= maxFrameLength))
-    throw invalid(`x-holdfast-frame-length must be a whole number from 1 to ${maxFrameLength}.`)
-  const commitmentPolicy = header('commitment-policy')
-  if (commitmentPolicy !== undefined && !commitmentPolicies.has(commitmentPolicy))
-    throw invalid(`x-holdfast-commitment-policy must be one of ${[...commitmentPolicies].join(', ')}.`)
-  return {
-    choice: { keys, grantTokens: list('grant-tokens'), discovery: keys.length > 0 ? undefined : { accounts, regions: [region] } },
-    encrypt: {
-      context: { ...context, ...keptOut },
-      keptOut: Object.keys(keptOut),
-      ...(suite && { suite }),
-      ...(frameLength !== undefined && { frameLength: Number(frameLength) }),
-    },
-    decrypt: { context, ...(commitmentPolicy !== undefined && { commitmentPolicy: commitmentPolicy as CommitmentPolicy }) },
-  }
-}
-
-const prefix = 'x-holdfast-'
-const invalid = (message: string): KmsError => kmsError('ValidationException', message)
-
-function readSuite(text: string | undefined): ReturnType<typeof suites.get> {
-  if (text === undefined) return undefined
-  const suite = /^0x[0-9a-f]{4}$/i.test(text) ? suites.get(Number(text)) : undefined
-  if (!suite?.commits) throw invalid('x-holdfast-suite must be 0x0478 (not signed) or 0x0578 (signed).')
-  return suite
-}
-
-/** Base64 of a JSON object of text, as S3 has it in `x-amz-server-side-encryption-context`. */
-function readContext(text: string | undefined, name: string): EncryptionContext {
-  const context = Object.create(null) as Record<string, string>
-  if (text === undefined) return context
-  const wrong = (cause?: unknown): KmsError =>
-    kmsError('ValidationException', `${prefix}${name} must be the base64 of a JSON object whose values are text.`, { cause })
-  if (!/^[A-Za-z0-9+/]*={0,2}$/.test(text)) throw wrong()
-  let pairs: Readonly<Record<string, unknown>>
-  try {
-    pairs = readJsonBody(Buffer.from(text, 'base64'))
-  } catch (cause) {
-    throw wrong(cause)
-  }
-  for (const [key, value] of Object.entries(pairs)) {
-    if (typeof value !== 'string') throw wrong()
-    context[key] = value
-  }
-  return context
-}
-
-const encodeContext = (context: EncryptionContext): string => Buffer.from(JSON.stringify(context)).toString('base64')
 
 function watch(
   metrics: Metrics,
