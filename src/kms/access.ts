@@ -266,7 +266,6 @@ const text = (value: unknown): string | undefined =>
 /** Condition keys whose value is a member of the request: the key after `kms:`, and the members that may carry it. */
 const memberKeys: Readonly<Record<string, readonly string[]>> = {
   bypasspolicylockoutsafetycheck: ['BypassPolicyLockoutSafetyCheck'],
-  customermasterkeyspec: ['KeySpec', 'CustomerMasterKeySpec'],
   datakeypairspec: ['KeyPairSpec'],
   encapsulationalgorithm: ['EncapsulationAlgorithm'],
   keyagreementalgorithm: ['KeyAgreementAlgorithm'],
@@ -327,9 +326,12 @@ function kmsKey(call: Call, found: FoundKey | undefined, members: Members, name:
       const names = Object.keys(encryptionContext(call, members))
       return names.length > 0 ? names : undefined
     }
+    // Each has an older name, which works the same way.
     case 'keyspec':
+    case 'customermasterkeyspec':
       return key?.spec ?? text(input['KeySpec'] ?? input['CustomerMasterKeySpec']) ?? created(call, 'SYMMETRIC_DEFAULT')
     case 'keyusage':
+    case 'customermasterkeyusage':
       return key?.usage ?? text(input['KeyUsage']) ?? created(call, 'ENCRYPT_DECRYPT')
     case 'keyorigin':
       return key?.origin ?? text(input['Origin']) ?? created(call, 'AWS_KMS')

@@ -9,7 +9,7 @@ import { permitKey, requestContext, sessionPolicy, trustPolicy } from '../../src
 import { KmsError } from '../../src/kms/errors.ts'
 import type { Call, FoundKey, Operation } from '../../src/kms/operation.ts'
 import { apis } from '../../src/kms/operations/index.ts'
-import { openThrottle } from '../../src/kms/quotas.ts'
+import { Buckets, openThrottle } from '../../src/kms/quotas.ts'
 import type { Service } from '../../src/kms/service.ts'
 import type { GrantRecord, KeyRecord, Store } from '../../src/store/store.ts'
 import { accountId, backEnds, clock, region, sampleAlias, sampleKey, type TestDatabase, samplePrincipal } from './store-suite.ts'
@@ -52,7 +52,7 @@ const serviceWith = (more: object = {}): Service =>
     log: silentLog,
     config: { accountId, regions: [region] },
     managedKeys: { serviceOf: () => undefined, prepare: () => undefined },
-    throttle: openThrottle({}),
+    throttle: openThrottle({}, new Buckets()),
     keyStores: { ready: () => undefined },
     ...more,
   }) as unknown as Service
@@ -105,6 +105,11 @@ describe('a condition key of KMS', () => {
     const ask = requestContext(encrypt(), found(key, 'alias/app'))
     expect(ask('kms:keyspec')).toBe('SYMMETRIC_DEFAULT')
     expect(ask('kms:keyusage')).toBe('ENCRYPT_DECRYPT')
+    expect(ask('kms:customermasterkeyspec')).toBe('SYMMETRIC_DEFAULT')
+    // The spec of a data key is another matter.
+    const dataKey = callOf('GenerateDataKey', { KeyId: key.keyId, KeySpec: 'AES_128' })
+    expect(requestContext(dataKey, found(key))('kms:customermasterkeyspec')).toBe('SYMMETRIC_DEFAULT')
+    expect(ask('kms:customermasterkeyusage')).toBe('ENCRYPT_DECRYPT')
     expect(ask('kms:keyorigin')).toBe('AWS_KMS')
     expect(ask('kms:multiregion')).toBe('false')
     expect(ask('kms:requestalias')).toBe('alias/app')
@@ -120,6 +125,8 @@ describe('a condition key of KMS', () => {
     const expected = {
       'kms:keyspec': ['RSA_2048', 'SYMMETRIC_DEFAULT'],
       'kms:keyusage': ['SIGN_VERIFY', 'ENCRYPT_DECRYPT'],
+      'kms:customermasterkeyspec': ['RSA_2048', 'SYMMETRIC_DEFAULT'],
+      'kms:customermasterkeyusage': ['SIGN_VERIFY', 'ENCRYPT_DECRYPT'],
       'kms:keyorigin': ['EXTERNAL', 'AWS_KMS'],
       'kms:multiregion': ['true', 'false'],
       'kms:bypasspolicylockoutsafetycheck': ['false', 'false'],
