@@ -7,12 +7,13 @@ import { existsSync, readFileSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { ManualClock } from '../../src/base/clock.ts'
 import {
+  destroyAllKeys,
   inspect,
-  Journal,
   openLabToken,
   openRooms,
   replicationScenarios,
   scenarios,
+  Journal,
   Tripwire,
   type Entry,
   type Mishap,
@@ -72,8 +73,7 @@ if (name === 'first start') {
   await rooms.close()
   if (!task.last) {
     // … and then everything anew.
-    for (const object of await token.allObjects())
-      if (object.label !== 'holdfast/canary') await token.destroyKey(object.ckaId, object.label)
+    await destroyAllKeys(token)
     for (const file of ['holdfast.db', 'audit.db'])
       for (const suffix of ['', '-wal', '-shm']) rmSync(join(lab.dir, file + suffix), { force: true })
     rmSync(credentials, { force: true })

@@ -28,6 +28,7 @@ import { execute } from '../../src/kms/operation.ts'
 import { apis } from '../../src/kms/operations/index.ts'
 import { standardResources } from '../../src/kms/quotas.ts'
 import { openService, type Service } from '../../src/kms/service.ts'
+import { serviceKeyNames } from '../../src/kms/service-key.ts'
 import { ensureSystemKey } from '../../src/kms/system-keys.ts'
 import { standardUsage } from '../../src/kms/usage.ts'
 import { openStore } from '../../src/store/open.ts'
@@ -145,6 +146,11 @@ export const openLabToken = (lab: LabToken, log: Log = silentLog): Promise<Token
     { log, selfTest: selfTestOf(lab) },
   )
 
+/** But the one with which a token is proved to be ours. */
+export async function destroyAllKeys(token: Token): Promise<void> {
+  for (const { ckaId, label } of await token.allObjects()) if (label !== 'holdfast/canary') await token.destroyKey(ckaId, label)
+}
+
 /** Each token is tested once: its many processes are about what comes after. */
 const selfTestOf = ({ dir }: LabToken): SelfTestMemory => {
   const file = join(dir, 'self-test.json')
@@ -176,6 +182,8 @@ export interface RoomOptions {
   readonly otherToken?: Token
   readonly wire?: Tripwire
   readonly budget?: BudgetLimits
+  /** Of the service key. */
+  readonly sealBudget?: BudgetLimits
   readonly log?: Log
   readonly published?: (credential: { readonly accessKeyId: string; readonly secretAccessKey: string }) => Promise<void>
 }
@@ -213,6 +221,7 @@ export async function openRooms(options: RoomOptions): Promise<Rooms> {
       accountId,
       lifecycleIntervalMs: dayMs,
       budget: options.budget ?? standardBudget,
+      sealBudget: options.sealBudget ?? standardBudget,
       requestRates: {},
       quotas: standardResources,
       awsServices: {},
@@ -424,7 +433,7 @@ export async function inspect(rooms: Rooms, journal: Journal): Promise<readonly 
     const lacks = key.materialId === null || view.backingKey(key.arn, key.materialId)?.state !== 'ready'
     if (lacks !== (key.state === 'PendingImport')) problems.push(`${key.arn} has no material to encrypt with`)
   }
-  for (const name of ['service', 'audit']) {
+  for (const name of [...serviceKeyNames(store), 'audit']) {
     const setting = JSON.parse(view.setting(`system-key/${name}`) ?? '{}') as {
       readonly key?: { readonly ckaId: string; readonly label: string }
       readonly candidates?: readonly unknown[]

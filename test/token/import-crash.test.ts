@@ -5,16 +5,15 @@
 
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { ManualClock } from '../../src/base/clock.ts'
-import type { Token } from '../../src/hsm/token.ts'
 import {
   callRoad,
+  destroyAllKeys,
   inspect,
-  Journal,
   keyIdOf,
-  openLabToken,
   openRooms,
+  Journal,
   Tripwire,
   type Mishap,
   type Output,
@@ -22,19 +21,10 @@ import {
   type Scenario,
 } from './crash-rooms.ts'
 import { wrapMaterial } from './import-kit.ts'
-import { makeSoftHsmToken, type LabToken } from './lab.ts'
+import { useLab } from './rooms-kit.ts'
 
-let lab: LabToken
-let token: Token
+const here = useLab()
 let runs = 0
-beforeAll(async () => {
-  lab = await makeSoftHsmToken()
-  token = await openLabToken(lab)
-})
-afterAll(async () => {
-  await token.close()
-  await lab.remove()
-})
 
 const makeExternalKey = async (rooms: Rooms, journal: Journal): Promise<string> =>
   keyIdOf(await callRoad(rooms, 'CreateKey', { Origin: 'EXTERNAL' }, journal))
@@ -98,10 +88,10 @@ const mishaps: readonly Mishap[] = ['before', 'after', 'cut']
 
 describe.each(Object.entries(scenarios))('%s', (_name, scenario) => {
   test.each(mishaps)('holds when any one step goes wrong: %s', { timeout: 300_000 }, async (mishap) => {
-    for (const { ckaId, label } of await token.allObjects()) if (label !== 'holdfast/canary') await token.destroyKey(ckaId, label)
+    await destroyAllKeys(here.token)
     const journal = new Journal()
     const wire = new Tripwire()
-    const options = { dir: join(lab.dir, `run-${++runs}`), token, clock: new ManualClock(Date.UTC(2026, 0, 1)), wire }
+    const options = { dir: join(here.lab.dir, `run-${++runs}`), token: here.token, clock: new ManualClock(Date.UTC(2026, 0, 1)), wire }
     let rooms = await openRooms(options)
     try {
       const planned = await scenario.prepare(rooms, journal)

@@ -7,8 +7,7 @@ import { spawn } from 'node:child_process'
 import { mkdirSync, readdirSync, renameSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { ManualClock } from '../../src/base/clock.ts'
+import { describe, expect, test } from 'vitest'
 import { silentLog, type Log } from '../../src/base/log.ts'
 import { TokenError, type Token } from '../../src/hsm/token.ts'
 import { keyArn } from '../../src/kms/arn.ts'
@@ -23,7 +22,6 @@ import {
   Journal,
   keyIdOf,
   openLabToken,
-  openRooms,
   region,
   Tripwire,
   type Output,
@@ -31,40 +29,10 @@ import {
 } from './crash-rooms.ts'
 import { builtProgram } from '../programs.ts'
 import { cleanEnvironment } from './environment.ts'
-import { makeSoftHsmToken, type LabToken } from './lab.ts'
+import { makeSoftHsmToken } from './lab.ts'
+import { useRooms } from './rooms-kit.ts'
 
-let lab: LabToken
-/** Two processes of the vendor's library, as two instances have them. */
-let tokens: readonly [Token, Token]
-beforeAll(async () => {
-  lab = await makeSoftHsmToken()
-  tokens = [await openLabToken(lab), await openLabToken(lab)]
-})
-afterAll(async () => {
-  for (const token of tokens) await token.close()
-  await lab.remove()
-})
-
-let dir: string
-let clock: ManualClock
-let opened: Rooms[]
-let runs = 0
-beforeEach(() => {
-  dir = join(lab.dir, `run-${++runs}`)
-  clock = new ManualClock(Date.UTC(2026, 0, 1))
-  opened = []
-})
-afterEach(async () => {
-  for (const rooms of opened) await rooms.close()
-  for (const object of await tokens[0].allObjects())
-    if (object.label !== 'holdfast/canary') await tokens[0].destroyKey(object.ckaId, object.label)
-})
-
-async function open(options: Partial<Parameters<typeof openRooms>[0]> = {}): Promise<Rooms> {
-  const rooms = await openRooms({ dir, token: tokens[0], clock, ...options })
-  opened.push(rooms)
-  return rooms
-}
+const here = useRooms(2)
 
 const makeKey = async (rooms: Rooms, input: Output = {}): Promise<string> => keyIdOf(await callRoad(rooms, 'CreateKey', input))
 const encrypt = async (rooms: Rooms, keyId: string): Promise<string> =>
@@ -97,19 +65,19 @@ async function destructionsOf(rooms: Rooms, keyId: string): Promise<readonly Out
 
 describe('the waiting period', () => {
   test('ends after its last millisecond, and then the key is destroyed in the token', async () => {
-    const rooms = await open()
+    const rooms = await here.open()
     const keyId = await makeKey(rooms)
     const arn = keyArn(region, accountId, keyId)
     const blob = await encrypt(rooms, keyId)
     await callRoad(rooms, 'CreateAlias', { AliasName: 'alias/doomed', TargetKeyId: keyId })
-    expect(await schedule(rooms, keyId)).toMatchObject({ DeletionDate: (clock.now() + 7 * dayMs) / 1000 })
+    expect(await schedule(rooms, keyId)).toMatchObject({ DeletionDate: (here.clock.now() + 7 * dayMs) / 1000 })
 
-    clock.advance(7 * dayMs - 1)
+    here.clock.advance(7 * dayMs - 1)
     await rooms.service.runLifecycle()
     expect(await stateOf(rooms, keyId)).toBe('PendingDeletion')
     expect(await objectsIn(rooms.token, keyId)).toBe(1)
 
-    clock.advance(1)
+    here.clock.advance(1)
     await rooms.service.runLifecycle()
     expect(await objectsIn(rooms.token, keyId)).toBe(0)
     expect(await outcome(stateOf(rooms, keyId))).toBe(`NotFoundException: Key '${arn}' does not exist`)
@@ -130,12 +98,12 @@ describe('the waiting period', () => {
   })
 
   test('can be cancelled as long as the destruction has not begun, even when it is over', async () => {
-    const rooms = await open()
+    const rooms = await here.open()
     const [before, after] = [await makeKey(rooms), await makeKey(rooms)]
     for (const keyId of [before, after]) await schedule(rooms, keyId)
-    clock.advance(7 * dayMs - 1)
+    here.clock.advance(7 * dayMs - 1)
     await callRoad(rooms, 'CancelKeyDeletion', { KeyId: before })
-    clock.advance(2)
+    here.clock.advance(2)
     await callRoad(rooms, 'CancelKeyDeletion', { KeyId: after })
     await rooms.service.runLifecycle()
     for (const keyId of [before, after]) {
@@ -147,11 +115,11 @@ describe('the waiting period', () => {
 
   test('cannot be cancelled once the destruction has begun; it is pending deletion to the end', async () => {
     const wire = new Tripwire()
-    const rooms = await open({ wire })
+    const rooms = await here.open({ wire })
     const keyId = await makeKey(rooms)
     const arn = keyArn(region, accountId, keyId)
     await schedule(rooms, keyId)
-    clock.advance(7 * dayMs)
+    here.clock.advance(7 * dayMs)
     wire.arm('token.destroyKey 1')
     await rooms.service.runLifecycle()
     expect(wire.disarm().fired).toBe(true)
@@ -165,13 +133,13 @@ describe('the waiting period', () => {
   })
 
   test('has one end when a cancellation and the job meet: cancelled and whole, or destroyed', async () => {
-    const rooms = await open()
+    const rooms = await here.open()
     const ends = new Set<string>()
     for (let round = 0; round < 12; round++) {
       const keyId = await makeKey(rooms)
       const blob = await encrypt(rooms, keyId)
       await schedule(rooms, keyId)
-      clock.advance(7 * dayMs)
+      here.clock.advance(7 * dayMs)
       const job = rooms.service.runLifecycle()
       // A little later each time, so that the two meet at different points.
       for (let turn = 0; turn < round; turn++) await new Promise((resolve) => setImmediate(resolve))
@@ -192,7 +160,10 @@ describe('the waiting period', () => {
 })
 
 describe('two instances on one database and one token', () => {
-  const pair = async (): Promise<readonly [Rooms, Rooms]> => [await open({ token: tokens[0] }), await open({ token: tokens[1] })]
+  const pair = async (): Promise<readonly [Rooms, Rooms]> => [
+    await here.open({ token: here.token }),
+    await here.open({ token: here.other }),
+  ]
 
   test("see each other's keys and aliases by themselves", async () => {
     const [a, b] = await pair()
@@ -217,12 +188,12 @@ describe('two instances on one database and one token', () => {
     await expect
       .poll(() => [...b.store.view.allKeys()].filter(({ state }) => state === 'PendingDeletion').length, { timeout: 30_000 })
       .toBe(3)
-    clock.advance(7 * dayMs)
-    for (const { service, store } of [a, b]) await store.heartbeat({ ...service.instance, heartbeatAt: clock.now() })
+    here.clock.advance(7 * dayMs)
+    for (const { service, store } of [a, b]) await store.heartbeat({ ...service.instance, heartbeatAt: here.clock.now() })
     await Promise.all([a, b, a, b].map(({ service }) => service.runLifecycle()))
     for (const keyId of keys) {
       expect(await destructionsOf(a, keyId)).toEqual([expect.objectContaining({ additionalEventData: { objectsDestroyed: 1 } })])
-      expect(await objectsIn(tokens[0], keyId)).toBe(0)
+      expect(await objectsIn(here.token, keyId)).toBe(0)
     }
     for (const { store } of [a, b]) await expect.poll(() => [...store.view.allKeys()], { timeout: 30_000 }).toEqual([])
     expect(await inspect(a, new Journal())).toEqual([])
@@ -233,15 +204,15 @@ describe('two instances on one database and one token', () => {
     await a.service.runLifecycle()
     const keyId = await makeKey(b)
     await schedule(b, keyId)
-    clock.advance(7 * dayMs)
-    for (const { service, store } of [a, b]) await store.heartbeat({ ...service.instance, heartbeatAt: clock.now() })
+    here.clock.advance(7 * dayMs)
+    for (const { service, store } of [a, b]) await store.heartbeat({ ...service.instance, heartbeatAt: here.clock.now() })
     await expect.poll(() => a.store.view.keyById(region, keyId)?.state, { timeout: 30_000 }).toBe('PendingDeletion')
     // Time has passed beyond the lease, so it is taken anew; from then on the other one leaves the job alone.
     await a.service.runLifecycle()
     expect(await destructionsOf(b, keyId)).toHaveLength(1)
     const other = await makeKey(b)
     await schedule(b, other)
-    await b.store.updateKey(keyArn(region, accountId, other), () => ({ deletionAt: clock.now() }))
+    await b.store.updateKey(keyArn(region, accountId, other), () => ({ deletionAt: here.clock.now() }))
     await b.service.runLifecycle()
     expect(await stateOf(b, other)).toBe('PendingDeletion')
     await a.close()
@@ -250,22 +221,21 @@ describe('two instances on one database and one token', () => {
   })
 
   test('take over at once what a killed one on the same machine held and had begun', async () => {
-    const survivor = await open()
+    const survivor = await here.open()
     await survivor.service.close()
     const task: Task = {
-      lab: { library: lab.library, label: lab.label, pinFile: lab.pinFile, env: lab.env, dir },
+      lab: { library: here.lab.library, label: here.lab.label, pinFile: here.lab.pinFile, env: here.lab.env, dir: here.dir },
       scenario: 'destruction',
       mishap: 'kill',
       step: 'token.destroyKey 1',
-      nowMs: clock.now(),
+      nowMs: here.clock.now(),
       entries: [],
       last: false,
     }
     await survivor.close()
-    opened = []
     // The other process makes a key, lets its time run out, and dies when it has just begun to destroy it.
-    const file = join(dir, 'task.json')
-    mkdirSync(dir, { recursive: true })
+    const file = join(here.dir, 'task.json')
+    mkdirSync(here.dir, { recursive: true })
     writeFileSync(file, JSON.stringify(task))
     const child = spawn(process.execPath, [builtProgram('test/token/crash-child.ts'), file], {
       stdio: ['ignore', 'ignore', 'inherit'],
@@ -274,8 +244,8 @@ describe('two instances on one database and one token', () => {
     expect(await new Promise((resolve) => child.once('close', (_code, signal) => resolve(signal)))).toBe('SIGKILL')
 
     // No second has passed on the clock since the dead one took the lease.
-    clock.advance(7 * dayMs)
-    const rooms = await open()
+    here.clock.advance(7 * dayMs)
+    const rooms = await here.open()
     expect([...rooms.store.view.allKeys()]).toEqual([])
     expect((await rooms.store.instances()).map(({ id }) => id)).toEqual([rooms.service.instance.id])
     expect(await inspect(rooms, new Journal())).toEqual([])
@@ -283,16 +253,16 @@ describe('two instances on one database and one token', () => {
 
   test('cannot hurt each other when one is only thought dead: a key is made whole or not at all', async () => {
     const gate = openGate()
-    const slow = await open({ token: heldUp(tokens[0], gate) })
-    const other = await open({ token: tokens[1] })
+    const slow = await here.open({ token: heldUp(here.token, gate) })
+    const other = await here.open({ token: here.other })
     const first = await makeKey(other)
     gate.close()
     const making = outcome(makeKey(slow))
     await gate.reached
     await expect.poll(() => [...other.store.view.allKeys()].filter(({ state }) => state === 'Creating').length, { timeout: 30_000 }).toBe(1)
     // For a while nothing is heard of the slow one: the other tidies up after it.
-    clock.advance(60_000)
-    await other.store.heartbeat({ ...other.service.instance, heartbeatAt: clock.now() })
+    here.clock.advance(60_000)
+    await other.store.heartbeat({ ...other.service.instance, heartbeatAt: here.clock.now() })
     await slow.store.releaseLease('lifecycle', slow.service.instance.id)
     await other.service.runLifecycle()
     expect([...other.store.view.allKeys()].map(({ keyId }) => keyId)).toEqual([first])
@@ -305,11 +275,11 @@ describe('two instances on one database and one token', () => {
 
 describe('an instance', () => {
   test('is dead when its process is gone, when nothing was heard of it for long, or when it ended; else it is left alone', async () => {
-    const rooms = await open()
+    const rooms = await here.open()
     const gone = spawn(process.execPath, ['-e', ''])
     await new Promise((resolve) => gone.once('close', resolve))
     const host = hostname()
-    const now = clock.now()
+    const now = here.clock.now()
     const listed = [
       { id: 'process gone', host, pid: gone.pid ?? 0, heartbeatAt: now, dead: true },
       { id: 'running here', host, pid: process.pid, heartbeatAt: now, dead: false },
@@ -335,7 +305,7 @@ describe('an instance', () => {
 
   test('removes what it could not finish itself, as soon as the device is back', async () => {
     let down = false
-    const token = new Proxy(tokens[0], {
+    const token = new Proxy(here.token, {
       get(target, property) {
         const value: unknown = Reflect.get(target, property, target)
         if (typeof value !== 'function') return value
@@ -348,7 +318,7 @@ describe('an instance', () => {
         }
       },
     })
-    const rooms = await open({ token })
+    const rooms = await here.open({ token })
     down = true
     expect(await outcome(makeKey(rooms))).toMatch(/^DependencyTimeoutException/)
     await rooms.service.runLifecycle()
@@ -361,8 +331,8 @@ describe('an instance', () => {
   })
 
   test('left many keys unmade: one agent looks for all of them, what is there is destroyed, and none stays', async () => {
-    const token = await openLabToken(lab)
-    const rooms = await open({ token })
+    const token = await openLabToken(here.lab)
+    const rooms = await here.open({ token })
     const { store, service } = rooms
     const whole = await makeKey(rooms)
     const sample = store.view.key(keyArn(region, accountId, whole))
@@ -386,7 +356,7 @@ describe('an instance', () => {
       }),
     )
     // Of some the objects are there, made by another process of the library.
-    for (const { ckaId, label } of unmade.slice(0, 3)) await tokens[1].generateKey({ kind: 'wrapping', ckaId, label })
+    for (const { ckaId, label } of unmade.slice(0, 3)) await here.other.generateKey({ kind: 'wrapping', ckaId, label })
     const { respawns } = token.health()
     await service.runLifecycle()
     expect(token.health().respawns).toBe(respawns + 1)
@@ -404,28 +374,28 @@ describe('a key whose object the token does not show', () => {
     make: () => Promise<string>,
   ): Promise<{ readonly keyId: string; readonly hide: () => void; readonly restore: () => void }> {
     const files = (): readonly string[] =>
-      readdirSync(lab.dir, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.object'))
+      readdirSync(here.lab.dir, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.object'))
     const before = new Set(files())
     const keyId = await make()
     const added = files().filter((name) => !before.has(name))
     if (added.length !== 1) throw new Error(`a key added ${added.length} object files`)
-    const file = join(lab.dir, added[0] ?? '')
-    const aside = join(lab.dir, `aside-${runs}`)
+    const file = join(here.lab.dir, added[0] ?? '')
+    const aside = join(here.lab.dir, `aside`)
     return { keyId, hide: () => renameSync(file, aside), restore: () => renameSync(aside, file) }
   }
 
   test('is Unavailable, never deleted, and Enabled again when the object is back', async () => {
     const said: string[] = []
-    let rooms = await open()
+    let rooms = await here.open()
     const { keyId, hide, restore } = await hideObjectOf(() => makeKey(rooms))
     const arn = keyArn(region, accountId, keyId)
     const blob = await encrypt(rooms, keyId)
     await rooms.close()
 
     hide()
-    const blind = await openLabToken(lab)
+    const blind = await openLabToken(here.lab)
     const log: Log = { ...silentLog, error: (_fields, message) => void said.push(message) }
-    rooms = await open({ token: blind, log })
+    rooms = await here.open({ token: blind, log })
     expect(await stateOf(rooms, keyId)).toBe('Enabled')
     expect(await outcome(decrypt(rooms, blob))).toBe(`KMSInvalidStateException: ${arn} is unavailable.`)
     expect(await stateOf(rooms, keyId)).toBe('Unavailable')
@@ -434,12 +404,12 @@ describe('a key whose object the token does not show', () => {
     // Rounds of the job and a restart change nothing.
     await rooms.service.runLifecycle()
     await rooms.close()
-    rooms = await open({ token: blind, log })
+    rooms = await here.open({ token: blind, log })
     expect(await stateOf(rooms, keyId)).toBe('Unavailable')
 
     // Its time may run out meanwhile, but what is not there cannot be destroyed and is not forgotten.
     await schedule(rooms, keyId)
-    clock.advance(7 * dayMs)
+    here.clock.advance(7 * dayMs)
     await rooms.service.runLifecycle()
     expect(await stateOf(rooms, keyId)).toBe('PendingDeletion')
     expect(said.at(-1)).toContain('nothing is destroyed')
@@ -450,8 +420,8 @@ describe('a key whose object the token does not show', () => {
     await blind.close()
 
     restore()
-    const seeing = await openLabToken(lab)
-    rooms = await open({ token: seeing })
+    const seeing = await openLabToken(here.lab)
+    rooms = await here.open({ token: seeing })
     expect(await stateOf(rooms, keyId)).toBe('Enabled')
     expect(await decrypt(rooms, blob)).toBe('dGV4dA==')
     await rooms.close()
@@ -460,7 +430,7 @@ describe('a key whose object the token does not show', () => {
 
   test('is asked for together with all others: one listing in a round, and none when no key waits', async () => {
     const asked: string[] = []
-    const token = new Proxy(tokens[0], {
+    const token = new Proxy(here.token, {
       get(target, property) {
         const value: unknown = Reflect.get(target, property, target)
         if (typeof value !== 'function') return value
@@ -468,10 +438,10 @@ describe('a key whose object the token does not show', () => {
         return value.bind(target)
       },
     })
-    const rooms = await open({ token })
+    const rooms = await here.open({ token })
     const keyIds = [await makeKey(rooms), await makeKey(rooms), await makeKey(rooms)]
     const [lost] = rooms.store.view.backingKeys(keyArn(region, accountId, keyIds[2] ?? ''))
-    await tokens[0].destroyKey(lost?.ckaId ?? '', lost?.label ?? '')
+    await here.token.destroyKey(lost?.ckaId ?? '', lost?.label ?? '')
     for (const keyId of keyIds) await rooms.store.updateKey(keyArn(region, accountId, keyId), () => ({ state: 'Unavailable' }))
     asked.length = 0
     await rooms.service.runLifecycle()
@@ -485,13 +455,13 @@ describe('a key whose object the token does not show', () => {
 
   test('and whose destruction had begun is forgotten only after a fresh agent looked, and the record says that there was nothing', async () => {
     const said: string[] = []
-    const other = await openLabToken(lab)
+    const other = await openLabToken(here.lab)
     const log: Log = { ...silentLog, warn: (_fields, message) => void said.push(message) }
-    const rooms = await open({ token: other, log })
+    const rooms = await here.open({ token: other, log })
     const keyId = await makeKey(rooms)
     const arn = keyArn(region, accountId, keyId)
     const [lost] = rooms.store.view.backingKeys(arn)
-    await tokens[0].destroyKey(lost?.ckaId ?? '', lost?.label ?? '')
+    await here.token.destroyKey(lost?.ckaId ?? '', lost?.label ?? '')
     await rooms.store.updateKey(arn, () => ({ state: 'Destroying' }))
     const { respawns } = other.health()
     await rooms.service.runLifecycle()
@@ -508,7 +478,7 @@ describe('a key whose object the token does not show', () => {
   })
 
   test('is not taken for missing because somebody hands in a blob of another kind', async () => {
-    const rooms = await open()
+    const rooms = await here.open()
     const keyId = await makeKey(rooms)
     const blob = Buffer.from(await encrypt(rooms, keyId), 'base64')
     const { createHash } = await import('node:crypto')
@@ -535,7 +505,7 @@ describe('a device that is down', () => {
     }
     const own = await makeSoftHsmToken()
     const token = await openLabToken(own, log)
-    const rooms = await open({ token, dir: join(own.dir, 'run') })
+    const rooms = await here.open({ token, dir: join(own.dir, 'run') })
     const keyId = await makeKey(rooms)
     const blob = await encrypt(rooms, keyId)
 
@@ -581,7 +551,7 @@ async function insertUnfinished(rooms: Rooms, creator: string): Promise<void> {
     multiRegion: false,
     primaryRegion: null,
     token: 'default',
-    createdAt: clock.now(),
+    createdAt: here.clock.now(),
     deletionAt: null,
     deletionWindowDays: null,
     policy: '{}',
@@ -600,7 +570,7 @@ async function insertUnfinished(rooms: Rooms, creator: string): Promise<void> {
     label: `kms/${keyId}/1`.slice(0, 40),
     ordinal: 1,
     state: 'creating',
-    createdAt: clock.now(),
+    createdAt: here.clock.now(),
     encryptionsReserved: 0,
     validTo: null,
     description: null,

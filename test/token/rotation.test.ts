@@ -3,10 +3,7 @@
  * database are real.
  */
 
-import { join } from 'node:path'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { ManualClock } from '../../src/base/clock.ts'
-import type { Token } from '../../src/hsm/token.ts'
+import { describe, expect, test } from 'vitest'
 import { keyArn } from '../../src/kms/arn.ts'
 import {
   accountId,
@@ -15,48 +12,15 @@ import {
   inspect,
   Journal,
   keyIdOf,
-  openLabToken,
-  openRooms,
   region,
   smallBudget,
   Tripwire,
   type Output,
   type Rooms,
 } from './crash-rooms.ts'
-import { makeSoftHsmToken, type LabToken } from './lab.ts'
+import { useRooms } from './rooms-kit.ts'
 
-let lab: LabToken
-/** Two processes of the vendor's library, as two instances have them. */
-let tokens: readonly [Token, Token]
-beforeAll(async () => {
-  lab = await makeSoftHsmToken()
-  tokens = [await openLabToken(lab), await openLabToken(lab)]
-})
-afterAll(async () => {
-  for (const token of tokens) await token.close()
-  await lab.remove()
-})
-
-let dir: string
-let clock: ManualClock
-let opened: Rooms[]
-let runs = 0
-beforeEach(() => {
-  dir = join(lab.dir, `rotation-${++runs}`)
-  clock = new ManualClock(Date.UTC(2026, 0, 1))
-  opened = []
-})
-afterEach(async () => {
-  for (const rooms of opened) await rooms.close()
-  for (const object of await tokens[0].allObjects())
-    if (object.label !== 'holdfast/canary') await tokens[0].destroyKey(object.ckaId, object.label)
-})
-
-async function open(options: Partial<Parameters<typeof openRooms>[0]> = {}): Promise<Rooms> {
-  const rooms = await openRooms({ dir, token: tokens[0], clock, ...options })
-  opened.push(rooms)
-  return rooms
-}
+const here = useRooms(2)
 
 const makeKey = async (rooms: Rooms): Promise<string> => keyIdOf(await callRoad(rooms, 'CreateKey', {}))
 /** A key that rotates every 90 days, the first time 90 days from now. */
@@ -92,24 +56,30 @@ async function outcome(call: Promise<unknown>): Promise<string> {
 
 describe('an automatic rotation', () => {
   test('comes when its period is over, not a millisecond earlier, and every period thereafter', async () => {
-    const rooms = await open()
+    const rooms = await here.open()
     const keyId = await makeRotatingKey(rooms)
-    const begun = clock.now()
+    const begun = here.clock.now()
     const first = await materialOf(rooms, keyId)
     const { CiphertextBlob: old } = await encrypt(rooms, keyId)
 
-    clock.advance(90 * dayMs - 1)
+    here.clock.advance(90 * dayMs - 1)
     await rooms.service.runLifecycle()
     expect(await rotationsOf(rooms, keyId)).toEqual([])
 
     // The job looks once in a while: that it comes late does not move the dates.
-    clock.advance(60_001)
+    here.clock.advance(60_001)
     await rooms.service.runLifecycle()
     await rooms.service.runLifecycle()
     const second = await materialOf(rooms, keyId)
     expect(second).not.toBe(first)
     expect(await rotationsOf(rooms, keyId)).toEqual([
-      { KeyId: keyId, KeyMaterialId: second, KeyMaterialState: 'CURRENT', RotationDate: clock.now() / 1000, RotationType: 'AUTOMATIC' },
+      {
+        KeyId: keyId,
+        KeyMaterialId: second,
+        KeyMaterialState: 'CURRENT',
+        RotationDate: here.clock.now() / 1000,
+        RotationType: 'AUTOMATIC',
+      },
     ])
     expect(await nextOf(rooms, keyId)).toBe(begun + 180 * dayMs)
     expect(await decrypt(rooms, old)).toMatchObject({ Plaintext: 'dGV4dA==', KeyMaterialId: first })
@@ -129,19 +99,19 @@ describe('an automatic rotation', () => {
       }),
     ])
 
-    clock.advance(90 * dayMs)
+    here.clock.advance(90 * dayMs)
     await rooms.service.runLifecycle()
     expect((await rotationsOf(rooms, keyId)).map(({ KeyMaterialState: state }) => state)).toEqual(['NON_CURRENT', 'CURRENT'])
     expect(await inspect(rooms, new Journal())).toEqual([])
   })
 
   test('does not come for a key that is disabled or waits for its deletion; it comes as soon as the key is enabled again', async () => {
-    const rooms = await open()
+    const rooms = await here.open()
     const [paused, saved] = [await makeRotatingKey(rooms), await makeRotatingKey(rooms)]
     await callRoad(rooms, 'DisableKey', { KeyId: paused })
-    clock.advance(89 * dayMs)
+    here.clock.advance(89 * dayMs)
     await callRoad(rooms, 'ScheduleKeyDeletion', { KeyId: saved, PendingWindowInDays: 30 })
-    clock.advance(20 * dayMs)
+    here.clock.advance(20 * dayMs)
     await rooms.service.runLifecycle()
     for (const keyId of [paused, saved]) expect(await rotationsOf(rooms, keyId)).toEqual([])
     await callRoad(rooms, 'CancelKeyDeletion', { KeyId: saved })
@@ -150,30 +120,30 @@ describe('an automatic rotation', () => {
     for (const keyId of [paused, saved]) {
       expect(await rotationsOf(rooms, keyId)).toHaveLength(1)
       // What was missed is not made up for: the period begins anew.
-      expect(await nextOf(rooms, keyId)).toBe(clock.now() + 90 * dayMs)
+      expect(await nextOf(rooms, keyId)).toBe(here.clock.now() + 90 * dayMs)
     }
   })
 
   test('does not come once the schedule is off', async () => {
-    const rooms = await open()
+    const rooms = await here.open()
     const keyId = await makeRotatingKey(rooms)
     await callRoad(rooms, 'DisableKeyRotation', { KeyId: keyId })
-    clock.advance(3650 * dayMs)
+    here.clock.advance(3650 * dayMs)
     await rooms.service.runLifecycle()
     expect(await rotationsOf(rooms, keyId)).toEqual([])
-    // Switched on again it starts from then.
+    // Switched on again it starts from then, with AWS's default where no period is said.
     await callRoad(rooms, 'EnableKeyRotation', { KeyId: keyId })
     await rooms.service.runLifecycle()
     expect(await rotationsOf(rooms, keyId)).toEqual([])
-    expect(await nextOf(rooms, keyId)).toBe(clock.now() + 90 * dayMs)
+    expect(await nextOf(rooms, keyId)).toBe(here.clock.now() + 365 * dayMs)
   })
 
   test('comes once, however many instances look for it', async () => {
-    const [a, b] = [await open({ token: tokens[0] }), await open({ token: tokens[1] })]
+    const [a, b] = [await here.open({ token: here.token }), await here.open({ token: here.other })]
     const keys = [await makeRotatingKey(a), await makeRotatingKey(a)]
     await expect.poll(() => [...b.store.view.allKeys()].filter((key) => key.nextRotationAt !== null).length, { timeout: 30_000 }).toBe(2)
-    clock.advance(90 * dayMs)
-    for (const { service, store } of [a, b]) await store.heartbeat({ ...service.instance, heartbeatAt: clock.now() })
+    here.clock.advance(90 * dayMs)
+    for (const { service, store } of [a, b]) await store.heartbeat({ ...service.instance, heartbeatAt: here.clock.now() })
     await Promise.all([a, b, a, b].map(({ service }) => service.runLifecycle()))
     for (const keyId of keys) {
       expect(await rotationsOf(a, keyId)).toHaveLength(1)
@@ -186,19 +156,19 @@ describe('an automatic rotation', () => {
 
   test.each(['before', 'after'] as const)('comes once and is recorded when any one step fails %s it happened', async (mishap) => {
     const wire = new Tripwire()
-    const rooms = await open({ wire })
+    const rooms = await here.open({ wire })
     const attempt = async (step: string | undefined): Promise<readonly string[]> => {
       const keyId = await makeRotatingKey(rooms)
       const { CiphertextBlob: old } = await encrypt(rooms, keyId)
-      clock.advance(90 * dayMs)
-      await rooms.store.heartbeat({ ...rooms.service.instance, heartbeatAt: clock.now() })
+      here.clock.advance(90 * dayMs)
+      await rooms.store.heartbeat({ ...rooms.service.instance, heartbeatAt: here.clock.now() })
       wire.arm(step, mishap)
       await outcome(rooms.service.runLifecycle())
       const { steps, fired } = wire.disarm()
       expect(fired, step).toBe(step !== undefined)
       // Whoever did not record it had half a minute; then the job does.
       await rooms.service.runLifecycle()
-      clock.advance(30_000)
+      here.clock.advance(30_000)
       await rooms.service.runLifecycle()
       expect(await rotationsOf(rooms, keyId), step).toHaveLength(1)
       // Twice at worst: where it was recorded and that could not be noted.
@@ -218,16 +188,16 @@ describe('an automatic rotation', () => {
 
 describe('a rotation on demand', () => {
   test('is refused while an automatic one is near, and allowed again after it', async () => {
-    const rooms = await open()
+    const rooms = await here.open()
     const keyId = await makeRotatingKey(rooms)
     const rotate = () => outcome(callRoad(rooms, 'RotateKeyOnDemand', { KeyId: keyId }))
-    clock.advance(90 * dayMs - 20 * 60_000 - 1)
+    here.clock.advance(90 * dayMs - 20 * 60_000 - 1)
     expect(await rotate()).toBe('answered')
-    clock.advance(1)
+    here.clock.advance(1)
     const refused =
       'ConflictException: An automatic rotation of this key is currently in progress or scheduled to begin within the next 20 minutes.'
     expect(await rotate()).toBe(refused)
-    clock.advance(20 * 60_000)
+    here.clock.advance(20 * 60_000)
     expect(await rotate()).toBe(refused)
     await rooms.service.runLifecycle()
     expect(await rotate()).toBe('answered')
@@ -237,7 +207,7 @@ describe('a rotation on demand', () => {
   test('shows when it began while the token is at it, and one that comes second leaves nothing', async () => {
     let release = (): void => undefined
     let held: Promise<void> | undefined
-    const slow = new Proxy(tokens[0], {
+    const slow = new Proxy(here.token, {
       get(target, property) {
         const value: unknown = Reflect.get(target, property, target)
         if (typeof value !== 'function') return value
@@ -248,7 +218,7 @@ describe('a rotation on demand', () => {
         }
       },
     })
-    const rooms = await open({ token: slow })
+    const rooms = await here.open({ token: slow })
     const keyId = await makeKey(rooms)
     held = new Promise((resolve) => (release = resolve))
     const calls: Promise<string>[] = []
@@ -256,7 +226,7 @@ describe('a rotation on demand', () => {
       calls.push(outcome(callRoad(rooms, 'RotateKeyOnDemand', { KeyId: keyId })))
       await expect.poll(() => rooms.store.view.backingKeys(keyArn(region, accountId, keyId)).length, { timeout: 30_000 }).toBe(materials)
     }
-    expect(await statusOf(rooms, keyId)).toMatchObject({ OnDemandRotationStartDate: clock.now() / 1000 })
+    expect(await statusOf(rooms, keyId)).toMatchObject({ OnDemandRotationStartDate: here.clock.now() / 1000 })
     expect(await rotationsOf(rooms, keyId)).toEqual([])
     release()
     const said = (await Promise.all(calls)).map((text) => text.replace(/:.*/, ''))
@@ -268,7 +238,7 @@ describe('a rotation on demand', () => {
 })
 
 test('a rotation because of the budget is listed as automatic, says its reason in the trail, and is none on demand', async () => {
-  const rooms = await open({ budget: smallBudget })
+  const rooms = await here.open({ budget: smallBudget })
   const keyId = await makeKey(rooms)
   for (let i = 0; i < 4; i++) await encrypt(rooms, keyId)
   await rooms.service.budget.close()
