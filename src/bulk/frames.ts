@@ -57,7 +57,15 @@ export const sealRoom = (frames: number): number => frames * frameOverhead + (la
 const pieceBytes = 65_536
 
 /** The message's next bytes, from the memory's beginning on: so many. */
-export function sealRun(keys: RunKeys, memory: Buffer, { at, plaintextBytes, frameLength, firstSequence, last }: SealRun): number {
+export function sealRun(keys: RunKeys, memory: Buffer, run: SealRun): number {
+  try {
+    return sealFrames(keys, memory, run)
+  } finally {
+    freeHeld()
+  }
+}
+
+function sealFrames(keys: RunKeys, memory: Buffer, { at, plaintextBytes, frameLength, firstSequence, last }: SealRun): number {
   const whole = last ? Math.max(0, Math.ceil(plaintextBytes / frameLength) - 1) : plaintextBytes / frameLength
   const iv = Buffer.alloc(ivBytes)
   let written = 0
@@ -116,7 +124,15 @@ function sealFrame({ cipher, key }: RunKeys, memory: Buffer, { read, written, by
 }
 
 /** The plaintext, from the memory's beginning on: so many bytes. @throws MessageError and then nothing of it may be used */
-export function openRun(keys: RunKeys, memory: Buffer, { wholeFrames, frameLength, firstSequence, end, endBytes }: OpenRun): number {
+export function openRun(keys: RunKeys, memory: Buffer, run: OpenRun): number {
+  try {
+    return openFrames(keys, memory, run)
+  } finally {
+    freeHeld()
+  }
+}
+
+function openFrames(keys: RunKeys, memory: Buffer, { wholeFrames, frameLength, firstSequence, end, endBytes }: OpenRun): number {
   if (end === 'single') {
     const aad = fillBodyAad(bodyAad(keys.messageId, 'single'), 1, endBytes)
     openPiece(keys, memory, { iv: 0, read: singleHeadBytes, written: 0, bytes: endBytes, aad }, 0)
@@ -193,8 +209,11 @@ function transform(gcm: CipherGCM | DecipherGCM, memory: Buffer, from: number, t
 }
 
 /** A smaller block costs less to leave to the collector. */
-const freedBytes = 32_768
+const freedBytes = 1024
 let nobody: MessagePort | undefined
+/** Blocks to be freed together, 64 KiB of them: they are still in the processor's cache, and one message costs as much as several blocks. */
+let held: ArrayBuffer[] = []
+let heldBytes = 0
 
 /**
  * In this thread, from now on, the cipher's output is freed as soon as it was copied. Left to the collector, 32 MiB of it pile up before they are freed
@@ -212,6 +231,16 @@ export async function freeAtOnce(): Promise<void> {
 }
 
 function free({ buffer, length }: Buffer): void {
-  if (nobody && length >= freedBytes && length === buffer.byteLength && buffer instanceof ArrayBuffer)
-    nobody.postMessage(undefined, [buffer])
+  if (!nobody || length < freedBytes || length !== buffer.byteLength || !(buffer instanceof ArrayBuffer)) return
+  held.push(buffer)
+  heldBytes += length
+  if (heldBytes >= pieceBytes) freeHeld()
+}
+
+/** With the end of a run: none of its bytes stay. */
+function freeHeld(): void {
+  if (heldBytes === 0) return
+  nobody?.postMessage(undefined, held)
+  held = []
+  heldBytes = 0
 }
