@@ -56,29 +56,40 @@ interface TokenExamination {
   readonly problems: readonly string[]
 }
 
-export async function examine(request: { readonly tokens: readonly TokenPlan[]; readonly database: string }): Promise<Examination> {
-  const { tokens, database } = request
-  const all = await Promise.all(tokens.map((plan) => examineToken(plan, database)))
+export async function examine(request: {
+  readonly tokens: readonly TokenPlan[]
+  readonly database: string
+  /** How many there will be of the service, and why. */
+  readonly processes: { readonly count: number; readonly why: string }
+}): Promise<Examination> {
+  const { tokens, database, processes } = request
+  const all = await Promise.all(tokens.map((plan) => examineToken(plan, database, processes.count)))
+  const [home, ...others] = all
   const missing = await tokensNotConfigured(tokens, database)
-  let text = ''
+  let text = `API processes: ${processes.count} (${processes.why})\n\n`
   for (const { name, device, inventory, problems } of all) {
-    if (all.length > 1) text += `${text === '' ? '' : '\n'}== token ${name} ==\n`
+    if (all.length > 1) text += `${name === home?.name ? '' : '\n'}== token ${name} ==\n`
     if (device) text += renderDoctor(device)
     if (inventory) text += `\n${renderInventory(inventory)}`
     for (const problem of problems) text += `\nPROBLEM: ${problem}\n`
   }
   for (const problem of missing) text += `\nPROBLEM: ${problem}\n`
-  const [home, ...others] = all
   return {
     text,
-    report: { device: home?.device, inventory: home?.inventory, problems: [...(home?.problems ?? []), ...missing], tokens: others },
+    report: {
+      processes,
+      device: home?.device,
+      inventory: home?.inventory,
+      problems: [...(home?.problems ?? []), ...missing],
+      tokens: others,
+    },
     healthy:
       missing.length === 0 &&
       all.every(({ problems, device, inventory }) => problems.length === 0 && device?.healthy === true && isSound(inventory)),
   }
 }
 
-async function examineToken({ name, config }: TokenPlan, database: string): Promise<TokenExamination> {
+async function examineToken({ name, config }: TokenPlan, database: string, processes: number): Promise<TokenExamination> {
   let device: DoctorReport | undefined
   let inventory: Inventory | undefined
   const problems: string[] = []
@@ -90,6 +101,9 @@ async function examineToken({ name, config }: TokenPlan, database: string): Prom
       const info = token.info()
       device = diagnose(library, { info, capabilities: token.capabilities(), profile: readProfile(config.profile ?? info.profile) })
       if (existsSync(database)) inventory = await takeInventory(token, name, database)
+      const shown = library.slots.find((slot) => slot.token?.label === info.label && slot.token.serial === info.serial)?.token
+      const wanted = config.sessions ?? readProfile(config.profile ?? info.profile).limits.sessions
+      problems.push(...tooManySessions(processes, wanted, shown?.maxSessions ?? null))
     } finally {
       await token.close()
     }
@@ -100,6 +114,17 @@ async function examineToken({ name, config }: TokenPlan, database: string): Prom
 }
 
 function problemOf(error: unknown): string {
+/**
+ * Each process takes its sessions and one that keeps the login.
+ * @param most that the token allows at once; null for any number
+ */
+export function tooManySessions(processes: number, wanted: number, most: number | null): readonly string[] {
+  if (most === null || processes === 1 || processes * (wanted + 1) <= most) return []
+  const left = Math.floor(most / processes) - 1
+  const fix = left >= 1 ? `set HOLDFAST_PKCS11_SESSIONS to ${left}, or HOLDFAST_PROCESSES to less` : 'set HOLDFAST_PROCESSES to less'
+  return [`${processes} processes would take ${processes * (wanted + 1)} sessions, and the token allows ${most}: ${fix}.`]
+}
+
   if (error instanceof TokenError || error instanceof DoctorError || error instanceof StoreFailure) return error.message
   throw error
 }

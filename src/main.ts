@@ -108,8 +108,12 @@ const wiring: Wiring = {
   async doctor() {
     const { config } = readConfig()
     const places = placesIn(config.dataDir)
-    const [{ planTokens }, { examine }] = await Promise.all([import('./tokens.ts'), import('./doctor.ts')])
-    return examine({ tokens: (await planTokens(config, false)).tokens, database: places.database })
+    const [{ planTokens }, { planProcesses }, { examine }] = await Promise.all([
+      import('./tokens.ts'),
+      import('./processes.ts'),
+      import('./doctor.ts'),
+    ])
+    return examine({ tokens: (await planTokens(config, false)).tokens, database: places.database, processes: planProcesses(config) })
   },
   async xksDoctor(options) {
     const { describeProxy, examineProxy } = await import('./xks/doctor.ts')

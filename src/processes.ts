@@ -5,24 +5,52 @@
  * The processes share the listening sockets (node:cluster) and the database; each has agents, sessions and connections of its own. Whoever of them has
  * time takes the next connection: were they dealt out by the supervisor, one that is dealt to a process just killed would be lost without a word. The
  * first is started alone, so that there is one that makes what a first start makes. One that ends is replaced, after 0.25 s and then
- * twice as long each time up to 30 s; its callers see a broken connection, as when a service of one process is restarted.
+ * twice as long each time up to 30 s; its callers see a broken connection, as when a service of one process is restarted. All can be replaced while
+ * callers are served: a new one first, then an old one is told to end, and so on.
  *
  * What one process wrote the others must not deny: a caller that was told of a new key may use it on its next connection. So a write ends only when
- * the other processes have read it, too.
+ * the other processes have read it, too. What is limited for the service as a whole (requests of an account, connections) each process counts for
+ * itself and hears of from the others, a moment later.
  */
 
 import cluster, { type Worker } from 'node:cluster'
+import { availableParallelism } from 'node:os'
+import { basename } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { OperatorError } from './base/operator-error.ts'
-import { joinMetrics, type MetricsPage, type MetricValues } from './base/metrics.ts'
+import { joinMetrics, keepTotals, openMetrics, type MetricsPage, type MetricValues } from './base/metrics.ts'
 import type { Log } from './base/log.ts'
+import type { Taking } from './kms/quotas.ts'
 import { shuttingDown, type Readiness } from './http/ops.ts'
 
 const backOff = { firstMs: 250, longestMs: 30_000, forgottenAfterMs: 10_000 }
+/** So many that ended one after the other are no accident any more. */
+const tooManyInARow = 5
 
 /** Longer than this nobody waits for a process that does not say whether it has read what was written: it then does so with its next poll. */
 const readByAllWithinMs = 2000
 /** How long a process may take to say how it is. */
 const tellWithinMs = 5500
+/** How often a process tells the others what it took of what they share. */
+const shareEveryMs = 50
+
+/** How often a process that is to replace one that serves is started before the others go on as they are. */
+const mostTries = 3
+
+/** How many processes share the ports, and why so many. */
+export function planProcesses({
+  processes,
+  pkcs11,
+}: {
+  readonly processes: number | undefined
+  readonly pkcs11: { readonly library: string | undefined }
+}): { readonly count: number; readonly why: string } {
+  const processors = availableParallelism()
+  if (processes !== undefined) return { count: processes, why: `HOLDFAST_PROCESSES says so; this machine has ${processors} processors` }
+  if (pkcs11.library === undefined || /softhsm/i.test(basename(pkcs11.library)))
+    return { count: 1, why: 'SoftHSM2 at times never shows one process what another made; HOLDFAST_PROCESSES overrides it' }
+  return { count: Math.max(1, processors - 1), why: `one less than the ${processors} processors; HOLDFAST_PROCESSES overrides it` }
+}
 
 export interface Address {
   readonly url: string
@@ -34,14 +62,23 @@ type ToMember =
   | { readonly type: 'reload' }
   /** Read what another wrote, then say so. */
   | { readonly type: 'refresh'; readonly id: number }
-  | { readonly type: 'ask'; readonly id: number; readonly what: 'readiness' | 'metrics' }
+  | { readonly type: 'ask'; readonly id: number; readonly what: Question }
+  | { readonly type: 'share'; readonly takings: readonly Taking[]; readonly connections: Counts }
   /** All others have read it. */
   | { readonly type: 'read'; readonly id: number }
+  /** From now on writes wait for it. */
+  | { readonly type: 'joined' }
 
 type FromMember =
+  | { readonly type: 'joins' }
   | { readonly type: 'ready'; readonly address: Address }
   | { readonly type: 'wrote'; readonly id: number }
   | { readonly type: 'answer'; readonly id: number; readonly value: unknown }
+  | { readonly type: 'share'; readonly takings: readonly Taking[]; readonly connections: Counts }
+
+type Question = 'readiness' | 'metrics' | 'missing'
+/** By listener. */
+export type Counts = Readonly<Record<string, number>>
 
 // ---- one of the processes ----
 
@@ -53,6 +90,18 @@ export interface MemberRooms {
   readonly readiness: () => Promise<Readiness>
   readonly metricValues: () => Promise<MetricValues>
   readonly reload: (() => void) | undefined
+  readonly shared: Shared
+}
+
+/** What is limited for all processes together. */
+export interface Shared {
+  /** Of quotas, since it was last asked. */
+  takings(): readonly Taking[]
+  takenElsewhere(takings: readonly Taking[]): void
+  /** All that quotas lack here. */
+  missing(): readonly Taking[]
+  connections(): Promise<Counts>
+  connectionsElsewhere(counts: Counts): void
 }
 
 export interface Membership {
@@ -62,6 +111,8 @@ export interface Membership {
   readonly tellWritten: () => Promise<void>
   /** What to do when another wrote. */
   onWritten(refresh: () => Promise<void>): void
+  /** Before it listens: until then nobody's write waits for it to be read here. Resolves when all that was written before has been. */
+  join(): Promise<void>
   /** Serves from now on. */
   ready(address: Address, rooms: MemberRooms): void
   /** Resolves when the supervisor says so. */
@@ -76,6 +127,8 @@ export function joinProcesses(log: Log): Membership {
   let rooms: MemberRooms | undefined
   let stopped = (_reason: string): void => undefined
   const stop = new Promise<string>((resolve) => (stopped = resolve))
+  let stopping = false
+  let joined = (): void => undefined
   const send = (message: FromMember): void => void (process.connected && process.send?.(message))
 
   const awaited = new Map<number, () => void>()
@@ -109,38 +162,68 @@ export function joinProcesses(log: Log): Membership {
     return next
   }
 
+  let toldConnections = '{}'
+  const share = async (shared: Shared): Promise<void> => {
+    const open = await shared.connections()
+    const taken = shared.takings()
+    const text = JSON.stringify(open)
+    if (taken.length === 0 && text === toldConnections) return
+    toldConnections = text
+    send({ type: 'share', takings: taken, connections: open })
+  }
+
+  const answers: Readonly<Record<Question, () => unknown>> = {
+    readiness: () => rooms?.readiness(),
+    metrics: () => rooms?.metricValues(),
+    missing: () => rooms?.shared.missing(),
+  }
   const answer = async (id: number, work: () => Promise<unknown>): Promise<void> => {
     try {
       send({ type: 'answer', id, value: await work() })
     } catch (error) {
-      log.warn({ err: error }, 'a question of the supervisor could not be answered')
+      // Towards its end what it would have to be asked about is closed.
+      if (!stopping) log.warn({ err: error }, 'a question of the supervisor could not be answered')
       send({ type: 'answer', id, value: undefined })
     }
   }
   process.on('message', (message: ToMember) => {
     switch (message.type) {
       case 'stop':
+        stopping = true
         return stopped('the supervisor stops')
       case 'reload':
         return rooms?.reload?.()
       case 'refresh':
         return void answer(message.id, async () => refresh?.())
-      case 'ask': {
-        const { what } = message
-        return void answer(message.id, async () => (what === 'readiness' ? rooms?.readiness() : rooms?.metricValues()))
-      }
+      case 'ask':
+        return void answer(message.id, async () => answers[message.what]())
+      case 'share':
+        rooms?.shared.takenElsewhere(message.takings)
+        return rooms?.shared.connectionsElsewhere(message.connections)
       case 'read':
         return awaited.get(message.id)?.()
+      case 'joined':
+        return joined()
     }
   })
-  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => undefined)
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR2'] as const) process.on(signal, () => undefined)
   return {
     name: `${cluster.worker?.id ?? 0}`,
     tellWritten,
     onWritten: (then) => void (refresh = then),
+    async join() {
+      await new Promise<void>((resolve) => {
+        joined = resolve
+        send({ type: 'joins' })
+      })
+      await refresh?.()
+    },
     ready(address, own) {
       rooms = own
       send({ type: 'ready', address })
+      setInterval(() => {
+        share(own.shared).catch((error: unknown) => log.warn({ err: error }, 'what the processes share could not be told'))
+      }, shareEveryMs).unref()
     },
     stop,
     leave: () => void cluster.worker?.disconnect(),
@@ -152,9 +235,12 @@ export function joinProcesses(log: Log): Membership {
 export interface Processes {
   readonly address: Address
   readiness(): Promise<Readiness>
-  page(): Promise<MetricsPage>
+  /** @param overall the processes' values added up, instead of each by itself */
+  page(overall: boolean): Promise<MetricsPage>
   /** All read their certificates again. */
   reload(): void
+  /** Replaces all, one after the other, while callers are served. Resolves when it is done, or has been given up, which the log says. Never rejects. */
+  restart(): Promise<void>
   /** All turn callers away, finish calls under way, and end. */
   close(): Promise<void>
 }
@@ -163,11 +249,17 @@ class Member {
   readonly worker: Worker
   readonly startedAt = performance.now()
   address: Address | undefined
+  /** Whether it reads what others write, and is waited for. One that starts reads everything anyway, and is too busy to say so. */
+  reads = false
+  connections: Counts = {}
+  /** What it counted, when it last said so. */
+  values: MetricValues | undefined
+  isTold = false
   constructor(worker: Worker) {
     this.worker = worker
   }
-  get isReady(): boolean {
-    return this.address !== undefined
+  get isServing(): boolean {
+    return this.address !== undefined && !this.isTold
   }
   tell(message: ToMember): boolean {
     if (!this.worker.isConnected()) return false
@@ -186,9 +278,19 @@ export async function superviseProcesses(count: number, drainWithinMs: number, l
   const members = new Set<Member>()
   const questions = new Map<number, { readonly member: Member; readonly settle: (value: unknown) => void }>()
   const restarts = new Set<NodeJS.Timeout>()
+  const metrics = openMetrics('supervisor')
+  const countFailure = metrics.count('holdfast_process_failures_total', 'API processes that ended without having been told to.')
+  metrics.gauge('holdfast_processes', 'API processes that serve.', () => serving().length)
+  /** What members that have ended counted: totals do not go back. */
+  let ended: MetricValues = []
+  let address: Address | undefined
   let lastId = 0
   let failures = 0
+  let lastFailure = ''
   let closing = false
+  let restarting = false
+
+  const serving = (): readonly Member[] => [...members].filter(({ isServing }) => isServing)
 
   /** Undefined when it does not say in time, or ends. */
   const ask = (member: Member, question: (id: number) => ToMember, withinMs: number): Promise<unknown> =>
@@ -203,19 +305,44 @@ export async function superviseProcesses(count: number, drainWithinMs: number, l
       questions.set(id, { member, settle })
       if (!member.tell(question(id))) settle(undefined)
     })
+  const askWhat = (member: Member, what: Question): Promise<unknown> => ask(member, (id) => ({ type: 'ask', id, what }), tellWithinMs)
 
   const spread = async (from: Member, id: number): Promise<void> => {
-    const others = [...members].filter((member) => member !== from)
+    const others = [...members].filter((member) => member !== from && member.reads)
     await Promise.all(others.map((member) => ask(member, (question) => ({ type: 'refresh', id: question }), readByAllWithinMs)))
     from.tell({ type: 'read', id })
   }
 
-  const replace = (): void => {
+  /** Tells what `from` took, and how many connections each has to count with. */
+  const share = (from: Member | undefined, takings: readonly Taking[]): void => {
+    for (const to of members) {
+      if (to === from) continue
+      const connections: Record<string, number> = {}
+      for (const other of members)
+        if (other !== to) for (const [name, open] of Object.entries(other.connections)) connections[name] = (connections[name] ?? 0) + open
+      to.tell({ type: 'share', takings, connections })
+    }
+  }
+
+  /** What was used up before it came is used up for it, too. */
+  const initiate = async (member: Member): Promise<void> => {
+    const [other] = serving().filter((one) => one !== member)
+    const missing = other && ((await askWhat(other, 'missing')) as readonly Taking[] | undefined)
+    if (missing) member.tell({ type: 'share', takings: missing, connections: {} })
+    share(undefined, [])
+  }
+
+  const replaceLater = (): void => {
     const delayMs = Math.min(backOff.longestMs, backOff.firstMs * 2 ** failures)
     failures += 1
+    if (failures >= tooManyInARow)
+      log.error(
+        { failures, lastFailure, nextInMs: delayMs },
+        'API processes keep ending, one after the other: see what they said before they did',
+      )
     const timer = setTimeout(() => {
       restarts.delete(timer)
-      void startOne()
+      if (members.size < count) void startOne()
     }, delayMs)
     restarts.add(timer)
   }
@@ -228,26 +355,77 @@ export async function superviseProcesses(count: number, drainWithinMs: number, l
     return new Promise((resolve) => {
       worker.on('message', (message: FromMember) => {
         switch (message.type) {
+          case 'joins':
+            member.reads = true
+            return void member.tell({ type: 'joined' })
           case 'ready':
+            if (address && (message.address.url !== address.url || message.address.xksUrl !== address.xksUrl)) {
+              log.error(
+                { serving: address, wanted: message.address },
+                'the ports have been changed since the service started: stop and start it',
+              )
+              return void retire(member)
+            }
             member.address = message.address
             log.info({ process: worker.id, pid: worker.process.pid }, 'a process serves')
+            void initiate(member)
             return resolve(member)
           case 'wrote':
             return void spread(member, message.id)
           case 'answer':
             return questions.get(message.id)?.settle(message.value)
+          case 'share':
+            member.connections = message.connections
+            return share(member, message.takings)
         }
       })
       worker.once('exit', (code: number | null, signal: string | null) => {
         members.delete(member)
+        if (member.values) ended = keepTotals([ended, member.values])
         for (const { member: asked, settle } of questions.values()) if (asked === member) settle(undefined)
         resolve(undefined)
         if (closing) return
-        log.error({ process: worker.id, pid: worker.process.pid, code, signal }, 'a process has ended by itself')
-        if (member.isReady && performance.now() - member.startedAt > backOff.forgottenAfterMs) failures = 0
-        if (member !== first) replace()
+        share(undefined, [])
+        if (member.isTold) log.info({ process: worker.id, pid: worker.process.pid }, 'a process was told to end and has')
+        else {
+          countFailure()
+          lastFailure = signal === null ? `exit code ${code}` : signal
+          log.error({ process: worker.id, pid: worker.process.pid, code, signal }, 'a process has ended by itself')
+          if (member.address && performance.now() - member.startedAt > backOff.forgottenAfterMs) failures = 0
+        }
+        if (member !== first && members.size < count) replaceLater()
       })
     })
+  }
+
+  /** The same, tried again where a device that is being used meanwhile kept it from starting. */
+  const startSurely = async (): Promise<Member | undefined> => {
+    for (let tries = 1; ; tries++) {
+      const member = await startOne()
+      if (member || closing || tries === mostTries) return member
+      await sleep(backOff.firstMs * 2 ** tries)
+    }
+  }
+
+  /** Tells it to finish what is under way and end; resolves when it has ended. */
+  const retire = async (member: Member): Promise<void> => {
+    const { worker } = member
+    member.isTold = true
+    if (worker.isDead()) return
+    const exit = new Promise<void>((resolve) => worker.once('exit', () => resolve()))
+    if (!member.tell({ type: 'stop' })) worker.process.kill('SIGKILL')
+    const kill = setTimeout(() => {
+      log.error({ process: worker.id }, 'a process did not end in time and is killed')
+      worker.process.kill('SIGKILL')
+    }, drainWithinMs)
+    await exit
+    clearTimeout(kill)
+  }
+
+  const values = async (member: Member): Promise<MetricValues | undefined> => {
+    const said = (await askWhat(member, 'metrics')) as MetricValues | undefined
+    if (said) member.values = said
+    return said
   }
 
   // Until it serves it is not replaced: what it cannot start for has been said.
@@ -257,55 +435,52 @@ export async function superviseProcesses(count: number, drainWithinMs: number, l
   const started = await starting
   first = undefined
   if (started?.address === undefined) throw new OperatorError('The service could not start.')
-  const { address } = started
+  address = started.address
   await Promise.all(Array.from({ length: count - 1 }, startOne))
 
-  const serving = (): readonly Member[] => [...members].filter(({ isReady }) => isReady)
   return {
     address,
     async readiness() {
       if (closing) return shuttingDown
-      const asked = serving()
-      const answers = await Promise.all(
-        asked.map(
-          async (member) => (await ask(member, (id) => ({ type: 'ask', id, what: 'readiness' }), tellWithinMs)) as Readiness | undefined,
-        ),
-      )
+      const answers = await Promise.all(serving().map(async (member) => (await askWhat(member, 'readiness')) as Readiness | undefined))
       const known = answers.filter((one) => one !== undefined)
       // One that is being replaced does not keep the others from serving.
-      const detail = known.length === count ? 'ok' : `${known.length} of ${count} processes serve`
+      const ok = known.length >= count
+      const why = failures >= tooManyInARow ? `: ${failures} have ended one after the other, the last with ${lastFailure}` : ''
       const ill = known.find(({ ready }) => !ready) ?? known[0]
       return {
         ready: known.some(({ ready }) => ready),
-        checks: { ...ill?.checks, processes: { ok: known.length === count, detail } },
+        checks: { ...ill?.checks, processes: { ok, detail: ok ? 'ok' : `${known.length} of ${count} processes serve${why}` } },
       }
     },
-    async page() {
-      const values = await Promise.all(
-        serving().map(
-          async (member) => (await ask(member, (id) => ({ type: 'ask', id, what: 'metrics' }), tellWithinMs)) as MetricValues | undefined,
-        ),
-      )
-      return joinMetrics(values.filter((one) => one !== undefined))
+    async page(overall) {
+      const all = await Promise.all([metrics.values(), ...[...members].map(values)])
+      const known = all.filter((one) => one !== undefined)
+      return joinMetrics(overall ? [...known, ended] : known, overall)
     },
     reload: () => members.forEach((member) => member.tell({ type: 'reload' })),
+    async restart() {
+      if (restarting || closing) return log.warn({}, 'the processes are being replaced already, or end')
+      restarting = true
+      log.info({ processes: members.size }, 'all processes are replaced, one after the other')
+      for (const old of serving()) {
+        const next = await startSurely()
+        if (closing) break
+        if (!next) {
+          log.error({}, 'a new process could not start: those that serve go on as they are')
+          break
+        }
+        // What it counted is lost with it otherwise.
+        await values(old)
+        await retire(old)
+      }
+      restarting = false
+      log.info({ processes: serving().length }, 'replacing the processes has ended')
+    },
     async close() {
       closing = true
       for (const timer of restarts) clearTimeout(timer)
-      await Promise.all(
-        [...members].map(async (member) => {
-          const { worker } = member
-          if (worker.isDead()) return
-          const ended = new Promise<void>((resolve) => worker.once('exit', () => resolve()))
-          if (!member.tell({ type: 'stop' })) worker.process.kill('SIGKILL')
-          const kill = setTimeout(() => {
-            log.error({ process: worker.id }, 'a process did not end in time and is killed')
-            worker.process.kill('SIGKILL')
-          }, drainWithinMs)
-          await ended
-          clearTimeout(kill)
-        }),
-      )
+      await Promise.all([...members].map(retire))
     },
   }
 }

@@ -1,12 +1,13 @@
 /**
  * The service: opens each room with what it needs, tells where it listens, and closes everything in the other order when
- * a signal says so. SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads the TLS certificates again.
+ * a signal says so. SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads the TLS certificates again; SIGUSR2 replaces the processes of a
+ * service that has several, one after the other.
  */
 
 import { existsSync, readFileSync } from 'node:fs'
 import { mkdir, rename, rm, writeFile } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
-import { basename, dirname, relative } from 'node:path'
+import { dirname, relative } from 'node:path'
 import { openBulkPool } from './bulk/bulk-pool.ts'
 import { openCryptoPool } from './bulk/crypto-pool.ts'
 import { openTrail } from './audit/open.ts'
@@ -39,7 +40,7 @@ import { deadInstances } from './kms/lifecycle.ts'
 import { ensureSystemKey } from './kms/system-keys.ts'
 import { openXksHealth } from './kms/xks/health.ts'
 import { openXksProxy } from './kms/xks/proxy.ts'
-import { isMember, joinProcesses, superviseProcesses, type Membership, type Processes } from './processes.ts'
+import { isMember, joinProcesses, planProcesses, superviseProcesses, type Membership, type Processes } from './processes.ts'
 import { openStore } from './store/open.ts'
 import type { Store } from './store/store.ts'
 import { openXksClient } from './xks/client.ts'
@@ -61,8 +62,11 @@ export async function serve(): Promise<number> {
   process.on('uncaughtException', endOnDefect)
   process.on('unhandledRejection', endOnDefect)
   try {
-    const house = await (!membership && processesOf(config) > 1 ? openProcesses(config, log) : openHouse(config, log, { membership }))
+    const house = await (!membership && planProcesses(config).count > 1
+      ? openProcesses(config, log)
+      : openHouse(config, log, { membership }))
     if (house.reload) signals?.onReload(house.reload)
+    if (house.restart) signals?.onRestart(house.restart)
     if (!membership) process.stderr.write(house.greeting)
     const reason = await (membership ?? signals)?.stop
     log.info({ reason }, 'stopping: calls under way are finished')
@@ -81,12 +85,6 @@ export async function serve(): Promise<number> {
   }
 }
 
-/** How many are to share the ports. */
-function processesOf({ processes, pkcs11 }: Config): number {
-  const isSoftHsm = pkcs11.library === undefined || /softhsm/i.test(basename(pkcs11.library))
-  return processes ?? (isSoftHsm ? 1 : Math.max(1, availableParallelism() - 1))
-}
-
 /** The same as `openHouse`, in several processes. */
 async function openProcesses(config: Config, log: Log): Promise<House> {
   const opened = new Opened(config.http.drainTimeoutMs)
@@ -96,17 +94,17 @@ async function openProcesses(config: Config, log: Log): Promise<House> {
     const ops = opened.add(
       'operations port',
       await openOpsPort(config, log, {
-        metrics: { page: () => processes?.page() ?? joinMetrics([]) },
+        metrics: { page: (overall) => processes?.page(overall) ?? joinMetrics([]) },
         readiness: async () => processes?.readiness() ?? { ready: false, checks: { service: { ok: false, detail: 'starting' } } },
       }),
     )
     const drainWithinMs = closeTimeoutMs + config.http.drainTimeoutMs
-    processes = opened.add('processes', await superviseProcesses(processesOf(config), drainWithinMs, log))
+    processes = opened.add('processes', await superviseProcesses(planProcesses(config).count, drainWithinMs, log))
     const { url, xksUrl } = processes.address
     const reloadAll = (): void => processes?.reload()
     const places = placesIn(config.dataDir)
     opened.add('endpoint file', await announce(places.endpoint, { url, opsUrl: ops.url, xksUrl }))
-    log.info({ url, opsUrl: ops.url, xksUrl, regions: config.regions, processes: processesOf(config) }, 'ready')
+    log.info({ url, opsUrl: ops.url, xksUrl, regions: config.regions, processes: planProcesses(config).count }, 'ready')
     return {
       url,
       opsUrl: ops.url,
@@ -117,6 +115,7 @@ async function openProcesses(config: Config, log: Log): Promise<House> {
           ops.reloadCertificate()
           reloadAll()
         }),
+      restart: () => void processes?.restart(),
       close: () => opened.close(log),
     }
   } catch (error) {
@@ -188,6 +187,8 @@ export interface House {
   readonly greeting: string
   /** Reads the certificate again; undefined without TLS. */
   readonly reload: (() => void) | undefined
+  /** Replaces its processes while callers are served; only where there are several. */
+  readonly restart?: () => void
   /** Turns callers away, finishes calls under way, seals the audit trail, closes everything. */
   close(): Promise<void>
 }
@@ -357,6 +358,7 @@ async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fit
     otherwise: (request, response) => (envelope.takes(request) ? envelope.handle(request, response) : app(request, response)),
   })
   const main = opened.add(
+  await membership?.join()
     'main port',
     await listen({
       ...limits,
@@ -385,7 +387,25 @@ async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fit
   )
   const opsUrl = ops?.url ?? ''
   const reload = (tls ?? xksTls(config)) && (() => [main, ops, xks].forEach((listener) => listener?.reloadCertificate()))
-  membership?.ready(address, { readiness, metricValues: () => metrics.values(), reload })
+  const { buckets } = service
+  const listeners = { main, ...(xks && { xks }) }
+  membership?.ready(address, {
+    readiness,
+    metricValues: () => metrics.values(),
+    reload,
+    shared: {
+      takings: () => buckets.takings(),
+      takenElsewhere: (takings) => buckets.takenElsewhere(takings, clock.now()),
+      missing: () => buckets.missing(clock.now()),
+      connections: async () =>
+        Object.fromEntries(
+          await Promise.all(Object.entries(listeners).map(async ([name, listener]) => [name, await listener.connections()] as const)),
+        ),
+      connectionsElsewhere(counts) {
+        for (const [name, listener] of Object.entries(listeners)) listener.connectionsElsewhere(counts[name] ?? 0)
+      },
+    },
+  })
   return {
     url: main.url,
     opsUrl,
@@ -505,14 +525,21 @@ function watchProxies(metrics: Metrics): (outcome: string, seconds: number) => v
 /** What the proxies of connected external key stores said of their health: AWS's XksExternalKeyManagerStates. */
 function watchKeyStores(metrics: Metrics, { keyStores }: Pick<Service, 'keyStores'>): void {
   const labelsOf = ({ keyStore: { id, accountId, region } }: KeyStoreHealth) => ({ store: id, account: accountId, region })
-  metrics.gauge('holdfast_xks_up', '1 if the proxy of a connected external key store served when it was last asked for its health.', () =>
-    keyStores.health().map((health) => ({ labels: labelsOf(health), value: health.isServing ? 1 : 0 })),
+  metrics.gauge(
+    'holdfast_xks_up',
+    '1 if the proxy of a connected external key store served when it was last asked for its health.',
+    () => keyStores.health().map((health) => ({ labels: labelsOf(health), value: health.isServing ? 1 : 0 })),
+    'min',
   )
-  metrics.gauge('holdfast_xks_key_managers', 'External key managers behind a proxy, by the state that it said they were in.', () =>
-    keyStores.health().flatMap((health) => {
-      const { managers } = health
-      return managers ? managerStates.map((state) => ({ labels: { ...labelsOf(health), state }, value: managers[state] })) : []
-    }),
+  metrics.gauge(
+    'holdfast_xks_key_managers',
+    'External key managers behind a proxy, by the state that it said they were in.',
+    () =>
+      keyStores.health().flatMap((health) => {
+        const { managers } = health
+        return managers ? managerStates.map((state) => ({ labels: { ...labelsOf(health), state }, value: managers[state] })) : []
+      }),
+    'max',
   )
 }
 
@@ -533,7 +560,10 @@ function watchRooms(
   metrics.gauge('holdfast_calls_under_way', 'Calls between their first byte and their answer.', calls)
   metrics.gauge('holdfast_connections', 'Open connections on the main port.', () => main.connections())
   const up = perToken(({ state }) => (state === 'up' ? 1 : 0))
-  metrics.gauge('holdfast_token_up', '1 while the token answers, by its last call.', up)
+  metrics.total('holdfast_connections_sent_away_total', 'Connections on the main port that had to go to make room for others.', () =>
+    main.sentAway(),
+  )
+  metrics.gauge('holdfast_token_up', '1 while the token answers, by its last call.', up, 'min')
   metrics.gauge(
     'holdfast_token_queue',
     'Calls that wait for the device or are under way in it.',
@@ -557,20 +587,24 @@ function watchRooms(
     'Audit records since the last seal, of all processes on the trail.',
     async () => (await sealed())?.unsealed,
   )
-  metrics.gauge('holdfast_audit_last_seal_age_seconds', 'How long ago the audit trail was last sealed.', async () => {
+    'max',
+  const sealAge = async (): Promise<number | undefined> => {
     const lastSealMs = (await sealed())?.lastSealMs
     return lastSealMs === undefined ? undefined : (systemClock.now() - lastSealMs) / 1000
-  })
+  }
+  metrics.gauge('holdfast_audit_last_seal_age_seconds', 'How long ago the audit trail was last sealed.', sealAge, 'max')
   metrics.gauge(
     'holdfast_gcm_budget_share',
     'The highest share of its budget of encryptions that a current backing key has used; it is rotated at 0.5, and refused at 1.',
     () => (mostUsed(store, 1)[0]?.encryptionsReserved ?? 0) / standardBudget.ceiling,
   )
+    'max',
   metrics.gauge(
     'holdfast_gcm_encryptions_reserved',
     'Encryptions reserved under the current backing key, for the ten keys with the most.',
     () => mostUsed(store, 10).map(({ keyArn, encryptionsReserved }) => ({ labels: { key: keyArn }, value: encryptionsReserved })),
   )
+    'max',
 }
 
 function mostUsed(store: Store, limit: number): readonly { readonly keyArn: string; readonly encryptionsReserved: number }[] {
@@ -639,11 +673,14 @@ interface Signals {
   /** What SIGHUP does. */
   onReload(reload: () => void): void
   close(): void
+  /** What SIGUSR2 does. */
+  onRestart(restart: () => void): void
 }
 
 function listenForSignals(log: OpenLog): Signals {
   let reload: (() => void) | undefined
   let askedAt: number | undefined
+  let restart: (() => void) | undefined
   let stopped = (_reason: string): void => undefined
   const stop = new Promise<string>((resolve) => (stopped = resolve))
   const onStop = (signal: NodeJS.Signals): void => {
@@ -666,14 +703,27 @@ function listenForSignals(log: OpenLog): Signals {
   process.on('SIGINT', onStop)
   process.on('SIGHUP', onHangup)
   return {
+  const onRestart = (): void => {
+    if (restart) restart()
+    else
+      log.warn(
+        {},
+        'SIGUSR2 replaces the processes of a service that has several (HOLDFAST_PROCESSES); this one has not, or has not started yet',
+      )
+  }
+  process.on('SIGUSR2', onRestart)
     stop,
     onReload(next) {
       reload = next
     },
     close() {
+    onRestart(next) {
+      restart = next
+    },
       process.off('SIGTERM', onStop)
       process.off('SIGINT', onStop)
       process.off('SIGHUP', onHangup)
     },
+      process.off('SIGUSR2', onRestart)
   }
 }

@@ -33,8 +33,11 @@ export interface Metrics {
   seconds(name: string, help: string): (seconds: number) => void
   /** Makes a counter and answers the function that adds (1 unless told). */
   count(name: string, help: string): (by?: number) => void
-  /** A value that goes up and down, read when the page is asked for; undefined leaves it out. */
-  gauge(name: string, help: string, read: Reading): void
+  /**
+   * A value that goes up and down, read when the page is asked for; undefined leaves it out.
+   * @param overall what is said of several processes together; their sum unless told
+   */
+  gauge(name: string, help: string, read: Reading, overall?: 'sum' | 'max' | 'min'): void
   /** A total that only grows and is kept elsewhere, read when the page is asked for. */
   total(name: string, help: string, read: Reading): void
   page(): Promise<MetricsPage>
@@ -49,11 +52,51 @@ export interface MetricsPage {
 
 export type MetricValues = readonly object[]
 
-/** One page of the values of several processes, each of which says with every value which process it is of. */
-export async function joinMetrics(processes: readonly MetricValues[]): Promise<MetricsPage> {
-  const joined = AggregatorRegistry.aggregate([...processes])
+/**
+ * One page of the values of several processes, each of which says with every value which process it is of.
+ * @param overall what is of one kind added up (or the highest of them, where adding makes no sense), and nothing said of processes
+ */
+export async function joinMetrics(processes: readonly MetricValues[], overall = false): Promise<MetricsPage> {
+  const joined = AggregatorRegistry.aggregate(overall ? processes.map(withoutProcess) : [...processes])
   return { contentType: joined.contentType, text: await joined.metrics() }
 }
+
+/** What is left of values when their process ends: what was counted, which must not become less. As plain data. */
+export function keepTotals(processes: readonly MetricValues[]): MetricValues {
+  const counted = new Map<string, PlainMetric>()
+  for (const metric of (processes as readonly (readonly PlainMetric[])[]).flat()) {
+    if (metric.type === 'gauge') continue
+    const known = counted.get(metric.name)
+    const sums = new Map<string, PlainValue>()
+    for (const one of [...(known?.values ?? []), ...metric.values]) {
+      const labels = labelsWithoutProcess(one.labels)
+      const place = JSON.stringify([one.metricName, Object.entries(labels).sort(([a], [b]) => (a < b ? -1 : 1))])
+      sums.set(place, { ...one, labels, value: (sums.get(place)?.value ?? 0) + one.value })
+    }
+    counted.set(metric.name, { ...metric, values: [...sums.values()] })
+  }
+  return [...counted.values()]
+}
+
+/** As prom-client gives them out. */
+interface PlainMetric {
+  readonly name: string
+  readonly type: string
+  readonly values: readonly PlainValue[]
+}
+interface PlainValue {
+  readonly value: number
+  readonly labels: Readonly<Record<string, string | number>>
+  readonly metricName?: string
+}
+
+const labelsWithoutProcess = ({ process: _process, ...labels }: PlainValue['labels']): PlainValue['labels'] => labels
+
+const withoutProcess = (values: MetricValues): PlainMetric[] =>
+  (values as readonly PlainMetric[]).map((metric) => ({
+    ...metric,
+    values: metric.values.map((one) => ({ ...one, labels: labelsWithoutProcess(one.labels) })),
+  }))
 
 /** 100 µs to 10 s: a cached answer takes tenths of a millisecond, a network HSM tens, a stalled one seconds. */
 const secondsBuckets = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
@@ -83,7 +126,13 @@ export function openMetrics(processName?: string): Metrics {
   const durationChildren = new Map<string, Histogram.Internal<'operation'>>()
 
   /** A metric whose value is read at each scrape. Both kinds of reading are gauges inside; only the declared type differs. */
-  const read = (type: 'gauge' | 'counter', name: string, help: string, reading: Reading): void => {
+  const read = (
+    type: 'gauge' | 'counter',
+    name: string,
+    help: string,
+    reading: Reading,
+    aggregator: 'sum' | 'max' | 'min' = 'sum',
+  ): void => {
     const fill = async (set: (labels: Record<string, string>, value: number) => void): Promise<void> => {
       const value = await reading()
       if (value === undefined) return
@@ -97,6 +146,7 @@ export function openMetrics(processName?: string): Metrics {
         name,
         help,
         labelNames,
+        aggregator,
         registers: [registry],
         async collect() {
           gauge.reset()
@@ -164,7 +214,7 @@ export function openMetrics(processName?: string): Metrics {
       const counter = new Counter({ name, help, registers: [registry] })
       return (by = 1) => counter.inc(by)
     },
-    gauge: (name, help, reading) => read('gauge', name, help, reading),
+    gauge: (name, help, reading, overall) => read('gauge', name, help, reading, overall),
     total: (name, help, reading) => read('counter', name, help, reading),
     page: async () => ({ contentType: registry.contentType, text: await registry.metrics() }),
     values: () => registry.getMetricsAsJSON(),

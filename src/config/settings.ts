@@ -223,7 +223,12 @@ export const settings = {
       1_048_576,
       'Largest request body; a longer one is refused before it is read.',
     ),
-    maxConnections: setting('HTTP_MAX_CONNECTIONS', integer(1, 1_000_000), 10_000, 'Connections open at once; further ones are closed.'),
+    maxConnections: setting(
+      'HTTP_MAX_CONNECTIONS',
+      integer(1, 1_000_000),
+      10_000,
+      'Connections open at once, on each port, of all API processes together. When nearly all are taken, those that have been idle longest are closed for new ones.',
+    ),
     maxConcurrentCalls: setting(
       'HTTP_MAX_CONCURRENT_CALLS',
       integer(1, 1_000_000),

@@ -25,7 +25,10 @@ export interface ReadinessOptions {
 }
 
 export interface OpsOptions {
-  readonly metrics: { page(): Promise<MetricsPage> }
+  readonly metrics: {
+    /** @param overall of all processes together, where there are several; else of each */
+    page(overall: boolean): Promise<MetricsPage>
+  }
   readonly readiness: () => Promise<Readiness>
 }
 
@@ -42,10 +45,15 @@ export function openOps({ metrics, readiness }: OpsOptions): Express {
       .set('Cache-Control', 'no-store')
       .json(outcome)
   })
-  app.get('/metrics', async (_request, response) => {
-    const { contentType, text } = await metrics.page()
-    response.set('Content-Type', contentType).send(text)
-  })
+  for (const [path, overall] of [
+    ['/metrics', false],
+    ['/metrics/overall', true],
+  ] as const) {
+    app.get(path, async (_request, response) => {
+      const { contentType, text } = await metrics.page(overall)
+      response.set('Content-Type', contentType).send(text)
+    })
+  }
   return endWithJson(app)
 }
 

@@ -13,6 +13,7 @@ import type { AddressInfo, Socket } from 'node:net'
 import { createSecureContext, type SecureContextOptions } from 'node:tls'
 import { OperatorError } from '../base/operator-error.ts'
 import type { Log } from '../base/log.ts'
+import { Connections } from './connections.ts'
 import { admitClients, serveHttp2, type ClientCertificates, type Http2Handler } from './tls-connections.ts'
 
 export interface TlsFiles {
@@ -51,6 +52,10 @@ export interface Listener {
   readonly port: number
   /** Open connections. */
   connections(): Promise<number>
+  /** Those sent away since the start, to make room for others. */
+  sentAway(): number
+  /** So many are open in other processes on the same port, and count against `maxConnections` here. */
+  connectionsElsewhere(count: number): void
   /** Reads the certificate and key again for new connections. Answers whether they were taken; if not, the old ones stay and the log says why. */
   reloadCertificate(): boolean
   /** Stops accepting, lets calls under way finish for `drainTimeoutMs`, then ends what is left. */
@@ -61,17 +66,13 @@ export interface Listener {
 export async function listen(options: ListenOptions): Promise<Listener> {
   const { name, host, tls, log } = options
   let draining = false
-  // By connection, of which there are few new ones: in a set of the answers themselves each would be one, and what the set has outgrown keeps the
-  // old ones, with all that they hold, until the heap is looked through as a whole.
-  const answers = new Map<Socket, ServerResponse | undefined>()
-  const forget = function (this: ServerResponse): void {
-    if (answers.get(this.req.socket) === this) answers.set(this.req.socket, undefined)
-  }
+  const connections = new Connections({
+    max: options.maxConnections,
+    takesLong: options.takesLong,
+    onLimit: (limit) => (server.maxConnections = limit),
+  })
   const handle: RequestListener = (request, response) => {
-    const { socket } = request
-    if (!answers.has(socket)) socket.once('close', () => answers.delete(socket))
-    answers.set(socket, response)
-    response.on('close', forget)
+    if (!connections.asks(request.socket, response)) return
     if (draining) endAfter(response)
     options.handle(request, response)
   }
@@ -85,13 +86,19 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       ...(handleHttp2 && { ALPNProtocols: ['h2', 'http/1.1'] }),
       ...(tls.clients && { requestCert: true, rejectUnauthorized: true }),
     })
+  // What speaks HTTP/2 is taken away before it comes here.
+  tlsServer?.on('secureConnection', (socket) => connections.idles(socket))
   const server = tlsServer ?? createHttpServer(limits(options))
-  const http2 = tlsServer && handleHttp2 && serveHttp2(tlsServer, { ...options, handle: handleHttp2 })
+  const http2 = tlsServer && handleHttp2 && serveHttp2(tlsServer, { ...options, connections, handle: handleHttp2 })
   if (tlsServer && tls.clients)
     admitClients(tlsServer, tls.clients.names, (names) =>
       log.warn({ listener: name, names }, 'a client whose certificate is for another name was turned away'),
     )
   server.maxConnections = options.maxConnections
+  server.on('connection', (socket) => {
+    connections.opened(socket)
+    if (!tls) connections.idles(socket)
+  })
   // A connection on which nothing moves, whatever the reason: the reader of an answer that does not read it.
   server.setTimeout(options.idleTimeoutMs + options.requestTimeoutMs, (socket) => socket.destroy())
   server.on('request', handle)
@@ -103,10 +110,13 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
     // Node says it once for each request, and leaves the connection as it is.
     if (error.code === 'ERR_HTTP_REQUEST_TIMEOUT' && options.takesLong?.(socket)) return
-    refuseMalformed(error, socket, answers.has(socket))
+    refuseMalformed(error, socket, connections.hasAsked(socket))
   })
   server.on('tlsClientError', (error) => log.debug({ listener: name, err: error }, 'a TLS handshake failed'))
-  server.on('drop', () => log.warn({ listener: name, maxConnections: options.maxConnections }, 'too many connections: one was closed'))
+  const crowded = everySoOften((closed) =>
+    log.warn({ listener: name, maxConnections: options.maxConnections, closed }, 'too many connections: new ones were closed'),
+  )
+  server.on('drop', crowded)
 
   await new Promise<void>((resolve, reject) => {
     server.once('error', (cause: NodeJS.ErrnoException) => reject(new OperatorError(listenProblem(options, cause), { cause })))
@@ -120,6 +130,8 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     url: `${tls ? 'https' : 'http'}://${urlHost(host)}:${port}`,
     port,
     connections: () => new Promise((resolve, reject) => server.getConnections((error, count) => (error ? reject(error) : resolve(count)))),
+    sentAway: () => connections.sentAway,
+    connectionsElsewhere: (count) => connections.elsewhere(count),
     reloadCertificate() {
       if (!tls) return false
       try {
@@ -134,7 +146,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     async close() {
       draining = true
       // Whoever is served while the listener drains is told that the connection ends with this answer.
-      for (const response of answers.values()) if (response) endAfter(response)
+      for (const response of connections.owed()) endAfter(response)
       const closed = new Promise<void>((resolve) => server.close(() => resolve()))
       // A connection whose answer had begun when close() looked becomes idle later.
       http2?.close()
@@ -148,6 +160,23 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       clearInterval(sweep)
       clearTimeout(force)
     },
+  }
+}
+
+/** Says it the first time, and then every ten seconds how often it happened: what anybody can make happen must not fill the log. */
+function everySoOften(say: (times: number) => void): () => void {
+  let times = 0
+  let timer: NodeJS.Timeout | undefined
+  const quiet = (): void => {
+    timer = undefined
+    if (times === 0) return
+    say(times)
+    times = 0
+    timer = setTimeout(quiet, 10_000).unref()
+  }
+  return () => {
+    times += 1
+    if (!timer) quiet()
   }
 }
 

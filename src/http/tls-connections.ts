@@ -10,6 +10,7 @@ import { createServer, type Http2ServerRequest, type Http2ServerResponse, type S
 import type { Server as TlsServer } from 'node:https'
 import type { PeerCertificate, TLSSocket } from 'node:tls'
 import type { Log } from '../base/log.ts'
+import type { Connections } from './connections.ts'
 
 export type Http2Handler = (request: Http2ServerRequest, response: Http2ServerResponse) => void
 
@@ -55,9 +56,15 @@ export interface Http2Side {
 
 export function serveHttp2(
   server: TlsServer,
-  options: { readonly name: string; readonly idleTimeoutMs: number; readonly handle: Http2Handler; readonly log: Log },
+  options: {
+    readonly name: string
+    readonly idleTimeoutMs: number
+    readonly handle: Http2Handler
+    readonly connections: Pick<Connections, 'idles' | 'works'>
+    readonly log: Log
+  },
 ): Http2Side {
-  const { name, idleTimeoutMs, handle, log } = options
+  const { name, idleTimeoutMs, handle, connections, log } = options
   const sessions = new Set<ServerHttp2Session>()
   let closing = false
   const http2 = createServer({
@@ -79,11 +86,26 @@ export function serveHttp2(
     session.on('error', (error) => log.debug({ listener: name, err: error }, 'an HTTP/2 connection broke'))
     if (closing) session.close()
   })
+  /** Tells when requests are under way on it. */
+  const watch = (session: ServerHttp2Session, socket: TLSSocket): void => {
+    let underWay = 0
+    session.on('stream', (stream) => {
+      underWay += 1
+      connections.works(socket)
+      stream.once('close', () => {
+        underWay -= 1
+        if (underWay === 0) connections.idles(socket)
+      })
+    })
+  }
   http2.on('sessionError', () => undefined)
   const http1 = takeConnections(server)
   server.on('secureConnection', (socket) => {
-    if (socket.alpnProtocol === 'h2') http2.emit('connection', socket)
-    else http1(socket)
+    if (socket.alpnProtocol !== 'h2') return http1(socket)
+    // The session is made while this is emitted; what it calls its socket may not be destroyed.
+    http2.once('session', (session) => watch(session, socket))
+    http2.emit('connection', socket)
+    connections.idles(socket)
   })
   return {
     close() {

@@ -2,8 +2,8 @@
  * Quotas: how fast an account may call, and how much it may have. AWS's published defaults ("Request quotas" and "Resource quotas" of the KMS
  * developer guide); STS and CloudTrail have one each. All of them are configuration.
  *
- * Request quotas are token buckets, one for each account, region and class of operations, that hold a second's worth. They are kept in this
- * process: several instances on one database each allow the whole rate.
+ * Request quotas are token buckets, one for each account, region and class of operations, that hold a second's worth. The processes of one service
+ * share them (`Buckets`); several services on one database each allow the whole rate.
  */
 
 import type { KeyRecord } from '../store/store.ts'
@@ -120,12 +120,12 @@ function classOf(name: string, key: KeyRecord | undefined, keyPairSpec: unknown)
 
 /** Holds at most `capacity`, is full when it is made, and fills at `rate` a second. */
 export class Bucket {
-  readonly #rate: number
+  readonly rate: number
   readonly #capacity: number
   #level: number
   #at: number
   constructor(rate: number, nowMs: number) {
-    this.#rate = rate
+    this.rate = rate
     // A rate below one a second must still let one through.
     this.#capacity = Math.max(1, rate)
     this.#level = this.#capacity
@@ -133,11 +133,91 @@ export class Bucket {
   }
   /** Whether there was one to take. A clock that steps back fills nothing. */
   take(nowMs: number): boolean {
-    this.#level = Math.min(this.#capacity, this.#level + (Math.max(0, nowMs - this.#at) / 1000) * this.#rate)
-    this.#at = nowMs
+    this.#fill(nowMs)
     if (this.#level < 1) return false
     this.#level -= 1
     return true
+  }
+  /** What others took is gone, there or not: below nothing it is owed. */
+  owe(taken: number, nowMs: number): void {
+    this.#fill(nowMs)
+    this.#level -= taken
+  }
+  /** How much it lacks to be full. */
+  missing(nowMs: number): number {
+    this.#fill(nowMs)
+    return this.#capacity - this.#level
+  }
+  #fill(nowMs: number): void {
+    this.#level = Math.min(this.#capacity, this.#level + (Math.max(0, nowMs - this.#at) / 1000) * this.rate)
+    this.#at = nowMs
+  }
+}
+
+/** What was taken from a bucket, for other processes. Plain data. */
+export interface Taking {
+  readonly name: string
+  readonly rate: number
+  readonly taken: number
+}
+
+interface Named {
+  readonly name: string
+  readonly bucket: Bucket
+  /** Since the others were told. */
+  taken: number
+}
+
+/**
+ * Buckets by name, one for all processes of a service. Each process has every bucket whole, so that nobody waits for another process and a caller on one
+ * connection has the whole rate; and each hears, a moment later, what was taken elsewhere, which is then missing here, too. So together they allow what
+ * one would in the long run. In the first moment of a burst each may allow a bucketful; what that was too much is owed before anything more is allowed.
+ */
+export class Buckets {
+  readonly #all = new Map<string, Named>()
+  /** Those with something untold. */
+  #untold: Named[] = []
+
+  /** Takes one, if it is there. A bucket whose rate has changed is another one. */
+  take(name: string, rate: number, nowMs: number): boolean {
+    const named = this.#named(name, rate, nowMs)
+    if (!named.bucket.take(nowMs)) return false
+    if (named.taken === 0) this.#untold.push(named)
+    named.taken += 1
+    return true
+  }
+
+  /** What was taken here and has not been asked for yet. */
+  takings(): readonly Taking[] {
+    if (this.#untold.length === 0) return []
+    const untold = this.#untold
+    this.#untold = []
+    return untold.map((named) => {
+      const { name, bucket, taken } = named
+      named.taken = 0
+      return { name, rate: bucket.rate, taken }
+    })
+  }
+
+  /** All that is missing, whoever took it: what a process that has just started has to hear. */
+  missing(nowMs: number): readonly Taking[] {
+    return [...this.#all.values()]
+      .map(({ name, bucket }) => ({ name, rate: bucket.rate, taken: bucket.missing(nowMs) }))
+      .filter(({ taken }) => taken > 0)
+  }
+
+  takenElsewhere(takings: readonly Taking[], nowMs: number): void {
+    for (const { name, rate, taken } of takings) {
+      // Of a rate that is no more, here or there, nothing is owed.
+      const known = this.#all.get(name)
+      if (!known || known.bucket.rate === rate) this.#named(name, rate, nowMs).bucket.owe(taken, nowMs)
+    }
+  }
+
+  #named(name: string, rate: number, nowMs: number): Named {
+    let named = this.#all.get(name)
+    if (named?.bucket.rate !== rate) this.#all.set(name, (named = { name, bucket: new Bucket(rate, nowMs), taken: 0 }))
+    return named
   }
 }
 
@@ -152,23 +232,14 @@ export interface Throttle {
   throttled(): readonly { readonly accountId: string; readonly className: string; readonly count: number }[]
 }
 
-export function openThrottle(rates: RequestRates): Throttle {
+export function openThrottle(rates: RequestRates, buckets: Buckets): Throttle {
   const known = new Map(Object.entries(rates))
-  // Accounts are made by the operator, so these cannot grow by a caller's will.
-  const accounts = new Map<string, Map<string, Bucket>>()
+  // Accounts are made by the operator, so neither these nor the buckets can grow by a caller's will.
   const refused = new Map<string, { readonly accountId: string; readonly className: string; count: number }>()
-
-  const bucketOf = (accountId: string, name: string, rate: number, nowMs: number): Bucket => {
-    let buckets = accounts.get(accountId)
-    if (!buckets) accounts.set(accountId, (buckets = new Map()))
-    let bucket = buckets.get(name)
-    if (!bucket) buckets.set(name, (bucket = new Bucket(rate, nowMs)))
-    return bucket
-  }
 
   const take = (accountId: string, className: string, scope: string, nowMs: number, isKms = true): void => {
     const rate = known.get(className)
-    if (rate === undefined || bucketOf(accountId, `${scope} ${className}`, rate, nowMs).take(nowMs)) return
+    if (rate === undefined || buckets.take(`${accountId} ${scope} ${className}`, rate, nowMs)) return
     const who = `${accountId} ${className}`
     const counted = refused.get(who)
     if (counted) counted.count += 1

@@ -13,7 +13,7 @@ import { openBudget, type Budget, type BudgetLimits } from './budget.ts'
 import { openGrantTokens, type GrantTokens } from './grant-tokens.ts'
 import { openIdentities, type Identities } from './identity.ts'
 import { openManagedKeys, type AwsServices, type ManagedKeys } from './managed-keys.ts'
-import { openThrottle, type RequestRates, type ResourceQuotas, type Throttle } from './quotas.ts'
+import { Buckets, openThrottle, type RequestRates, type ResourceQuotas, type Throttle } from './quotas.ts'
 import { isKeyStoreId, openKeyStores, type KeyStoreRooms, type KeyStores } from './key-stores.ts'
 import { startLifecycle } from './lifecycle.ts'
 import { bindStoredPolicies } from './policy-principals.ts'
@@ -69,6 +69,8 @@ export interface Service {
   readonly throttle: Throttle
   readonly strangers: Strangers
   readonly identities: Identities
+  /** Of all quotas of requests, those of XKS stores too. */
+  readonly buckets: Buckets
   readonly keyStores: KeyStores
   readonly managedKeys: ManagedKeys
   /** Makes and reads the tokens that name grants. */
@@ -125,6 +127,7 @@ export async function openService(foundations: Foundations): Promise<Service> {
   const usage = await openUsage(foundations, foundations.config.usage)
   const service: Service = {
     ...foundations,
+  const buckets = new Buckets()
     tokenOf({ token: name }) {
       // The material of a key in a custom key store is in what that is connected to.
       const token = tokens.get(name) ?? (isKeyStoreId(name) ? service.keyStores.tokenOf(name) : undefined)
@@ -137,7 +140,8 @@ export async function openService(foundations: Foundations): Promise<Service> {
     making: new Set(),
     budget: openBudget(() => service, foundations.config.budget, foundations.metrics),
     usage,
-    throttle: openThrottle(foundations.config.requestRates),
+    buckets,
+    throttle: openThrottle(foundations.config.requestRates, buckets),
     strangers: openStrangers({ ...foundations, region: foundations.config.regions[0] ?? '' }),
     identities: openIdentities(() => service),
     managedKeys: openManagedKeys(() => service, foundations.config.awsServices),
@@ -165,6 +169,6 @@ export async function openService(foundations: Foundations): Promise<Service> {
       .throttled()
       .map(({ accountId, className, count }) => ({ labels: { account: accountId, class: className }, value: count })),
   )
-  foundations.metrics.gauge('holdfast_keys', 'Keys in the store.', () => store.view.keyCount())
+  foundations.metrics.gauge('holdfast_keys', 'Keys in the store.', () => store.view.keyCount(), 'max')
   return service
 }

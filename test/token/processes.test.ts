@@ -1,7 +1,11 @@
 /** Several API processes on one listener, as one service: real processes on a real token, and callers on connections to each. */
 
-import { Agent } from 'node:http'
+import { X509Certificate } from 'node:crypto'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { Agent } from 'node:https'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { connect as tlsConnect, type TLSSocket } from 'node:tls'
 import {
   CreateAliasCommand,
   CreateGrantCommand,
@@ -11,32 +15,62 @@ import {
   DisableKeyCommand,
   EncryptCommand,
   KMSClient,
+  ListAliasesCommand,
   ListKeysCommand,
   RevokeGrantCommand,
   UpdateKeyDescriptionCommand,
 } from '@aws-sdk/client-kms'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import { verifyTrail } from '../../src/audit/verify.ts'
+import { makeAuthority, type Authority } from '../certificates.ts'
+import { askHttp1 } from '../http-client.ts'
 import { startHoldfast, type Holdfast } from './holdfast.ts'
 
 const plaintext = Buffer.from('between processes')
+/** Of ListAliases a second; what the tests otherwise call has as much as it wants. */
+const rate = 5
+const rates = ['CreateKey', 'CreateAlias', 'DisableKey', 'UpdateKeyDescription', 'CreateGrant', 'RevokeGrant'].map(
+  (name) => `${name}=10000`,
+)
 
 let holdfast: Holdfast
+let folder: string
+let authority: Authority
 /** Each on one connection of its own, some with either process. */
 let clients: readonly KMSClient[]
 beforeAll(async () => {
-  holdfast = await startHoldfast({ env: { HOLDFAST_PROCESSES: '2' } })
+  folder = mkdtempSync(join(tmpdir(), 'holdfast-processes-'))
+  authority = makeAuthority()
+  newCertificate()
+  holdfast = await startHoldfast({
+    env: {
+      HOLDFAST_PROCESSES: '2',
+      HOLDFAST_TLS_CERT: join(folder, 'cert.pem'),
+      HOLDFAST_TLS_KEY: join(folder, 'key.pem'),
+      HOLDFAST_REQUEST_RATES: [...rates, `ListAliases=${rate}`].join(','),
+    },
+  })
   clients = await clientsOfBoth()
 })
 afterAll(async () => {
   for (const client of clients) client.destroy()
   await holdfast.remove()
+  rmSync(folder, { recursive: true, force: true, maxRetries: 5 })
+  authority.remove()
 })
+
+/** Puts another one where the service reads it. */
+function newCertificate(): string {
+  const { cert, key } = authority.issue('localhost', ['localhost'])
+  writeFileSync(join(folder, 'cert.pem'), cert)
+  writeFileSync(join(folder, 'key.pem'), key, { mode: 0o600 })
+  return cert
+}
 
 function newClient(maxAttempts: number, keepAlive: boolean): KMSClient {
   const { endpoint, region, credentials } = holdfast
-  const httpAgent = new Agent({ keepAlive, maxSockets: 1 })
-  return new KMSClient({ endpoint, region, credentials, maxAttempts, requestHandler: { httpAgent } })
+  const httpsAgent = new Agent({ keepAlive, maxSockets: 1, ca: authority.ca, servername: 'localhost' })
+  return new KMSClient({ endpoint, region, credentials, maxAttempts, requestHandler: { httpsAgent } })
 }
 
 /** Which process takes a connection is up to the system. */
@@ -46,28 +80,65 @@ async function clientsOfBoth(): Promise<readonly KMSClient[]> {
     const more = Array.from({ length: 8 }, () => newClient(1, true))
     await Promise.all(more.map((client) => client.send(new ListKeysCommand({}))))
     made.push(...more)
-    const open = [...(await metrics()).matchAll(/^holdfast_connections\{process="\d+"\} (\d+)$/gm)].map(([, count]) => Number(count))
+    const open = [...(await ops('/metrics')).matchAll(/^holdfast_connections\{process="\d+"\} (\d+)$/gm)].map(([, count]) => Number(count))
     if (open.length === 2 && open.every((count) => count > 0)) return made
   }
 }
 
-const metrics = async (): Promise<string> => (await fetch(`${holdfast.opsEndpoint}/metrics`)).text()
+const ops = async (path: string): Promise<string> =>
+  (await askHttp1({ url: holdfast.opsEndpoint, ca: authority.ca, name: 'localhost' }, { method: 'GET', path })).text
+
+/** The lines of the log, of all processes, that say so. */
+const said = (message: string): readonly { readonly pid: number }[] =>
+  holdfast
+    .log()
+    .split('\n')
+    .filter((line) => line.includes(`"msg":"${message}"`))
+    .map((line) => JSON.parse(line) as { readonly pid: number })
 
 /** Those that serve, by what the supervisor says. */
 function serving(): readonly number[] {
-  const said = (message: string): readonly number[] =>
-    holdfast
-      .log()
-      .split('\n')
-      .filter((line) => line.includes(`"msg":"${message}"`))
-      .map((line) => (JSON.parse(line) as { readonly pid: number }).pid)
-  const ended = new Set(said('a process has ended by itself'))
-  return said('a process serves').filter((pid) => !ended.has(pid))
+  const ended = new Set([...said('a process has ended by itself'), ...said('a process was told to end and has')].map(({ pid }) => pid))
+  return said('a process serves').flatMap(({ pid }) => (ended.has(pid) ? [] : [pid]))
 }
 
 const processesCheck = async (): Promise<unknown> => {
-  const { checks } = (await (await fetch(`${holdfast.opsEndpoint}/readyz`)).json()) as { readonly checks: Record<string, unknown> }
+  const { checks } = JSON.parse(await ops('/readyz')) as { readonly checks: Record<string, unknown> }
   return checks['processes']
+}
+
+const total = (page: string, name: string): number =>
+  [...page.matchAll(new RegExp(`^${name}(?:\\{[^}]*\\})? (\\S+)$`, 'gm'))].reduce((sum, [, value]) => sum + Number(value), 0)
+
+/** Calls on new connections, one after the other in each of some lanes, none of them tried again, until told to stop; answers what failed. */
+function keepCalling(lanes: number): { readonly keys: string[]; stop(): Promise<readonly string[]> } {
+  let going = true
+  const failures: string[] = []
+  const keys: string[] = []
+  const lane = async (): Promise<void> => {
+    // oxlint-disable-next-line no-unmodified-loop-condition -- stop() does, while a call is waited for
+    while (going) {
+      const kms = newClient(1, false)
+      try {
+        const KeyId = (await kms.send(new CreateKeyCommand({}))).KeyMetadata?.KeyId
+        const { CiphertextBlob } = await kms.send(new EncryptCommand({ KeyId, Plaintext: plaintext }))
+        keys.push(KeyId ?? '')
+        const { Plaintext } = await kms.send(new DecryptCommand({ CiphertextBlob }))
+        if (!plaintext.equals(Plaintext ?? Buffer.alloc(0))) failures.push('another plaintext')
+      } catch (error) {
+        failures.push(String(error))
+      }
+      kms.destroy()
+    }
+  }
+  const running = Promise.all(Array.from({ length: lanes }, lane))
+  const stop = async (): Promise<readonly string[]> => {
+    going = false
+    await running
+    return failures
+  }
+  onTestFinished(async () => void (await stop()))
+  return { keys, stop }
 }
 
 test('what one process did, the others know by the time that it is answered', async () => {
@@ -101,8 +172,101 @@ test('a grant that one process revoked no other knows', async () => {
   }
 })
 
+test('a request quota is one for all processes', async () => {
+  const startedAt = performance.now()
+  const elapsed = (): number => (performance.now() - startedAt) / 1000
+  const outcomes = new Set<string>()
+  const counts = await Promise.all(
+    clients.map(async (kms) => {
+      let allowed = 0
+      while (elapsed() < 4) {
+        const outcome = await kms.send(new ListAliasesCommand({})).then(
+          () => 'allowed',
+          (error: unknown) => (error as Error).name,
+        )
+        outcomes.add(outcome)
+        if (outcome === 'allowed') allowed += 1
+      }
+      return allowed
+    }),
+  )
+  expect(outcomes).toEqual(new Set(['allowed', 'ThrottlingException']))
+  const allowed = counts.reduce((sum, one) => sum + one, 0)
+  // At first a bucketful of each; what the second was too much is owed. Each for itself they would allow twice of 5 and 20 and more.
+  const ofOne = rate + rate * elapsed()
+  expect(allowed).toBeLessThanOrEqual(ofOne + 2 * rate)
+  expect(allowed).toBeGreaterThanOrEqual(rate)
+  expect(await ops('/metrics')).toMatch(/^holdfast_throttled_total\{.*class="ListAliases".*process="\d+".*\} \d+$/m)
+})
+
+test('the metrics are of each process, and of all together', async () => {
+  const each = await ops('/metrics')
+  const overall = await ops('/metrics/overall')
+  const listed = [...each.matchAll(/^holdfast_calls_total\{operation="CreateKey",code="ok",process="(\d+)"\} \d+$/gm)].map(
+    ([, name]) => name,
+  )
+  expect(listed).toHaveLength(2)
+  expect(overall).not.toContain('process=')
+  expect(total(overall, 'holdfast_calls_total')).toBe(total(each, 'holdfast_calls_total'))
+  // There is one token and one set of keys, however many look at them.
+  expect(overall).toMatch(/^holdfast_token_up\{token="default"\} 1$/m)
+  expect(total(overall, 'holdfast_keys')).toBe(total(each, 'holdfast_keys') / 2)
+  expect(overall).toMatch(/^holdfast_processes 2$/m)
+})
+
+/** A connection of its own to the main port. */
+function connectOverTls(): Promise<TLSSocket> {
+  return new Promise((resolve, reject) => {
+    const { port } = new URL(holdfast.endpoint)
+    const socket = tlsConnect({ port: Number(port), host: '127.0.0.1', servername: 'localhost', ca: authority.ca }, () => resolve(socket))
+    socket.once('error', reject)
+  })
+}
+
+test('SIGHUP has all processes show the new certificate; connections that are open go on', async () => {
+  const certificate = newCertificate()
+  const readAgain = (): number => said('the certificate was read again').length
+  const before = readAgain()
+  process.kill(holdfast.pid, 'SIGHUP')
+  // Each process has a main port, the supervisor the operations port.
+  await expect.poll(readAgain).toBe(before + 3)
+  const shown = await Promise.all(
+    Array.from({ length: 30 }, async () => {
+      const socket = await connectOverTls()
+      const { fingerprint256 } = socket.getPeerCertificate()
+      socket.destroy()
+      return fingerprint256
+    }),
+  )
+  expect(new Set(shown)).toEqual(new Set([new X509Certificate(certificate).fingerprint256]))
+  for (const kms of clients) await kms.send(new ListKeysCommand({}))
+})
+
+test('SIGUSR2 replaces all processes, one after the other, and every call is answered meanwhile', { timeout: 180_000 }, async () => {
+  await expect.poll(serving, { timeout: 30_000 }).toHaveLength(2)
+  const before = serving()
+  const load = keepCalling(3)
+  process.kill(holdfast.pid, 'SIGUSR2')
+  await expect.poll(() => said('replacing the processes has ended').length, { timeout: 120_000, interval: 200 }).toBe(1)
+  await expect.poll(() => load.keys.length).toBeGreaterThan(0)
+  expect(await load.stop()).toEqual([])
+  await expect.poll(() => serving().filter((pid) => !before.includes(pid))).toHaveLength(2)
+  expect(serving()).toHaveLength(2)
+  expect(await processesCheck()).toEqual({ ok: true, detail: 'ok' })
+  // What those counted that have ended is not lost.
+  const overall = await ops('/metrics/overall')
+  expect(total(overall, 'holdfast_calls_total')).toBeGreaterThan(total(await ops('/metrics'), 'holdfast_calls_total'))
+  for (const client of clients) client.destroy()
+  clients = await clientsOfBoth()
+  const [last] = load.keys.slice(-1)
+  await Promise.all(
+    clients.map(async (kms) => expect((await kms.send(new DescribeKeyCommand({ KeyId: last }))).KeyMetadata?.KeyId).toBe(last)),
+  )
+})
+
 test('a process that is killed is replaced, and the others serve meanwhile', { timeout: 120_000 }, async () => {
   const patient = newClient(10, false)
+  const load = keepCalling(3)
   const { KeyMetadata } = await patient.send(new CreateKeyCommand({}))
   // The supervisor's lines come over a pipe.
   await expect.poll(serving, { timeout: 30_000 }).toHaveLength(2)
@@ -117,6 +281,10 @@ test('a process that is killed is replaced, and the others serve meanwhile', { t
   await expect.poll(replaced, { timeout: 90_000, interval: 200 }).toBe(true)
   await expect.poll(processesCheck, { timeout: 90_000, interval: 200 }).toEqual({ ok: true, detail: 'ok' })
   expect(serving()).toContain(before[1])
+  // Who was with the one that was killed saw a broken connection; whoever had an answer can rely on it.
+  await load.stop()
+  for (const KeyId of load.keys) expect((await patient.send(new DescribeKeyCommand({ KeyId }))).KeyMetadata?.KeyState).toBe('Enabled')
+  expect(await ops('/metrics/overall')).toMatch(/^holdfast_process_failures_total [1-9]\d*$/m)
   patient.destroy()
 })
 

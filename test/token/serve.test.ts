@@ -184,6 +184,7 @@ describe('one data directory, from its first start on', () => {
     expect(JSON.parse(doctor.out)).toMatchObject({
       inventory: { keysWithoutObjects: [], keysWithHalfTheirObjects: [], objectsWithoutKeys: [], leftovers: [] },
       problems: [],
+      processes: { count: 1, why: expect.any(String) },
     })
 
     service.child.kill('SIGINT')

@@ -17,7 +17,7 @@ import { kmsError } from '../../src/kms/errors.ts'
 import { operation } from '../../src/kms/operation.ts'
 import type { Api } from '../../src/kms/operations/index.ts'
 import type { Service } from '../../src/kms/service.ts'
-import { openThrottle } from '../../src/kms/quotas.ts'
+import { Buckets, openThrottle } from '../../src/kms/quotas.ts'
 import { openStrangers, type Strangers } from '../../src/kms/strangers.ts'
 import { boolean, integer, list, optional, string, structure } from '../../src/kms/shape.ts'
 
@@ -113,7 +113,7 @@ export async function openTestServer(
     log: silentLog,
     metrics,
     trail,
-    throttle: openThrottle({}),
+    throttle: openThrottle({}, new Buckets()),
     strangers,
     usage: { count: () => undefined },
     identities: { authenticate: () => ({ principal: caller, region: 'us-east-1' }) },

@@ -2,10 +2,19 @@
 
 import { request as httpsRequest } from 'node:https'
 import { connect as tlsConnect, type TLSSocket } from 'node:tls'
-import { expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { silentLog } from '../../src/base/log.ts'
 import { listen } from '../../src/http/server.ts'
-import { openTestServer, rawConnection, rawRequest, scratch, selfSigned, testLimits } from './http-fixture.ts'
+import {
+  openTestServer,
+  rawConnection,
+  rawRequest,
+  scratch,
+  selfSigned,
+  testLimits,
+  type RawConnection,
+  type TestServer,
+} from './http-fixture.ts'
 
 test('headers that do not arrive in time end the connection', async () => {
   const server = await openTestServer({ headersTimeoutMs: 200 })
@@ -30,6 +39,10 @@ test.each([
   ['two lengths', 'POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx', 400],
   ['length and chunks', 'POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n', 400],
   ['a header with a line break in it', 'GET /healthz HTTP/1.1\r\nHost: h\r\nA: b\nc: d\0\r\n\r\n', 400],
+  ['chunks under another coding', 'POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n', 400],
+  ['a space before a colon', 'POST / HTTP/1.1\r\nHost: h\r\nContent-Length : 1\r\n\r\nx', 400],
+  ['a length with a sign', 'POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +1\r\n\r\nx', 400],
+  ['lines that end with LF alone', 'POST / HTTP/1.1\nHost: h\nContent-Length: 0\n\n', 400],
   ['headers without end', `GET /healthz HTTP/1.1\r\nHost: h\r\nA: ${'x'.repeat(40_000)}\r\n\r\n`, 431],
 ])('%s is refused and the connection ends', async (_what, bytes, status) => {
   const server = await openTestServer()
@@ -37,6 +50,19 @@ test.each([
   const connection = await rawConnection(server.listener.port)
   connection.send(bytes)
   expect(await connection.received()).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `))
+})
+
+test.each([
+  ['a coding that is not quite chunked', 'Transfer-Encoding: xchunked', '0\r\n\r\n'],
+  ['a chunk size that is no number', 'Transfer-Encoding: chunked', 'zz\r\n'],
+  ['a chunk that is longer than it says', 'Transfer-Encoding: chunked', '1\r\n{}\r\n0\r\n\r\n'],
+])('where the body ends is not guessed: with %s the connection ends, and what follows is no request', async (_what, header, body) => {
+  const server = await openTestServer()
+  onTestFinished(() => server.close())
+  const connection = await rawConnection(server.listener.port)
+  connection.send(`POST / HTTP/1.1\r\nHost: h\r\nX-Amz-Target: TrentService.Echo\r\n${header}\r\n\r\n${body}${rawRequest('Echo', '{}')}`)
+  expect(await connection.received()).toBe('')
+  expect(server.records).toEqual([])
 })
 
 test('connections beyond the limit are closed, and the others go on', async () => {
@@ -50,6 +76,99 @@ test('connections beyond the limit are closed, and the others go on', async () =
   first.send(rawRequest('Echo', '{"Text":"two"}'))
   expect(await first.received((text) => text.includes('two'))).toContain('{"Input":{"Text":"two"}}')
   first.socket.destroy()
+})
+
+describe('when nearly all places are taken', () => {
+  const answerOf = (text: string): string => rawRequest('Echo', JSON.stringify({ Text: text }))
+  /** 32 places, of which 2 are kept free. */
+  async function openCrowded(): Promise<{ readonly server: TestServer; readonly connect: () => Promise<RawConnection> }> {
+    const server = await openTestServer({ maxConnections: 32 })
+    const opened: RawConnection[] = []
+    onTestFinished(async () => {
+      for (const { socket } of opened) socket.destroy()
+      await server.close()
+    })
+    const connect = async (): Promise<RawConnection> => {
+      const connection = await rawConnection(server.listener.port)
+      opened.push(connection)
+      return connection
+    }
+    return { server, connect }
+  }
+
+  test('who has been idle longest goes, so that whoever comes is served; who asks now and then stays', async () => {
+    const { server, connect } = await openCrowded()
+    const regular = await connect()
+    const idle: RawConnection[] = []
+    for (let n = 0; n < 100; n++) {
+      idle.push(await connect())
+      regular.send(answerOf(`round ${n}.`))
+      await regular.received((text) => text.includes(`round ${n}.`))
+    }
+    const late = await connect()
+    late.send(answerOf('late'))
+    expect(await late.received((text) => text.includes('late'))).toContain('200 OK')
+    await idle[0]?.ended
+    expect(regular.socket.destroyed).toBe(false)
+    await expect.poll(() => server.listener.connections()).toBeLessThanOrEqual(30)
+    expect(server.listener.sentAway()).toBeGreaterThanOrEqual(70)
+  })
+
+  test('and none is idle, those go whose requests do not arrive; who is being answered stays', async () => {
+    const { server, connect } = await openCrowded()
+    const gate = server.gate()
+    const answered = await connect()
+    answered.send(rawRequest('Wait', '{}'))
+    await gate.reached
+    const slow: RawConnection[] = []
+    for (let n = 0; n < 40; n++) {
+      const connection = await connect()
+      connection.send('POST / HTTP/1.1\r\nHost: h\r\nX-Amz-Target: TrentService.Echo\r\nContent-Length: 100\r\n\r\n{')
+      slow.push(connection)
+      await expect.poll(() => server.calls() + server.listener.sentAway()).toBeGreaterThanOrEqual(n + 2)
+    }
+    const late = await connect()
+    late.send(answerOf('late'))
+    expect(await late.received((text) => text.includes('late'))).toContain('200 OK')
+    gate.open()
+    expect(await answered.received((text) => text.includes('Waited'))).toContain('200 OK')
+    expect(slow.some(({ socket }) => socket.destroyed)).toBe(true)
+  })
+
+  test('by other processes, there is less room here', async () => {
+    const { server, connect } = await openCrowded()
+    server.listener.connectionsElsewhere(31)
+    const first = await connect()
+    first.send(answerOf('one'))
+    await first.received((text) => text.includes('one'))
+    expect(await (await connect()).received()).toBe('')
+    // Never is all of it theirs.
+    server.listener.connectionsElsewhere(1000)
+    first.send(answerOf('two'))
+    await first.received((text) => text.includes('two'))
+    server.listener.connectionsElsewhere(0)
+    const second = await connect()
+    second.send(answerOf('three'))
+    await second.received((text) => text.includes('three'))
+  })
+})
+
+test('of who sends request after request without waiting 256 are served at once; with more the connection ends', async () => {
+  const server = await openTestServer()
+  onTestFinished(() => server.close())
+  const one = await rawConnection(server.listener.port)
+  one.send(Array.from({ length: 256 }, (_, n) => rawRequest('Echo', `{"Text":"number ${n}."}`)).join(''))
+  const text = await one.received((all) => all.includes('number 255.'))
+  expect(text.match(/HTTP\/1\.1 200 OK/g)).toHaveLength(256)
+  one.socket.destroy()
+  const gate = server.gate()
+  const other = await rawConnection(server.listener.port)
+  other.send(rawRequest('Wait', '{}'))
+  await gate.reached
+  other.send(Array.from({ length: 5000 }, () => rawRequest('Echo', '{}')).join(''))
+  await other.ended
+  expect(server.calls()).toBeLessThanOrEqual(256)
+  gate.open()
 })
 
 test('closing stops accepting, finishes what is under way with Connection: close, and ends idle connections', async () => {

@@ -25,7 +25,6 @@ import {
   type Members,
 } from '../../xks/requests.ts'
 import { stateOf } from '../key-stores.ts'
-import { Bucket } from '../quotas.ts'
 import { eventTime } from '../record.ts'
 import type { Service } from '../service.ts'
 import type { Stranger } from '../strangers.ts'
@@ -131,6 +130,7 @@ export function openXksProxy(service: Service, options: { readonly health: Healt
       authentication
         .lastUses()
         .map(({ prefix, accessKeyId, at }) => ({ labels: { prefix, credential: accessKeyId }, value: (clock.now() - at) / 1000 })),
+    'min',
   )
 
   const asStranger = (prefix: string | undefined, errorCode: string, sourceIp: string): Stranger => ({
@@ -141,12 +141,8 @@ export function openXksProxy(service: Service, options: { readonly health: Healt
     sourceIp,
   })
 
-  const buckets = new Map<string, { readonly rate: number; readonly bucket: Bucket }>()
   const charge = ({ prefix, requestRate }: XksStoreRecord): void => {
-    const nowMs = clock.now()
-    let found = buckets.get(prefix)
-    if (found?.rate !== requestRate) buckets.set(prefix, (found = { rate: requestRate, bucket: new Bucket(requestRate, nowMs) }))
-    if (found.bucket.take(nowMs)) return
+    if (service.buckets.take(`xks ${prefix}`, requestRate, clock.now())) return
     throw new XksRefusal('ThrottlingException', `The key store is over its quota of ${requestRate} requests a second.`)
   }
 

@@ -1,0 +1,149 @@
+/**
+ * The open connections of a listener: how many, on which nothing is being answered, and who has to go when there are too many.
+ *
+ * Whoever reaches the port can open connections and leave them: a place that is kept for somebody who asks for nothing is one that a caller does not
+ * get. So when nearly all are taken, the one that has been idle longest goes for each that comes; when none is idle, those whose request is still
+ * arriving. Who is being answered stays. Only when nobody can go are new connections closed.
+ */
+
+import type { ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
+
+export interface ConnectionsOptions {
+  /** Of this process and the others on the port together. */
+  readonly max: number
+  /** Whether a request is being worked on while it arrives. */
+  readonly takesLong: ((socket: Socket) => boolean) | undefined
+  /** How many may be open here now. */
+  readonly onLimit: (limit: number) => void
+}
+
+/** Requests of one connection that are not answered yet: clients of AWS send one after the other, and doors may allow less. */
+const maxPipelined = 256
+
+interface Asked {
+  /** To its last request, while that is not answered. */
+  answer: ServerResponse | undefined
+  unanswered: number
+}
+
+export class Connections {
+  readonly #options: ConnectionsOptions
+  /** Longest first. Over TLS from the end of the handshake on, which has a limit of its own. */
+  readonly #idle = new Set<Socket>()
+  // By connection, of which there are few new ones: in a set of the answers themselves each would be one, and what the set has outgrown keeps the
+  // old ones, with all that they hold, until the heap is looked through as a whole.
+  readonly #asked = new Map<Socket, Asked>()
+  readonly #onAnswered: (this: ServerResponse) => void
+  #limit: number
+  #open = 0
+  #leaving = 0
+  /** Sent away to make room, since the start. */
+  sentAway = 0
+
+  constructor(options: ConnectionsOptions) {
+    this.#options = options
+    this.#limit = options.max
+    const answered = (answer: ServerResponse): void => this.#answered(answer)
+    this.#onAnswered = function () {
+      answered(this)
+    }
+  }
+
+  /** So many are open in other processes. Never are all places theirs. */
+  elsewhere(count: number): void {
+    const limit = Math.max(1, this.#options.max - count)
+    if (limit === this.#limit) return
+    this.#limit = limit
+    this.#options.onLimit(limit)
+  }
+
+  /** One came. */
+  opened(socket: Socket): void {
+    this.#open += 1
+    socket.once('close', () => (this.#open -= 1))
+    this.#makeRoom()
+  }
+
+  /** It may ask now, and has not yet, or is answered. */
+  idles(socket: Socket): void {
+    if (socket.destroyed) return
+    if (!this.#idle.has(socket) && !this.#asked.has(socket)) socket.once('close', () => this.#forget(socket))
+    this.#idle.add(socket)
+  }
+
+  /** It is being answered, by others than `asks` knows of. */
+  works(socket: Socket): void {
+    this.#idle.delete(socket)
+  }
+
+  /** A request came. False when it asks for too much at once: the connection has been ended then. */
+  asks(socket: Socket, answer: ServerResponse): boolean {
+    if (socket.destroyed) return false
+    let asked = this.#asked.get(socket)
+    if (!asked) {
+      if (!this.#idle.has(socket)) socket.once('close', () => this.#forget(socket))
+      this.#asked.set(socket, (asked = { answer, unanswered: 0 }))
+    }
+    if (asked.unanswered >= maxPipelined) {
+      socket.destroy()
+      return false
+    }
+    asked.answer = answer
+    asked.unanswered += 1
+    this.#idle.delete(socket)
+    answer.on('close', this.#onAnswered)
+    return true
+  }
+
+  /** Whether it has ever asked. */
+  hasAsked(socket: Socket): boolean {
+    return this.#asked.has(socket)
+  }
+
+  /** Answers that are owed, of each connection the last. */
+  *owed(): Iterable<ServerResponse> {
+    for (const { answer } of this.#asked.values()) if (answer) yield answer
+  }
+
+  #answered(answer: ServerResponse): void {
+    const { socket } = answer.req
+    const asked = this.#asked.get(socket)
+    if (!asked) return
+    asked.unanswered -= 1
+    if (asked.answer === answer) asked.answer = undefined
+    if (asked.unanswered === 0 && !socket.destroyed) this.#idle.add(socket)
+  }
+
+  #forget(socket: Socket): void {
+    this.#idle.delete(socket)
+    this.#asked.delete(socket)
+  }
+
+  /** Beside the limit some places are kept free: what is sent away takes a moment to go. */
+  #makeRoom(): void {
+    const reserve = Math.min(64, Math.floor(this.#limit / 16))
+    let tooMany = this.#open - this.#leaving - (this.#limit - reserve)
+    if (reserve === 0 || tooMany <= 0) return
+    for (const socket of this.#idle) {
+      this.#sendAway(socket)
+      if (--tooMany === 0) return
+    }
+    // One look through all of them is for many that come.
+    tooMany += reserve
+    for (const [socket, { answer }] of this.#asked) {
+      if (!answer || answer.req.complete || this.#options.takesLong?.(socket)) continue
+      this.#sendAway(socket)
+      if (--tooMany === 0) return
+    }
+  }
+
+  #sendAway(socket: Socket): void {
+    this.#idle.delete(socket)
+    if (socket.destroyed) return
+    this.#leaving += 1
+    this.sentAway += 1
+    socket.once('close', () => (this.#leaving -= 1))
+    socket.destroy()
+  }
+}
