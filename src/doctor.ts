@@ -13,7 +13,8 @@ import { diagnose, DoctorError, inspectModule, renderDoctor, type DoctorReport }
 import { readProfile } from './hsm/profile.ts'
 import { canaryLabel, TokenError, type Token, type TokenObject, type WrapScheme } from './hsm/token.ts'
 import { isSymmetric } from './kms/specs.ts'
-import { findSystemKey, systemKeyNames } from './kms/system-keys.ts'
+import { serviceKeyNames } from './kms/service-key.ts'
+import { findSystemKey } from './kms/system-keys.ts'
 import { openStore } from './store/open.ts'
 import { StoreFailure, type ImportObject, type Store } from './store/store.ts'
 import { homeToken, type TokenPlan } from './tokens.ts'
@@ -200,7 +201,7 @@ export function compare(
       if (backing.state === 'ready') look(key.arn, backing, isSymmetric(key))
     }
   }
-  for (const name of tokenName === homeToken ? systemKeyNames : []) {
+  for (const name of tokenName === homeToken ? [...serviceKeyNames(store), 'audit' as const] : []) {
     const key = findSystemKey(store, name)
     if (!key) continue
     known.add(nameOf(key))

@@ -18,7 +18,8 @@ import { openToken } from './hsm/client.ts'
 import { rootArn } from './kms/arn.ts'
 import { makeAccessKey } from './kms/identity.ts'
 import { eventTime } from './kms/record.ts'
-import { findSystemKey, type SystemKey } from './kms/system-keys.ts'
+import { openServiceKey } from './kms/service-key.ts'
+import { findSystemKey } from './kms/system-keys.ts'
 import { openStore } from './store/open.ts'
 import { homeToken, planTokens } from './tokens.ts'
 
@@ -50,7 +51,8 @@ export async function makeRootKey(config: Config, { accountId = config.accountId
     }
     const token = await openToken({ ...home.config, sessions: 1, provision: false }, { log: silentLog })
     closers.push(() => token.close())
-    const auditKey = systemKey('audit')
+    const auditKey = findSystemKey(store, 'audit')
+    if (!auditKey) throw new OperatorError(`The service in ${config.dataDir} has never started: start it first.`)
     const trail = await openTrail({
       file: places.auditTrail,
       clock,
@@ -87,7 +89,7 @@ export async function makeRootKey(config: Config, { accountId = config.accountId
     }
     const name = profile ?? (accountId === config.accountId ? 'default' : `root-${accountId}`)
     const { accessKeyId } = await makeAccessKey(
-      { token, store, clock, serviceKey: systemKey('service') },
+      { token, store, clock, serviceKey: await openServiceKey({ token, store, log: silentLog }) },
       { accountId, principalArn: root, most: mostKeys },
       async (credential) => {
         await record('CreateAccessKey', credential.accessKeyId)
@@ -95,12 +97,6 @@ export async function makeRootKey(config: Config, { accountId = config.accountId
       },
     )
     return `${accessKeyId} is an access key of the root of account ${accountId}; it is in ${places.credentials} as profile ${name}.\n`
-
-    function systemKey(which: 'audit' | 'service'): SystemKey {
-      const key = findSystemKey(store, which)
-      if (!key) throw new OperatorError(`The service in ${config.dataDir} has never started: start it first.`)
-      return key
-    }
   } finally {
     for (const close of closers.reverse()) await close()
   }

@@ -21,7 +21,8 @@ import { openStrangers, type Strangers } from './strangers.ts'
 import { openUsage, type Usage, type UsageSettings } from './usage.ts'
 import type { DataKeyPairSpec } from './specs.ts'
 import { openXksClient, xksDeadlineMs } from '../xks/client.ts'
-import { ensureSystemKey, type SystemKey } from './system-keys.ts'
+import { openServiceKey, type ServiceKey } from './service-key.ts'
+import type { SystemKey } from './system-keys.ts'
 
 export interface ServiceConfig {
   /** The first is home. */
@@ -30,6 +31,8 @@ export interface ServiceConfig {
   readonly accountId: string
   readonly lifecycleIntervalMs: number
   readonly budget: BudgetLimits
+  /** Of the service key; the standard one unless given. */
+  readonly sealBudget?: BudgetLimits
   /** Requests a second by class; what is not named is not limited. */
   readonly requestRates: RequestRates
   readonly quotas: ResourceQuotas
@@ -79,7 +82,7 @@ export interface Service {
   /** Only in a service that the bench measures. */
   readonly spans?: Spans
   /** Encrypts access key secrets and session tokens. */
-  readonly serviceKey: SystemKey
+  readonly serviceKey: ServiceKey
   /** Signs attestations; the same key seals the audit trail. */
   readonly auditKey: SystemKey
   /** Looks for due work now and waits for it; the timer does the same. */
@@ -120,7 +123,7 @@ export async function openService(foundations: Foundations): Promise<Service> {
     xks: openXksClient({ connectTo: new Map(), deadlineMs: xksDeadlineMs, clock }),
   }
   const instance = { id: randomUUID(), host: hostname(), pid: process.pid }
-  const serviceKey = await ensureSystemKey(foundations, 'service', 'wrapping')
+  const serviceKey = await openServiceKey(foundations, foundations.config.sealBudget)
   await store.heartbeat({ ...instance, heartbeatAt: clock.now() })
   await bindStoredPolicies(store)
 

@@ -1,5 +1,5 @@
 /**
- * Keys that the service needs for itself, one object set in the token each: `service` (access key secrets, session tokens) and `audit`
+ * Keys that the service needs for itself, one object set in the token each: `service` (access key secrets, session tokens; see service-key.ts) and `audit`
  * (seals of the audit trail). Which CKA_ID is the key is a setting in the store.
  *
  * Any number of processes may start together on an empty store. Each names its candidate in the setting before it makes the object, and
@@ -18,9 +18,9 @@ export interface SystemKey {
   readonly label: string
 }
 
-/** All there are. */
-export const systemKeyNames = ['service', 'audit'] as const
-type SystemKeyName = (typeof systemKeyNames)[number]
+/** Of the service key each generation (see service-key.ts). */
+export type ServiceKeyName = 'service' | `service/${number}`
+export type SystemKeyName = ServiceKeyName | 'audit'
 type SystemKeyKind = Extract<TokenKeyKind, 'wrapping' | 'signing'>
 
 interface Setting {
