@@ -101,10 +101,10 @@ async function examineToken({ name, config }: TokenPlan, database: string, proce
     try {
       const info = token.info()
       device = diagnose(library, { info, capabilities: token.capabilities(), profile: readProfile(config.profile ?? info.profile) })
-      if (existsSync(database)) inventory = await takeInventory(token, name, database)
       const shown = library.slots.find((slot) => slot.token?.label === info.label && slot.token.serial === info.serial)?.token
       const wanted = config.sessions ?? readProfile(config.profile ?? info.profile).limits.sessions
       problems.push(...tooManySessions(processes, wanted, shown?.maxSessions ?? null))
+      if (existsSync(database)) inventory = await takeInventory(token, name, database)
     } finally {
       await token.close()
     }
@@ -114,7 +114,6 @@ async function examineToken({ name, config }: TokenPlan, database: string, proce
   return { name, device, inventory, problems }
 }
 
-function problemOf(error: unknown): string {
 /**
  * Each process takes its sessions and one that keeps the login.
  * @param most that the token allows at once; null for any number
@@ -126,6 +125,7 @@ export function tooManySessions(processes: number, wanted: number, most: number 
   return [`${processes} processes would take ${processes * (wanted + 1)} sessions, and the token allows ${most}: ${fix}.`]
 }
 
+function problemOf(error: unknown): string {
   if (error instanceof TokenError || error instanceof DoctorError || error instanceof StoreFailure) return error.message
   throw error
 }

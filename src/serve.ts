@@ -357,8 +357,8 @@ async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fit
     ...config.http,
     otherwise: (request, response) => (envelope.takes(request) ? envelope.handle(request, response) : app(request, response)),
   })
-  const main = opened.add(
   await membership?.join()
+  const main = opened.add(
     'main port',
     await listen({
       ...limits,
@@ -559,10 +559,10 @@ function watchRooms(
     [...tokens].map(([name, token]) => ({ labels: { token: name }, value: read(token.health()) }))
   metrics.gauge('holdfast_calls_under_way', 'Calls between their first byte and their answer.', calls)
   metrics.gauge('holdfast_connections', 'Open connections on the main port.', () => main.connections())
-  const up = perToken(({ state }) => (state === 'up' ? 1 : 0))
   metrics.total('holdfast_connections_sent_away_total', 'Connections on the main port that had to go to make room for others.', () =>
     main.sentAway(),
   )
+  const up = perToken(({ state }) => (state === 'up' ? 1 : 0))
   metrics.gauge('holdfast_token_up', '1 while the token answers, by its last call.', up, 'min')
   metrics.gauge(
     'holdfast_token_queue',
@@ -586,8 +586,8 @@ function watchRooms(
     'holdfast_audit_unsealed',
     'Audit records since the last seal, of all processes on the trail.',
     async () => (await sealed())?.unsealed,
-  )
     'max',
+  )
   const sealAge = async (): Promise<number | undefined> => {
     const lastSealMs = (await sealed())?.lastSealMs
     return lastSealMs === undefined ? undefined : (systemClock.now() - lastSealMs) / 1000
@@ -597,14 +597,14 @@ function watchRooms(
     'holdfast_gcm_budget_share',
     'The highest share of its budget of encryptions that a current backing key has used; it is rotated at 0.5, and refused at 1.',
     () => (mostUsed(store, 1)[0]?.encryptionsReserved ?? 0) / standardBudget.ceiling,
-  )
     'max',
+  )
   metrics.gauge(
     'holdfast_gcm_encryptions_reserved',
     'Encryptions reserved under the current backing key, for the ten keys with the most.',
     () => mostUsed(store, 10).map(({ keyArn, encryptionsReserved }) => ({ labels: { key: keyArn }, value: encryptionsReserved })),
-  )
     'max',
+  )
 }
 
 function mostUsed(store: Store, limit: number): readonly { readonly keyArn: string; readonly encryptionsReserved: number }[] {
@@ -672,15 +672,15 @@ interface Signals {
   readonly stop: Promise<string>
   /** What SIGHUP does. */
   onReload(reload: () => void): void
-  close(): void
   /** What SIGUSR2 does. */
   onRestart(restart: () => void): void
+  close(): void
 }
 
 function listenForSignals(log: OpenLog): Signals {
   let reload: (() => void) | undefined
-  let askedAt: number | undefined
   let restart: (() => void) | undefined
+  let askedAt: number | undefined
   let stopped = (_reason: string): void => undefined
   const stop = new Promise<string>((resolve) => (stopped = resolve))
   const onStop = (signal: NodeJS.Signals): void => {
@@ -702,7 +702,6 @@ function listenForSignals(log: OpenLog): Signals {
   process.on('SIGTERM', onStop)
   process.on('SIGINT', onStop)
   process.on('SIGHUP', onHangup)
-  return {
   const onRestart = (): void => {
     if (restart) restart()
     else
@@ -712,18 +711,19 @@ function listenForSignals(log: OpenLog): Signals {
       )
   }
   process.on('SIGUSR2', onRestart)
+  return {
     stop,
     onReload(next) {
       reload = next
     },
-    close() {
     onRestart(next) {
       restart = next
     },
+    close() {
       process.off('SIGTERM', onStop)
       process.off('SIGINT', onStop)
       process.off('SIGHUP', onHangup)
-    },
       process.off('SIGUSR2', onRestart)
+    },
   }
 }

@@ -69,11 +69,11 @@ export interface Service {
   readonly making: Set<string>
   readonly budget: Budget
   readonly usage: Usage
+  /** Of all quotas of requests, those of XKS stores too. */
+  readonly buckets: Buckets
   readonly throttle: Throttle
   readonly strangers: Strangers
   readonly identities: Identities
-  /** Of all quotas of requests, those of XKS stores too. */
-  readonly buckets: Buckets
   readonly keyStores: KeyStores
   readonly managedKeys: ManagedKeys
   /** Makes and reads the tokens that name grants. */
@@ -127,10 +127,10 @@ export async function openService(foundations: Foundations): Promise<Service> {
   await store.heartbeat({ ...instance, heartbeatAt: clock.now() })
   await bindStoredPolicies(store)
 
+  const buckets = new Buckets()
   const usage = await openUsage(foundations, foundations.config.usage)
   const service: Service = {
     ...foundations,
-  const buckets = new Buckets()
     tokenOf({ token: name }) {
       // The material of a key in a custom key store is in what that is connected to.
       const token = tokens.get(name) ?? (isKeyStoreId(name) ? service.keyStores.tokenOf(name) : undefined)
