@@ -131,7 +131,8 @@ export function createKey(service: Service, key: KeyRecord): Promise<KeyRecord> 
     service,
     key,
     backing,
-    () => service.store.insertKey(key, backing),
+    // AWS managed keys do not count.
+    () => service.store.insertKey(key, backing, key.managedBy === null ? service.config.quotas.keys : undefined),
     () => ({ state: 'Enabled', creator: null }),
   )
 }

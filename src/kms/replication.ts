@@ -119,7 +119,7 @@ export async function createReplica(service: Service, replica: KeyRecord): Promi
   const work = withCopies(service, async ({ inserted, insert }) => {
     let missing: readonly Held[] = materialsOf(primaryOf(service, replica)).map((backing) => copyFor(service, replica, backing))
     const rows = missing.map(({ backing }) => backing)
-    await insert(missing, () => store.insertKey(replica, rows))
+    await insert(missing, () => store.insertKey(replica, rows, service.config.quotas.keys))
     isInserted = true
     for (;;) {
       for (const copy of missing) {

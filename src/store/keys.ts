@@ -1,13 +1,17 @@
 /** Keys in the database; the several keys of a multi-Region key at once. */
 
 import type { Clock } from '../base/clock.ts'
+import type { Step } from './backend.ts'
 import type { GrantStore } from './grants.ts'
 import { keyStepsOf } from './key-steps.ts'
 import { keyRow, type ChangeKind } from './schema.ts'
 import { StoreConflict } from './store.ts'
-import type { BackingKeyRecord, Keys } from './store.ts'
+import type { BackingKeyRecord, KeyRecord, Keys } from './store.ts'
 import type { UsageTables } from './usage.ts'
 import { one, swapped, type Writing } from './writing.ts'
+
+/** More than all processes together can make before each hears of it. */
+const uncountedKeys = 1000
 
 export function openKeys(
   writing: Writing,
@@ -18,19 +22,36 @@ export function openKeys(
   const { sql, view, write, attempted, untilSwapped, changed } = writing
   const { keyUpdate, getKey, keyInView, backingSteps, readySteps, putSteps, checkHeld, shareCounts } = keyStepsOf(writing)
 
+  /** Counted where nobody comes between, if the last count was so near that others could have: counting all of many keys takes time. */
+  const room = ({ accountId, region }: KeyRecord, most: number | undefined): readonly Step[] => {
+    if (most === undefined || view.keyCountOf(accountId, region) < most - uncountedKeys) return []
+    const own = sql.selectFrom('keys').select('arn').where('account_id', '=', accountId).where('region', '=', region)
+    return [
+      {
+        query: own
+          .where('managed_by', 'is', null)
+          .limit(1)
+          .offset(most - 1)
+          .compile(),
+        rows: 0,
+      },
+    ]
+  }
+
   return {
-    async insertKey(key, backing) {
+    async insertKey(key, backing, most) {
       const isReplica = key.primaryRegion !== null && key.primaryRegion !== key.region
       const backings: readonly BackingKeyRecord[] = backing === undefined ? [] : 'keyArn' in backing ? [backing] : backing
       // Who lost a race is to see what won: another key may have taken the same external key.
       const done = await attempted(`insert key ${key.arn}`, [
         ...(isReplica ? [] : [{ query: sql.selectFrom('tombstones').select('arn').where('arn', '=', key.arn).compile(), rows: 0 }]),
+        ...room(key, most),
         { query: sql.insertInto('keys').values(keyRow(key)).compile() },
         changed('key', key.arn),
         ...backings.flatMap((each) => backingSteps(each)),
         ...(isReplica ? [shareCounts(key.arn)] : []),
       ])
-      if (!done) throw new StoreConflict(`insert key ${key.arn}: it exists or existed, or has what another one has`)
+      if (!done) throw new StoreConflict(`insert key ${key.arn}: it exists or existed, or has what another one has, or is one too many`)
     },
     updateKey: (arn, change) =>
       untilSwapped(`key ${arn}`, async () => {

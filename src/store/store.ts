@@ -155,6 +155,8 @@ export interface AliasRecord {
 export interface AccountRecord {
   readonly accountId: string
   readonly createdAt: number
+  /** What asked for it, where that may be asked again: a hash, and the access key that is the answer. */
+  readonly request?: { readonly hash: string; readonly accessKeyId: string }
 }
 
 export interface PrincipalRecord {
@@ -492,8 +494,11 @@ export interface Identities {
   ): Promise<PrincipalRecord>
   /** With its access keys. */
   deletePrincipal(arn: string): Promise<void>
-  /** Throws StoreConflict when the principal has `most` access keys already. */
-  insertAccessKey(key: AccessKeyRecord, most?: number): Promise<void>
+  /**
+   * Throws StoreConflict when the principal has `most` access keys already.
+   * @param ownerId the unique id of the user it is for: nobody else of that name gets it, and it is a StoreConflict
+   */
+  insertAccessKey(key: AccessKeyRecord, most?: number, ownerId?: string): Promise<void>
   setAccessKeyActive(accessKeyId: string, active: boolean): Promise<void>
   deleteAccessKey(accessKeyId: string): Promise<void>
 }
@@ -501,9 +506,10 @@ export interface Identities {
 export interface Keys {
   /**
    * All rows or none. Throws StoreConflict if the key exists or ever existed; a replica may come back, since its id belongs to the primary. What
-   * has been encrypted with a replica's material elsewhere is counted in its rows from the start.
+   * has been encrypted with a replica's material elsewhere is counted in its rows from the start. `view` has what it met.
+   * @param most as many keys of its own may the account have in the region: when it has them already, that is a StoreConflict too
    */
-  insertKey(key: KeyRecord, backing: BackingKeyRecord | readonly BackingKeyRecord[] | undefined): Promise<void>
+  insertKey(key: KeyRecord, backing: BackingKeyRecord | readonly BackingKeyRecord[] | undefined, most?: number): Promise<void>
   /**
    * Read-modify-write: `change` gets the newest record and answers what to change, or throws to leave it. It is run
    * again when another writer came between. Answers the new record.
@@ -555,9 +561,10 @@ export interface Materials {
 }
 
 export interface Aliases {
-  /** Throws StoreConflict when the name exists. */
-  insertAlias(alias: AliasRecord): Promise<void>
-  updateAlias(arn: string, targetKeyArn: string, updatedAt: number): Promise<void>
+  /** Throws StoreConflict when the name exists, or the key has `most` aliases already (`view` has it then). */
+  insertAlias(alias: AliasRecord, most?: number): Promise<void>
+  /** Throws StoreConflict when there is no such alias, or the key has `most` already, this one aside. */
+  updateAlias(arn: string, targetKeyArn: string, updatedAt: number, most?: number): Promise<void>
   deleteAlias(arn: string): Promise<void>
 }
 

@@ -120,6 +120,20 @@ test('a key has as many aliases, tags and bytes of policy as the quotas say', as
   })
 })
 
+test('of calls that come together as many are answered as there is room for', async () => {
+  const guest = client(await makeAccount(holdfast, '444455556668'))
+  const outcomes = async (calls: readonly Promise<unknown>[]) =>
+    (await Promise.allSettled(calls)).map((one) => (one.status === 'fulfilled' ? 'done' : (one.reason as Error).name)).toSorted()
+  clock.advance(10_000)
+  await Promise.all([guest.send(new CreateKeyCommand({})), guest.send(new CreateKeyCommand({}))])
+  clock.advance(10_000)
+  const origins = ['AWS_KMS', 'EXTERNAL'] as const
+  expect(await outcomes(origins.map((Origin) => guest.send(new CreateKeyCommand({ Origin }))))).toEqual(['LimitExceededException', 'done'])
+  const [key] = holdfast.service.store.view.listKeys('444455556668', 'us-east-1', undefined, 1).items
+  const name = (AliasName: string) => guest.send(new CreateAliasCommand({ AliasName, TargetKeyId: key?.keyId }))
+  expect(await outcomes([name('alias/one'), name('alias/two')])).toEqual(['LimitExceededException', 'done'])
+})
+
 test('AWS managed keys do not count as the account’s keys', async () => {
   const everything = { Version: '2012-10-17', Statement: { Effect: 'Allow', Action: '*', Resource: '*' } }
   const storage = client(await makeUser(holdfast, 'storage', { everything }), 'eu-west-1')

@@ -533,6 +533,39 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     expect((await reopened()).accessKeysOf(user.arn)).toHaveLength(2)
   })
 
+  test('of keys that come together as many are inserted as the account has room for in the region; managed ones do not count', async () => {
+    const stores = [store, await database.open()]
+    await store.insertKey(sampleKey({ managedBy: 's3' }), undefined)
+    const inserts = await Promise.allSettled(
+      Array.from({ length: 6 }, async (_, index) => stores[index % 2]?.insertKey(sampleKey(), undefined, 4)),
+    )
+    expect(inserts.map(({ status }) => status).toSorted()).toEqual([...Array(4).fill('fulfilled'), 'rejected', 'rejected'])
+    const reasons: readonly unknown[] = inserts.flatMap((insert) => (insert.status === 'rejected' ? [insert.reason] : []))
+    expect(reasons.every((reason) => reason instanceof StoreConflict)).toBe(true)
+    const { region } = sampleKey()
+    expect((await reopened()).keyCountOf(accountId, region)).toBe(4)
+    // Who lost sees why.
+    for (const { view } of stores) expect(view.keyCountOf(accountId, region)).toBe(4)
+    await store.insertKey(sampleKey({ managedBy: 'ebs' }), undefined)
+  })
+
+  test('of aliases that come to a key together as many are made or moved as it has room for', async () => {
+    const [key, other] = [sampleKey(), sampleKey()]
+    for (const each of [key, other]) await store.insertKey(each, undefined)
+    const stores = [store, await database.open()]
+    const moving = sampleAlias(other, 'moving')
+    await store.insertAlias(moving, 3)
+    await store.insertAlias(sampleAlias(key, 'there'), 3)
+    const tries = await Promise.allSettled([
+      ...['a', 'b', 'c'].map(async (name, index) => stores[index % 2]?.insertAlias(sampleAlias(key, name), 3)),
+      store.updateAlias(moving.arn, key.arn, 9, 3),
+    ])
+    expect(tries.map(({ status }) => status).toSorted()).toEqual(['fulfilled', 'fulfilled', 'rejected', 'rejected'])
+    expect((await reopened()).aliasesOf(key.arn)).toHaveLength(3)
+    // Where it is already it takes no further room.
+    await store.updateAlias(sampleAlias(key, 'there').arn, key.arn, 10, 3)
+  })
+
   test('an account is inserted once', async () => {
     await store.insertAccount({ accountId, createdAt: 1 })
     await expect(store.insertAccount({ accountId, createdAt: 2 })).rejects.toThrow(StoreConflict)

@@ -62,7 +62,7 @@ function touchAlias(call: Call, arn: string): void {
   call.touched.push({ arn, accountId: call.principal.accountId, type: 'AWS::KMS::Alias' })
 }
 
-function refuseOverQuota({ service }: Call, targetArn: string): void {
+function refuseOverQuota({ service }: Call, targetArn: string): undefined {
   const { aliasesPerKey } = service.config.quotas
   if (service.store.view.aliasesOf(targetArn).length >= aliasesPerKey) {
     throw kmsError('LimitExceededException', `${targetArn} has ${aliasesPerKey} aliases, which is the quota of a KMS key.`)
@@ -90,12 +90,13 @@ export const CreateAlias = operation({
       createdAt: now,
       updatedAt: now,
     }
-    await orConflict(call.service.store.insertAlias(alias), (cause) =>
-      // The name exists, or the key was destroyed meanwhile.
-      call.service.store.view.key(target.arn)
-        ? kmsError('AlreadyExistsException', `An alias with the name ${arn} already exists`, { cause })
-        : keyMissing(target.arn),
-    )
+    const { store, config } = call.service
+    // The name exists, or the key was destroyed meanwhile, or others came first.
+    await orConflict(store.insertAlias(alias, config.quotas.aliasesPerKey), (cause) => {
+      if (!store.view.key(target.arn)) return keyMissing(target.arn)
+      if (store.view.alias(arn)) return kmsError('AlreadyExistsException', `An alias with the name ${arn} already exists`, { cause })
+      return refuseOverQuota(call, target.arn)
+    })
     return {}
   },
 })
@@ -124,8 +125,12 @@ export const UpdateAlias = operation({
       )
     }
     if (present.arn !== target.arn) refuseOverQuota(call, target.arn)
-    // Another call may have removed it since it was found.
-    await orConflict(call.service.store.updateAlias(arn, target.arn, call.nowMs), () => missing(arn))
+    const { store, config } = call.service
+    // Another call may have removed it since it was found, or the key, or others came first.
+    await orConflict(store.updateAlias(arn, target.arn, call.nowMs, config.quotas.aliasesPerKey), () => {
+      if (!store.view.alias(arn)) return missing(arn)
+      return store.view.key(target.arn) ? refuseOverQuota(call, target.arn) : keyMissing(target.arn)
+    })
     return {}
   },
 })

@@ -5,6 +5,7 @@ import { wouldLockOut } from '../../auth/authorize.ts'
 import type { KeyRecord } from '../../store/store.ts'
 import { permitResource, requestContext } from '../access.ts'
 import { keyArn } from '../arn.ts'
+import { orConflict } from '../conflict.ts'
 import { kmsError } from '../errors.ts'
 import { restingState } from '../import.ts'
 import { changeKey, keyFrom } from '../keys.ts'
@@ -141,7 +142,8 @@ export const CreateKey = operation({
       managedBy: null,
       version: 1,
     }
-    const key = await origins[origin].create(call, draft, wanted)
+    // Calls that counted together the store lets in as many of as there is room for.
+    const key = await orConflict(origins[origin].create(call, draft, wanted), () => checkKeyQuota(call))
     call.touched.push({ arn, accountId, type: 'AWS::KMS::Key' })
     return { KeyMetadata: keyMetadata(call.service, key) }
   },

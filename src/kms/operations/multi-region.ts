@@ -81,6 +81,7 @@ export const ReplicateKey = operation({
     } catch (error) {
       // Somebody else made it, or is at it.
       if (error instanceof StoreConflict && service.store.view.key(arn)) throw exists(error)
+      if (error instanceof StoreConflict) checkKeyQuota(there)
       throw error
     }
     call.touched.push({ arn, accountId, type: 'AWS::KMS::Key' })

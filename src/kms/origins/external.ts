@@ -9,8 +9,8 @@ export const external: Origin = {
     refuseKeyStore(call, wanted, 'EXTERNAL')
     checkKind(call.service.tokenOf({ token: call.service.tokenName(call.region) }), wanted)
   },
-  async create({ service: { store } }, key) {
-    await store.insertKey({ ...key, state: 'PendingImport', creator: null }, undefined)
+  async create({ service: { store, config } }, key) {
+    await store.insertKey({ ...key, state: 'PendingImport', creator: null }, undefined, config.quotas.keys)
     return store.view.key(key.arn) ?? { ...key, state: 'PendingImport', creator: null }
   },
 }
