@@ -20,7 +20,7 @@ export interface KeyStoreHealth {
   readonly managers: Readonly<Record<(typeof managerStates)[number], number>> | undefined
 }
 
-export interface KeyStoreWatch {
+interface KeyStoreWatch {
   /** Asks all of them, at once. Never rejects. */
   look(keyStores: readonly KeyStoreRecord[]): Promise<void>
   /** What the last look found. */
