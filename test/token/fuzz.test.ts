@@ -104,6 +104,8 @@ function flawOf({ status, type, text }: Answer): string | undefined {
   if (defects.length > 0) return `a defect: ${JSON.stringify(defects.splice(0))}`
   if (status >= 500 || status < 200) return `status ${status}: ${text}`
   if (type !== 'application/x-amz-json-1.1') return `content type ${type}`
+  // Of what answers nothing.
+  if (status === 200 && text === '') return undefined
   const answer = JSON.parse(text) as { readonly __type?: unknown }
   if (status !== 200 && (typeof answer.__type !== 'string' || !/^[A-Za-z]+Exception$/.test(answer.__type))) return `no error type: ${text}`
   return undefined
