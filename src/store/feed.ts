@@ -7,11 +7,11 @@
  * theirs cannot be applied differently or out of order.
  */
 
+import type { Kysely, Selectable } from 'kysely'
 import type { Log } from '../base/log.ts'
 import type { Backend } from './backend.ts'
 import type { GrantStore } from './grants.ts'
 import {
-  backingId,
   readAccessKey,
   readAccount,
   readAlias,
@@ -21,10 +21,46 @@ import {
   readPrincipal,
   readXksKey,
   readXksStore,
-  xksKeyName,
 } from './schema.ts'
-import type { ChangeKind } from './schema.ts'
-import type { MutableView } from './view.ts'
+import type { ChangeKind, Tables } from './schema.ts'
+import type { Delta, MutableView } from './view.ts'
+
+/** A table of records that the view holds. */
+interface Source<R = unknown> {
+  readonly table: string
+  /** What `changes` calls them, and the column that it names them by. */
+  readonly kind: ChangeKind
+  readonly id: string
+  /** A column that the view sorts them by: it takes them fastest in that order. */
+  readonly order: string | undefined
+  readonly read: (row: Readonly<Record<string, unknown>>) => R
+}
+
+const sources: { readonly [M in keyof Omit<Delta, 'gone'>]: Source<Delta[M][number]> } = {
+  accounts: source('accounts', 'account', 'account_id', readAccount),
+  keys: source('keys', 'key', 'arn', readKey, 'key_id'),
+  backingKeys: source('backing_keys', 'backing', 'id', readBackingKey),
+  aliases: source('aliases', 'alias', 'arn', readAlias, 'name'),
+  principals: source('principals', 'principal', 'arn', readPrincipal, 'name'),
+  accessKeys: source('access_keys', 'access-key', 'access_key_id', readAccessKey),
+  keyStores: source('key_stores', 'key-store', 'id', readKeyStore, 'name'),
+  xksStores: source('xks_stores', 'xks-store', 'prefix', readXksStore, 'prefix'),
+  xksKeys: source('xks_keys', 'xks-key', 'id', readXksKey, 'id'),
+  settings: source('settings', 'setting', 'name', (row) => row),
+}
+
+function source<T extends keyof Tables, R>(
+  table: T,
+  kind: ChangeKind,
+  id: keyof Tables[T] & string,
+  read: (row: Selectable<Tables[T]>) => R,
+  order?: keyof Tables[T] & string,
+): Source<R> {
+  return { table, kind, id, order, read: read as unknown as Source<R>['read'] }
+}
+
+/** What the query builder knows where the table is any of these; `source` has seen to the names. */
+type AnyTable = Kysely<Record<string, Record<string, unknown>>>
 
 /** How soon the view tries again to read what is committed. */
 const catchUpMs = 250
@@ -52,93 +88,39 @@ export function openFeed(
   let seen = 0
   let closed = false
 
-  /** All records, or those that changed after `from`; with the changes, of which `from` undefined brings only the newest. On one snapshot. */
+  /**
+   * All records, or those that changed after `from`; with the changes, of which `from` undefined brings only the newest. On one snapshot.
+   * `present` names those that changed and are there, as changes do.
+   */
   const readRecords = async (from?: number) => {
     const all = from === undefined
+    const changesRows = sql.selectFrom('changes').selectAll()
     const changed = (kind: ChangeKind) =>
       sql
         .selectFrom('changes')
         .select('id')
         .where('seq', '>', from ?? 0)
         .where('kind', '=', kind)
-    const changesRows = sql.selectFrom('changes').selectAll()
-    const [[floor], changes, accounts, keys, backingKeys, aliases, principals, accessKeys, keyStores, xksStores, xksKeys, settings] =
-      await backend.read([
-        sql.selectFrom('changes_floor').select('seq').compile(),
-        (all ? changesRows.orderBy('seq', 'desc').limit(1) : changesRows.where('seq', '>', from).orderBy('seq')).compile(),
-        sql
-          .selectFrom('accounts')
+    const [[floor], changes, ...answers] = await backend.read([
+      sql.selectFrom('changes_floor').select('seq').compile(),
+      (all ? changesRows.orderBy('seq', 'desc').limit(1) : changesRows.where('seq', '>', from).orderBy('seq')).compile(),
+      ...Object.values<Source>(sources).map(({ table, kind, id, order }) =>
+        (sql as unknown as AnyTable)
+          .selectFrom(table)
           .selectAll()
-          .$if(!all, (query) => query.where('account_id', 'in', changed('account')))
+          .$if(!all, (query) => query.where(id, 'in', changed(kind)))
+          .$if(order !== undefined, (query) => query.orderBy(order ?? ''))
           .compile(),
-        sql
-          .selectFrom('keys')
-          .selectAll()
-          .$if(!all, (query) => query.where('arn', 'in', changed('key')))
-          .orderBy('key_id')
-          .compile(),
-        sql
-          .selectFrom('backing_keys')
-          .selectAll()
-          .$if(!all, (query) => query.where('id', 'in', changed('backing')))
-          .compile(),
-        sql
-          .selectFrom('aliases')
-          .selectAll()
-          .$if(!all, (query) => query.where('arn', 'in', changed('alias')))
-          .orderBy('name')
-          .compile(),
-        sql
-          .selectFrom('principals')
-          .selectAll()
-          .$if(!all, (query) => query.where('arn', 'in', changed('principal')))
-          .orderBy('name')
-          .compile(),
-        sql
-          .selectFrom('access_keys')
-          .selectAll()
-          .$if(!all, (query) => query.where('access_key_id', 'in', changed('access-key')))
-          .compile(),
-        sql
-          .selectFrom('key_stores')
-          .selectAll()
-          .$if(!all, (query) => query.where('id', 'in', changed('key-store')))
-          .orderBy('name')
-          .compile(),
-        sql
-          .selectFrom('xks_stores')
-          .selectAll()
-          .$if(!all, (query) => query.where('prefix', 'in', changed('xks-store')))
-          .orderBy('prefix')
-          .compile(),
-        sql
-          .selectFrom('xks_keys')
-          .selectAll()
-          .$if(!all, (query) => query.where('id', 'in', changed('xks-key')))
-          .orderBy('id')
-          .compile(),
-        sql
-          .selectFrom('settings')
-          .selectAll()
-          .$if(!all, (query) => query.where('name', 'in', changed('setting')))
-          .compile(),
-      ])
-    return {
-      floor: floor?.seq ?? 0,
-      changes,
-      records: {
-        accounts: accounts.map(readAccount),
-        keys: keys.map(readKey),
-        backingKeys: backingKeys.map(readBackingKey),
-        aliases: aliases.map(readAlias),
-        principals: principals.map(readPrincipal),
-        accessKeys: accessKeys.map(readAccessKey),
-        keyStores: keyStores.map(readKeyStore),
-        xksStores: xksStores.map(readXksStore),
-        xksKeys: xksKeys.map(readXksKey),
-        settings,
-      },
+      ),
+    ])
+    const records: Record<string, readonly unknown[]> = {}
+    const present = new Set<string>()
+    for (const [index, [member, { kind, id, read }]] of Object.entries<Source>(sources).entries()) {
+      const rows = answers[index] ?? []
+      records[member] = rows.map(read)
+      if (!all) for (const row of rows) present.add(`${kind} ${String(row[id])}`)
     }
+    return { floor: floor?.seq ?? 0, changes, present, records: records as unknown as Omit<Delta, 'gone'> }
   }
 
   const load = async (): Promise<void> => {
@@ -151,23 +133,10 @@ export function openFeed(
   }
 
   const followOnce = async (): Promise<void> => {
-    const { floor, changes, records } = await readRecords(seen)
+    const { floor, changes, present, records } = await readRecords(seen)
     if (floor > seen) return load()
     const last = changes.at(-1)
     if (!last) return
-    const { accounts, keys, backingKeys, aliases, principals, accessKeys, keyStores, xksStores, xksKeys, settings } = records
-    const present = new Set([
-      ...accounts.map(({ accountId }) => `account ${accountId}`),
-      ...keys.map(({ arn }) => `key ${arn}`),
-      ...backingKeys.map((backing) => `backing ${backingId(backing)}`),
-      ...aliases.map(({ arn }) => `alias ${arn}`),
-      ...principals.map(({ arn }) => `principal ${arn}`),
-      ...accessKeys.map(({ accessKeyId }) => `access-key ${accessKeyId}`),
-      ...keyStores.map(({ id }) => `key-store ${id}`),
-      ...xksStores.map(({ prefix }) => `xks-store ${prefix}`),
-      ...xksKeys.map(({ prefix, externalKeyId }) => `xks-key ${xksKeyName(prefix, externalKeyId)}`),
-      ...settings.map(({ name }) => `setting ${name}`),
-    ])
     const gone: { kind: ChangeKind; id: string }[] = []
     for (const { kind, id } of changes) {
       if (kind === 'grant') grants.forget(id)
