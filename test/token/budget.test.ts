@@ -1,42 +1,15 @@
 /** The GCM budget with small numbers: no material encrypts more often than it may, the count is never too low, and keys rotate by themselves. */
 
-import { rmSync } from 'node:fs'
-import { join } from 'node:path'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
-import { ManualClock } from '../../src/base/clock.ts'
+import { expect, test } from 'vitest'
 import { TokenError, type Token } from '../../src/hsm/token.ts'
 import type { BudgetLimits } from '../../src/kms/budget.ts'
 import type { BackingKeyRecord } from '../../src/store/store.ts'
-import { accountId, callRoad, inspect, Journal, keyIdOf, openLabToken, openRooms, region, type Output, type Rooms } from './crash-rooms.ts'
-import { makeSoftHsmToken, type LabToken } from './lab.ts'
+import { accountId, callRoad, inspect, Journal, keyIdOf, region, type Output, type Rooms } from './crash-rooms.ts'
+import { useRooms } from './rooms-kit.ts'
 
-let lab: LabToken
-let token: Token
-let dir: string
-let opened: Rooms[] = []
-let runs = 0
-beforeAll(async () => {
-  lab = await makeSoftHsmToken()
-  token = await openLabToken(lab)
-})
-afterAll(async () => {
-  await token.close()
-  await lab.remove()
-})
-beforeEach(() => {
-  dir = join(lab.dir, `run-${++runs}`)
-})
-afterEach(async () => {
-  for (const rooms of opened.splice(0)) await rooms.close()
-  for (const object of await token.allObjects()) if (object.label !== 'holdfast/canary') await token.destroyKey(object.ckaId, object.label)
-  rmSync(dir, { recursive: true, force: true, maxRetries: 5 })
-})
+const here = useRooms(2)
 
-async function open(budget: BudgetLimits, more: { readonly token?: Token } = {}): Promise<Rooms> {
-  const rooms = await openRooms({ dir, token, clock: new ManualClock(), budget, ...more })
-  opened.push(rooms)
-  return rooms
-}
+const open = (budget: BudgetLimits, more: { readonly token?: Token } = {}): Promise<Rooms> => here.open({ budget, ...more })
 
 const makeKey = async (rooms: Rooms): Promise<string> => keyIdOf(await callRoad(rooms, 'CreateKey', {}))
 const encrypt = (rooms: Rooms, keyId: string): Promise<Output> => callRoad(rooms, 'Encrypt', { KeyId: keyId, Plaintext: 'dGV4dA==' })
@@ -105,34 +78,28 @@ test('many callers at once never pass the ceiling of any material, and start no 
 
 test('two instances share one budget and one rotation', async () => {
   const limits = { block: 3, rotateAt: 9, ceiling: 15 }
-  const other = await openLabToken(lab)
-  try {
-    const [a, b] = [await open(limits), await open(limits, { token: other })]
-    const keyId = await makeKey(a)
-    await expect.poll(() => b.store.view.keyById(region, keyId)?.state, { timeout: 30_000 }).toBe('Enabled')
-    const blobs: Output[] = []
-    const refusals = new Set<string>()
-    const caller = async (rooms: Rooms): Promise<void> => {
-      for (let i = 0; i < 25; i++) {
-        try {
-          blobs.push(await encrypt(rooms, keyId))
-        } catch (error) {
-          refusals.add((error as { readonly code: string }).code)
-        }
+  const [a, b] = [await open(limits), await open(limits, { token: here.other })]
+  const keyId = await makeKey(a)
+  await expect.poll(() => b.store.view.keyById(region, keyId)?.state, { timeout: 30_000 }).toBe('Enabled')
+  const blobs: Output[] = []
+  const refusals = new Set<string>()
+  const caller = async (rooms: Rooms): Promise<void> => {
+    for (let i = 0; i < 25; i++) {
+      try {
+        blobs.push(await encrypt(rooms, keyId))
+      } catch (error) {
+        refusals.add((error as { readonly code: string }).code)
       }
     }
-    await Promise.all([a, b, a, b].map(caller))
-    await Promise.all([a, b].map(({ service }) => service.budget.close()))
-    // Whoever comes to the ceiling while the other one rotates is told to try again.
-    expect([...refusals].filter((code) => code !== 'ThrottlingException')).toEqual([])
-    expect(blobs.length).toBeGreaterThan(limits.ceiling)
-    expectWithin(await countByMaterial(a, blobs), materials(a, keyId), limits.ceiling)
-    await a.service.runLifecycle()
-    expect(await inspect(a, new Journal())).toEqual([])
-    for (const rooms of opened.splice(0)) await rooms.close()
-  } finally {
-    await other.close()
   }
+  await Promise.all([a, b, a, b].map(caller))
+  await Promise.all([a, b].map(({ service }) => service.budget.close()))
+  // Whoever comes to the ceiling while the other one rotates is told to try again.
+  expect([...refusals].filter((code) => code !== 'ThrottlingException')).toEqual([])
+  expect(blobs.length).toBeGreaterThan(limits.ceiling)
+  expectWithin(await countByMaterial(a, blobs), materials(a, keyId), limits.ceiling)
+  await a.service.runLifecycle()
+  expect(await inspect(a, new Journal())).toEqual([])
 })
 
 test('a process that ends without a word leaves a count that is too high, never too low', async () => {
@@ -153,7 +120,7 @@ test('a process that ends without a word leaves a count that is too high, never 
 test('at the ceiling, when no new material can be made, encryption stops with a retryable error and decryption goes on', async () => {
   const limits = { block: 2, rotateAt: 4, ceiling: 8 }
   let broken = false
-  const failing = new Proxy(token, {
+  const failing = new Proxy(here.token, {
     get(target, property) {
       const value: unknown = Reflect.get(target, property, target)
       if (typeof value !== 'function') return value
