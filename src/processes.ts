@@ -129,7 +129,10 @@ export function joinProcesses(log: Log): Membership {
   const stop = new Promise<string>((resolve) => (stopped = resolve))
   let stopping = false
   let joined = (): void => undefined
-  const send = (message: FromMember): void => void (process.connected && process.send?.(message))
+  const send = (message: FromMember): void => {
+    // Without its supervisor a process ends; that a message did not arrive says no more.
+    if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
+  }
 
   const awaited = new Map<number, () => void>()
   let lastId = 0
@@ -263,7 +266,8 @@ class Member {
   }
   tell(message: ToMember): boolean {
     if (!this.worker.isConnected()) return false
-    this.worker.send(message)
+    // It may be ending at this moment, which its exit says; unheard, the error would end the supervisor.
+    this.worker.process.send(message, () => undefined)
     return true
   }
 }
