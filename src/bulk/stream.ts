@@ -210,7 +210,22 @@ async function* sealPieces(reader: Reader, line: Line, head: Buffer): AsyncGener
     yield head
     let slab = line.slab()
     let filled = 0
-    for (let bytes; (bytes = await reader.next());) {
+    for (;;) {
+      // Whatever is whole does not wait for a source that pauses, but for the last byte, as below.
+      const whole = Math.floor((filled - 1) / line.frameLength)
+      if ((whole > 0 || line.runs > 0) && (await reader.pauses())) {
+        if (whole > 0) {
+          const sealed = slab
+          const bytes = whole * line.frameLength
+          slab = line.slab()
+          line.put(slab, line.plaintextAt, sealed.memory.subarray(line.plaintextAt + bytes, line.plaintextAt + filled))
+          line.seal(sealed, bytes, false)
+          filled -= bytes
+        }
+        while (line.runs > 0) yield await line.next()
+      }
+      const bytes = await reader.next()
+      if (!bytes) break
       let at = 0
       while (at < bytes.length) {
         // A full slab waits for a byte more: the message's last frame is made when it is known to be the last.
@@ -313,12 +328,25 @@ async function* openPieces(reader: Reader, line: Line, single: boolean): AsyncGe
     const stride = line.frameLength + frameOverhead
     const capacity = line.framesInRun * stride
     for (;;) {
-      const slab = line.slab()
+      let slab = line.slab()
       let filled = 0
       /** Where the next frame begins. */
       let frameAt = 0
       let end = single ? { at: singleHeadBytes + line.frameLength + tagBytes, bytes: line.frameLength } : undefined
       while (filled < (end?.at ?? capacity)) {
+        // As when sealing: what is whole goes out when the source pauses.
+        const whole = end ? 0 : Math.floor(filled / stride)
+        if ((whole > 0 || line.runs > 0) && (await reader.pauses())) {
+          if (whole > 0) {
+            const opened = slab
+            slab = line.slab()
+            line.put(slab, 0, opened.memory.subarray(whole * stride, filled))
+            line.open(opened, whole * stride, { wholeFrames: whole, end: 'none', endBytes: 0 })
+            filled -= whole * stride
+            frameAt -= whole * stride
+          }
+          while (line.runs > 0) yield await line.next()
+        }
         const bytes = await reader.next()
         if (!bytes) throw truncated(single ? 'in its body' : `in frame ${line.sequence + Math.floor(filled / stride)}`)
         const taken = bytes.subarray(0, (end?.at ?? capacity) - filled)

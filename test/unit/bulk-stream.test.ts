@@ -1,4 +1,6 @@
 import { createCipheriv, randomBytes } from 'node:crypto'
+import { EventEmitter, once } from 'node:events'
+import { PassThrough } from 'node:stream'
 import fc from 'fast-check'
 import { afterAll, describe, expect, test } from 'vitest'
 import { openBulkPool } from '../../src/bulk/bulk-pool.ts'
@@ -348,6 +350,64 @@ describe('a source', () => {
     }
     expect(String((await drain(encryptStream(failing(), { keyring, pool }))).error)).toMatch('the disk is gone')
     expect(String((await drain(decryptStream(failing(), { keyring, pool }))).error)).toMatch(/no message|the disk is gone/)
+  })
+
+  describe.each(both)('that pauses, $name', (suite) => {
+    const frameLength = 1000
+    const plaintext = bytes(3 * frameLength + 1)
+    /** All but the last bytes, then nothing more before it is told to go on. */
+    function pausing(whole: Buffer, held: number) {
+      const gate = new EventEmitter()
+      const told = once(gate, 'open')
+      async function* source() {
+        yield whole.subarray(0, whole.length - held)
+        await told
+        yield whole.subarray(whole.length - held)
+      }
+      return { source: source(), goOn: () => gate.emit('open') }
+    }
+    /** So many bytes, in however many pieces. */
+    async function take(stream: AsyncIterator<Buffer>, length: number): Promise<Buffer> {
+      const pieces: Buffer[] = []
+      for (let taken = 0; taken < length; taken += pieces.at(-1)?.length ?? 0) pieces.push((await stream.next()).value)
+      return Buffer.concat(pieces)
+    }
+
+    test('does not keep back frames that are whole, sealing', async () => {
+      const { source, goOn } = pausing(plaintext, 1)
+      const stream = encryptStream(source, { keyring, pool, suite, frameLength })
+      const head = Buffer.from((await stream.next()).value ?? '')
+      // The third might be the message's last, for all that is known.
+      const frames = await take(stream, 2 * (frameLength + 32))
+      goOn()
+      const { out, error } = await drain(stream)
+      expect(error).toBeUndefined()
+      const message = Buffer.concat([head, frames, out])
+      expect(takeApart(message).frames.map(({ length }) => length)).toEqual([1032, 1032, 1032, 41])
+      expect((await decrypt(message, { keyring, pool })).plaintext.equals(plaintext)).toBe(true)
+    })
+
+    test('does not keep back frames that are whole, opening', async () => {
+      const message = await encrypt(plaintext, { keyring, pool, suite, frameLength })
+      const { frames, footer } = takeApart(message)
+      const { source, goOn } = pausing(message, 1000 + (frames.at(-1)?.length ?? 0) + footer.length)
+      const stream = decryptStream(source, { keyring, pool })
+      const begin = await take(stream, 2 * frameLength)
+      goOn()
+      const { out, error } = await drain(stream)
+      expect(error).toBeUndefined()
+      expect(Buffer.concat([begin, out]).equals(plaintext)).toBe(true)
+    })
+
+    test('is closed when its reader leaves meanwhile', async () => {
+      const source = new PassThrough()
+      source.write(plaintext.subarray(0, 2500))
+      const stream = encryptStream(source, { keyring, pool, suite, frameLength })
+      await stream.next()
+      await take(stream, 2 * (frameLength + 32))
+      await stream.return?.()
+      expect(source.destroyed).toBe(true)
+    })
   })
 
   test('of text is refused, not encoded', async () => {
