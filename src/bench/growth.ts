@@ -14,11 +14,17 @@ import {
   type Part,
   type PartContext,
   type PartReport,
+  type Plan,
+  type Side,
   type View,
 } from './part.ts'
 
 const few = 10
 const madeAtOnce = 16
+/** Items of a listed page: as many as there are where there are few. */
+const pageOf = few
+/** So far into a listing pages are asked for. */
+const pagesWalked = 50
 
 /** 10, 100, 1000 … and the last. */
 export function sizesTo(most: number): readonly number[] {
@@ -65,9 +71,21 @@ function requestsTo(subject: Subject): readonly Uint8Array[] {
 
 const aliasOf = (n: number): string => `alias/bench-${n}`
 
+/** A listing by pages, which must cost a page. */
+interface Listing {
+  readonly operation: string
+  /** Of a whole page, at AWS. */
+  readonly largest: number
+  readonly input: (subject: Subject) => object
+  /** Gives few as many as a page has, where they have fewer. */
+  readonly fill?: (few: Subject, context: PartContext) => void
+}
+
 interface Growth {
   readonly id: string
+  readonly noun: string
   readonly title: string
+  readonly listing?: Listing
   /** How far it goes, by the plan. */
   readonly most: (context: PartContext) => number
   /** Both begin with this. */
@@ -80,7 +98,9 @@ interface Growth {
 const growths: readonly Growth[] = [
   {
     id: 'keys',
+    noun: 'keys',
     title: 'Keys',
+    listing: { operation: 'ListKeys', largest: 1000, input: () => ({}) },
     most: ({ plan, means }) => (means.maxObjects === null ? plan.keys : Math.min(plan.keys, Math.floor(means.maxObjects / 4))),
     begin: (subject) => addKeys(subject, few),
     grow: (subject, size, before) => addKeys(subject, size - before),
@@ -88,6 +108,7 @@ const growths: readonly Growth[] = [
   },
   {
     id: 'aliases',
+    noun: 'aliases',
     title: 'Aliases',
     most: ({ plan }) => Math.min(plan.grants, 2000),
     async begin(subject) {
@@ -98,7 +119,14 @@ const growths: readonly Growth[] = [
   },
   {
     id: 'grants',
+    noun: 'grants',
     title: 'Grants (the call is allowed by one)',
+    listing: {
+      operation: 'ListGrants',
+      largest: 100,
+      input: ({ keyIds }) => ({ KeyId: keyIds[0] }),
+      fill: ({ service, keyIds }, { means }) => means.fillGrants(service.database, pageOf * keyIds.length, 0),
+    },
     most: ({ plan }) => plan.grants,
     async begin(subject) {
       await addKeys(subject, few)
@@ -115,17 +143,18 @@ const growths: readonly Growth[] = [
   },
   {
     id: 'audit',
+    noun: 'audit records',
     title: 'Audit records',
-    most: ({ plan }) => plan.grants,
+    // Each is of a call that was made.
+    most: ({ plan }) => Math.min(plan.grants, 200_000),
     begin: (subject) => addKeys(subject, few),
     async grow(subject, size, before) {
+      let durationMs = 500
       for (let missing = size - before; missing > 0;) {
-        const { answered } = await load(
-          subject.service.endpoint,
-          { warmupMs: 0, durationMs: 500 },
-          { connections: 64, requests: requestsTo(subject) },
-        )
+        const order = { connections: 64, requests: requestsTo(subject) }
+        const { answered, perSecond } = await load(subject.service.endpoint, { warmupMs: 0, durationMs }, order)
         missing -= answered
+        durationMs = Math.min(10_000, Math.max(500, (missing * 1000) / perSecond))
       }
     },
   },
@@ -156,31 +185,50 @@ async function run(context: PartContext): Promise<PartReport> {
     views.push(...(await measureGrowth(context, growth, sizes, figures)))
   }
   if (plan.level !== 'full' && plan.keys > 0) {
-    lacking.push(
-      `Up to ${plan.keys} keys and ${plan.grants} grants: with --full there are 10,000 and a million. On SoftHSM2 a new key takes the longer the more there are.`,
-    )
+    lacking.push(`Up to ${plan.keys} keys and ${plan.grants} grants: with --full, or --keys and --grants, there are more.`)
   }
-  const flat = figures[`keys/${growths[0]?.most(context)}/ratio`]
+  const headlines = growths.flatMap((growth) => {
+    const most = growth.most(context)
+    const flat = figures[`${growth.id}/${most}/ratio`]
+    return flat ? [`Encrypt with ${most.toLocaleString('en-GB')} ${growth.noun}: ${flat.median.toFixed(2)} of the rate with ${few}`] : []
+  })
+  const start = figures[`keys/${growths[0]?.most(context)}/start`]
+  if (start) headlines.push(`A start with ${growths[0]?.most(context).toLocaleString('en-GB')} keys: ${(start.median / 1000).toFixed(1)} s`)
   return {
     about: [
-      'Encrypt by two services in turn: one that stays small, with ten keys, and one that grows. What counts is the ratio: 1 is a call that costs the same. ' +
-        'Keys are made by CreateKey, one object in the token each; grants are written into the database.',
+      'Encrypt by two services in turn: one that stays small, with ten keys, and one that grows, each with its own token where that is SoftHSM2. What counts ' +
+        'is the ratio: 1 is a call that costs the same. Keys are made by CreateKey, one object in the token each; grants are written into the database.',
     ],
     figures,
     views,
     lacking,
-    headlines: flat ? [`Encrypt with ${growths[0]?.most(context)} keys: ${flat.median.toFixed(2)} of the rate with 10`] : [],
+    headlines,
+  }
+}
+
+function sideOf(plan: Plan, name: string, subject: Subject): Side {
+  return {
+    name,
+    async measure() {
+      const { service } = subject
+      const { connections } = plan
+      const before = service.cpuSeconds()
+      const { perSecond, p99Ms } = await load(service.endpoint, plan, { connections, requests: requestsTo(subject) })
+      const after = service.cpuSeconds()
+      const calls = (perSecond * (plan.warmupMs + plan.durationMs)) / 1000
+      const cpu = before !== undefined && after !== undefined ? { cpu: ((after - before) * 1e6) / calls } : {}
+      return { perSecond, p99: p99Ms, ...cpu }
+    },
   }
 }
 
 async function measureGrowth(
   context: PartContext,
-  { id, title, begin, grow, startsAgain }: Growth,
+  { id, title, listing, begin, grow, startsAgain }: Growth,
   sizes: readonly number[],
   figures: Record<FigureId, Figure>,
 ): Promise<readonly View[]> {
   const { plan, withService, progress } = context
-  const { connections } = plan
   await withService((first) =>
     withService(async (second) => {
       const [small, large] = [open(first), open(second)]
@@ -194,20 +242,22 @@ async function measureGrowth(
         if (size > before && startsAgain)
           figures[`${id}/${size}/making`] = figure('calls/s', 'higher', [((size - before) * 1000) / (performance.now() - startedAt)])
         before = size
-        const side = (name: string, subject: Subject) => ({
-          name,
-          async measure() {
-            const { perSecond, p99Ms } = await load(subject.service.endpoint, plan, { connections, requests: requestsTo(subject) })
-            return { perSecond, p99: p99Ms }
-          },
-        })
-        const rounds = await inTurns(context, [side('few', small), side('many', large)], `${title}: ${size}`)
+        const rounds = await inTurns(context, [sideOf(plan, 'few', small), sideOf(plan, 'many', large)], `${title}: ${size}`)
         const many = figure('calls/s', 'higher', rounds.get('many/perSecond') ?? [])
         figures[`${id}/${size}/throughput`] = many
         figures[`${id}/${size}/p99`] = figure('ms', 'lower', rounds.get('many/p99') ?? [])
         figures[`${id}/${size}/ratio`] = ratioOf(many, figure('calls/s', 'higher', rounds.get('few/perSecond') ?? []))
+        const [cpuOfMany, cpuOfFew] = [rounds.get('many/cpu'), rounds.get('few/cpu')]
+        if (cpuOfMany && cpuOfFew) {
+          const cpu = figure('µs', 'lower', cpuOfMany)
+          figures[`${id}/${size}/cpu`] = cpu
+          figures[`${id}/${size}/cpu-ratio`] = ratioOf(cpu, figure('µs', 'lower', cpuOfFew), 'lower')
+        }
+        if (listing && size === sizes.at(-1)) Object.assign(figures, await measureListing(context, id, listing, small, large))
         const starts: number[] = []
-        for (let round = 0; round < Math.min(plan.rounds, 3); round++) {
+        // Where it begins and ends is what counts.
+        const often = size === few || size === sizes.at(-1) ? Math.min(plan.rounds, 3) : 1
+        for (let round = 0; round < often; round++) {
           progress(`${title}: a start with ${size}`)
           const { tookMs, endpoint } = await large.service.restart()
           large.service = { ...large.service, endpoint }
@@ -230,14 +280,76 @@ async function measureGrowth(
     {
       kind: 'table',
       title: `${title}, in numbers`,
-      columns: ['How many', 'Encrypt', 'p99', 'Many ÷ few', 'Start', ...making],
+      about:
+        'The processor time is of all threads of the service and of its agent, and says more than the rate where the machine does other work.',
+      columns: ['How many', 'Encrypt', 'p99', 'Many ÷ few', 'CPU a call', 'Many ÷ few', 'Start', ...making],
       rows: sizes.map((size) => [
         size.toLocaleString('en-GB'),
-        ...['throughput', 'p99', 'ratio', 'start'].map((what) => ({ figure: `${id}/${size}/${what}` })),
-        ...(startsAgain ? [figures[`${id}/${size}/making`] ? { figure: `${id}/${size}/making` } : ''] : []),
+        ...['throughput', 'p99', 'ratio', 'cpu', 'cpu-ratio', 'start', ...(startsAgain ? ['making'] : [])].map((what) => {
+          const name = `${id}/${size}/${what}`
+          return figures[name] ? { figure: name } : '–'
+        }),
       ]),
     },
+    ...(listing
+      ? [
+          {
+            kind: 'table' as const,
+            title: `${title}: a page of a listing`,
+            about: 'The first pages where there are few, pages all over the listing where there are many.',
+            columns: [`${pageOf} items`, 'Few', 'Many', 'Many ÷ few'],
+            rows: [[listing.operation, ...['few', 'many', 'ratio'].map((what) => ({ figure: `${id}/list/${what}` }))]],
+          },
+        ]
+      : []),
   ]
+}
+
+/** Where pages of a listing begin, from its start on. */
+async function markersOf({ service }: Subject, { operation, largest }: Listing, input: object): Promise<readonly string[]> {
+  const markers: string[] = []
+  while (markers.length < pagesWalked) {
+    const answer = await call(service, operation, { ...input, Limit: largest, ...(markers.length > 0 && { Marker: markers.at(-1) }) })
+    if (typeof answer['NextMarker'] !== 'string') break
+    markers.push(answer['NextMarker'])
+  }
+  return markers
+}
+
+/** The same page of few and of many, in turn. */
+async function measureListing(
+  context: PartContext,
+  id: string,
+  listing: Listing,
+  small: Subject,
+  large: Subject,
+): Promise<Readonly<Record<FigureId, Figure>>> {
+  const { plan, progress } = context
+  const { connections } = plan
+  const side = async (name: string, subject: Subject): Promise<Side> => {
+    progress(`${listing.operation}: ${name}`)
+    const input = listing.input(subject)
+    // A page that the last marker begins may not be whole.
+    const markers = (await markersOf(subject, listing, input)).slice(0, -1)
+    const { service } = subject
+    return {
+      name,
+      async measure() {
+        const requests = requestsFor(service, listing.operation, (n) => ({
+          ...input,
+          Limit: pageOf,
+          ...(markers.length > 0 && { Marker: markers[n % markers.length] }),
+        }))
+        const { perSecond } = await load(service.endpoint, plan, { connections, requests })
+        return { perSecond }
+      },
+    }
+  }
+  listing.fill?.(small, context)
+  const rounds = await inTurns(context, [await side('few', small), await side('many', large)], listing.operation)
+  const [few, many] = ['few', 'many'].map((name) => figure('calls/s', 'higher', rounds.get(`${name}/perSecond`) ?? []))
+  if (!few || !many) throw new Error('two sides were measured')
+  return { [`${id}/list/few`]: few, [`${id}/list/many`]: many, [`${id}/list/ratio`]: ratioOf(many, few) }
 }
 
 export const growthPart: Part = { name: 'growth', title: 'Growth', run }

@@ -460,7 +460,16 @@ export function proveToken(
     rows,
     lists: (mechanism) => mechanisms.has(mechanism),
     attempt(needs, imported, trial) {
-      const probe = ({ token }: Bench): void => trial(keys.lend(['rsa-2048-import'], token), token)
+      const probe = ({ token }: Bench): void => {
+        const wrappingKey = keys.lend(['rsa-2048-import'], token)
+        try {
+          trial(wrappingKey, token)
+        } catch (error) {
+          const device = findDeviceError(error)
+          // SoftHSM's word for a kind of key that it does not take in. The session is none the worse; a new one would cost another RSA key.
+          throw device?.code === CKR.CKR_FUNCTION_FAILED ? new Rejected(device.message) : error
+        }
+      }
       const tried = attempt([CKM.CKM_RSA_PKCS_KEY_PAIR_GEN, ...needs], probe, `import ${imported}`)
       return 'detail' in tried ? tried.detail : undefined
     },

@@ -7,6 +7,7 @@
  * taken in the store first, and a sleeper that wakes up finds that it no longer holds it.
  */
 
+import { setImmediate as turn } from 'node:timers/promises'
 import type { Token } from '../hsm/token.ts'
 import type { BackingKeyRecord, ImportObject, KeyRecord } from '../store/store.ts'
 import { expireMaterial, isLeftImport, removeLeftImports } from './import.ts'
@@ -37,6 +38,8 @@ const deadAfterMs = 30_000
 const minLeaseMs = 60_000
 /** So many leftovers are removed at once, and between two such lots the lease is renewed. */
 const togetherAtMost = 256
+/** So many keys are looked at before calls have their turn. */
+const keysAtATime = 250
 
 export interface Lifecycle {
   /** One round now: the same at start-up, on the timer and in tests. Rounds never overlap. */
@@ -63,7 +66,9 @@ export function startLifecycle(service: Service): Lifecycle {
     /** What is to be done about each key by itself. @returns whether we still hold the lease */
     const each = async (steps: readonly Step[]): Promise<boolean> => {
       for (const step of steps) {
+        let looked = 0
         for (const { arn } of store.view.allKeys()) {
+          if (++looked % keysAtATime === 0) await turn()
           const due = (): { key: KeyRecord; work: () => Promise<void> } | undefined => {
             const key = store.view.key(arn)
             const work = key && step(service, key)
@@ -90,9 +95,9 @@ export function startLifecycle(service: Service): Lifecycle {
     const steps: readonly (() => Promise<boolean>)[] = [
       () => each([discardNameless, recoverDead(dead.isDead)]),
       // What has been finished since it was found shows when it is claimed.
-      () =>
+      async () =>
         together(
-          leftMaterial(service, dead.isDead),
+          await leftMaterial(service, dead.isDead),
           () => true,
           (left) => removeLeftMaterial(service, left),
         ),
@@ -171,12 +176,14 @@ interface LeftMaterial {
   readonly left: readonly BackingKeyRecord[]
 }
 
-function leftMaterial(service: Service, isDead: (id: string) => boolean): readonly LeftMaterial[] {
+async function leftMaterial(service: Service, isDead: (id: string) => boolean): Promise<readonly LeftMaterial[]> {
   const { store, instance, making } = service
   const isLeft = ({ state, creator, ckaId }: BackingKeyRecord): boolean =>
     state === 'creating' && (creator === instance.id ? !making.has(ckaId) : creator === null || isDead(creator))
   const found: LeftMaterial[] = []
+  let looked = 0
   for (const key of store.view.allKeys()) {
+    if (++looked % keysAtATime === 0) await turn()
     const left = key.state === 'Destroying' ? [] : store.view.backingKeys(key.arn).filter(isLeft)
     if (left.length > 0 && reachOf(service, key) === 'connected') found.push({ key, left })
   }
