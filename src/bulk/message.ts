@@ -182,25 +182,29 @@ class GrowingCursor {
     return this.bytes.subarray(from, to)
   }
   *take(count: number): Waiting<readonly [from: number, to: number]> {
+    if (this.at + count > this.bytes.length) yield* this.#wait(count)
     const from = this.at
-    const to = from + count
-    while (to > this.bytes.length) {
-      if (to > maxHeaderBytes) throw new MessageError('limit', `the header has more than ${maxHeaderBytes} bytes`)
-      this.bytes = yield to
-    }
-    this.at = to
-    return [from, to]
+    this.at += count
+    return [from, this.at]
   }
   *uint8(): Waiting<number> {
-    const [from] = yield* this.take(1)
-    return this.bytes.readUInt8(from)
+    if (this.at + 1 > this.bytes.length) yield* this.#wait(1)
+    return this.bytes.readUInt8(this.at++)
   }
   *uint16(): Waiting<number> {
-    const [from] = yield* this.take(2)
-    return this.bytes.readUInt16BE(from)
+    if (this.at + 2 > this.bytes.length) yield* this.#wait(2)
+    this.at += 2
+    return this.bytes.readUInt16BE(this.at - 2)
   }
   *field(): Waiting<readonly [from: number, to: number]> {
     return yield* this.take(yield* this.uint16())
+  }
+  /** Apart from what reads, which is not to pay for it when the bytes are there. */
+  *#wait(count: number): Waiting<void> {
+    while (this.at + count > this.bytes.length) {
+      if (this.at + count > maxHeaderBytes) throw new MessageError('limit', `the header has more than ${maxHeaderBytes} bytes`)
+      this.bytes = yield this.at + count
+    }
   }
 }
 
@@ -264,19 +268,37 @@ function* readHeader({ maxEncryptedDataKeys }: HeaderLimits): Waiting<WrittenHea
 function readContext(bytes: Buffer): EncryptionContext {
   const context = Object.create(null) as Record<string, string>
   if (bytes.length === 0) return context
-  let at = 0
-  const take = (count: number): Buffer => {
-    if (at + count > bytes.length) throw malformed('the encryption context is longer than its length')
-    return bytes.subarray(at, (at += count))
-  }
-  const text = (): string => readText(take(take(2).readUInt16BE()))
-  for (let left = take(2).readUInt16BE(); left > 0; left--) {
-    const name = text()
+  const cursor = new ContextCursor(bytes)
+  for (let left = cursor.uint16(); left > 0; left--) {
+    const name = cursor.text()
     if (name in context) throw malformed('a name is twice in the encryption context')
-    context[name] = text()
+    context[name] = cursor.text()
   }
-  if (at !== bytes.length) throw malformed('the encryption context is shorter than its length')
+  if (cursor.at !== bytes.length) throw malformed('the encryption context is shorter than its length')
   return context
+}
+
+class ContextCursor {
+  readonly #bytes: Buffer
+  at = 0
+  constructor(bytes: Buffer) {
+    this.#bytes = bytes
+  }
+  uint16(): number {
+    return this.#bytes.readUInt16BE(this.#take(2))
+  }
+  text(): string {
+    const length = this.uint16()
+    const from = this.#take(length)
+    return readText(this.#bytes.subarray(from, from + length))
+  }
+  /** Where they begin. */
+  #take(count: number): number {
+    const from = this.at
+    this.at += count
+    if (this.at > this.#bytes.length) throw malformed('the encryption context is longer than its length')
+    return from
+  }
 }
 
 const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })

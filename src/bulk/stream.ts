@@ -169,6 +169,26 @@ const nothing: Opened = {
   async close() {},
 }
 
+class OpenedBody implements Opened {
+  readonly header: MessageHeader
+  readonly #line: Line
+  readonly #reader: Reader
+  readonly #pieces: () => AsyncGenerator<Buffer, void>
+
+  constructor(header: MessageHeader, line: Line, reader: Reader, pieces: () => AsyncGenerator<Buffer, void>) {
+    this.header = header
+    this.#line = line
+    this.#reader = reader
+    this.#pieces = pieces
+  }
+  pieces(): AsyncGenerator<Buffer, void> {
+    return this.#pieces()
+  }
+  close(): Promise<void> {
+    return closeBoth(this.#line, this.#reader)
+  }
+}
+
 type Given<Options, Known extends keyof Options> = Options & { readonly [Name in Known]-?: Exclude<Options[Name], undefined> }
 
 async function openSealing(
@@ -193,7 +213,7 @@ async function openSealing(
       const body = encodeHeaderBody(header)
       const head = Buffer.concat([body, headerTag(suite, key, zeroIv, body, keptPairs)])
       await notary?.update(head)
-      return { header, pieces: () => sealPieces(reader, line, head), close: () => closeBoth(line, reader) }
+      return new OpenedBody(header, line, reader, () => sealPieces(reader, line, head))
     } catch (error) {
       await line.close()
       throw error
@@ -274,11 +294,9 @@ async function openOpening(source: Source, options: Given<DecryptOptions, 'pool'
       const frameLength = single ? await readSingleLength(reader, limits) : header.frameLength
       const holdBytes = notary && options.holdBytes
       const line = new Line({ pool, suite, key: keys.key, messageId, frameLength, lend: lend && holdBytes === undefined, notary })
-      return {
-        header,
-        pieces: () => (holdBytes === undefined ? openPieces(reader, line, single) : held(openPieces(reader, line, single), holdBytes)),
-        close: () => closeBoth(line, reader),
-      }
+      return new OpenedBody(header, line, reader, () =>
+        holdBytes === undefined ? openPieces(reader, line, single) : held(openPieces(reader, line, single), holdBytes),
+      )
     } catch (error) {
       keys.key.fill(0)
       throw error
@@ -458,11 +476,12 @@ async function closeBoth(line: Line, reader: Reader): Promise<void> {
 
 /** The pairs of these names, and the others. */
 function split(context: EncryptionContext, names: readonly string[]): readonly [EncryptionContext, EncryptionContext] {
+  if (names.length === 0) return [{}, context]
   const pairs = Object.entries(context)
-  const has = ([name]: readonly [string, string]): boolean => names.includes(name)
-  return names.length === 0
-    ? [{}, context]
-    : [Object.fromEntries(pairs.filter(has)), Object.fromEntries(pairs.filter((pair) => !has(pair)))]
+  return [
+    Object.fromEntries(pairs.filter(([name]) => names.includes(name))),
+    Object.fromEntries(pairs.filter(([name]) => !names.includes(name))),
+  ]
 }
 
 /** Of what the caller names, the pairs that the message does not carry. @throws MessageError when it carries another value */
