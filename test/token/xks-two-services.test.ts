@@ -195,7 +195,22 @@ test('one command stops the store in both processes, and one starts it again', a
   // Where it was said it holds at once; the other process hears of it.
   expect(await refusalOf(decrypt(blob))).toMatch(/^KMSInvalidStateException/)
   expect(await refusalOf(encrypt('no'))).toMatch(/^KMSInvalidStateException/)
-  await expect.poll(askSecond, { timeout: 10_000, interval: 20 }).toBe('400 InvalidStateException')
+  const switchedAt = performance.now()
+  const allowedAt: number[] = []
+  await expect
+    .poll(
+      async () => {
+        const askedAt = performance.now()
+        const answer = await askSecond()
+        if (answer === 'done') allowedAt.push(askedAt - switchedAt)
+        return answer
+      },
+      { timeout: 10_000, interval: 20 },
+    )
+    .toBe('400 InvalidStateException')
+  // It reads along five times a second, so within a second it holds everywhere; a busy machine is given five.
+  expect(Math.max(0, ...allowedAt)).toBeLessThan(5_000)
+  for (let n = 0; n < 5; n++) expect(await askSecond()).toBe('400 InvalidStateException')
   await administer(second, 'EnableXksStore', { UriPathPrefix: prefix })
   expect(await askSecond()).toBe('done')
   await expect.poll(() => refusalOf(decrypt(blob)), { timeout: 10_000, interval: 20 }).toBe('done')
