@@ -345,8 +345,9 @@ async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fit
       ? undefined
       : openDataKeyCache({ maxAgeMs: cacheMaxAgeMs, maxMessages: cacheMaxMessages, maxBytes: cacheMaxBytes, capacity: cacheCapacity })
   if (dataKeys) opened.add('data keys', { close: async () => dataKeys.close() })
-  // Streams take what calls leave: a thread of theirs gets a third of the processor time of one that answers calls.
-  const pool = opened.add('bulk threads', openBulkPool({ niceness: 5, ...(threads !== undefined && { threads }) }))
+  // Streams take what calls leave: a processor is the event loop's, and on the others a thread of theirs gets a third of the time of one that answers calls.
+  const spareProcessors = Math.max(1, availableParallelism() - 1)
+  const pool = opened.add('bulk threads', openBulkPool({ niceness: 5, threads: threads ?? spareProcessors }))
   const envelope = openEnvelopeDoor({ service, apis, clock, log, metrics, pool, limits: config.envelope, cache: dataKeys })
   const door = openDoor({
     service,

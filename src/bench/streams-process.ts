@@ -84,7 +84,7 @@ const isWhole = (tail: string): boolean => /\r\n0\r\nx-holdfast-outcome: complet
 function decode(answer: Buffer): Buffer {
   const begin = answer.indexOf(headEnd)
   const head = answer.toString('latin1', 0, Math.max(0, begin))
-  if (!/^HTTP\/1\.1 200 /.test(head)) throw new Error(`the service answered ${answer.toString('latin1', 0, 400)}`)
+  if (!head.startsWith('HTTP/1.1 200 ')) throw new Error(`the service answered ${answer.toString('latin1', 0, 400)}`)
   const chunks: Buffer[] = []
   for (let at = begin + headEnd.length; ;) {
     const lineEnd = answer.indexOf('\r\n', at)
@@ -109,14 +109,14 @@ async function serve(order: StreamsOrder): Promise<void> {
   let since = performance.now()
   let running: Promise<unknown> = Promise.resolve()
   let sockets: Socket[] = []
-  let stopped = true
+  const state = { isStopped: true }
 
   /** One after the other, each as soon as the last is whole. Resolves with the first bytes. */
   const keepGoing = (lane: number, head: string, body: Body): { readonly flowing: Promise<void>; readonly over: Promise<void> } => {
     let flows = (): void => undefined
     const flowing = new Promise<void>((resolve) => (flows = resolve))
     const go = async (): Promise<void> => {
-      while (!stopped) {
+      while (!state.isStopped) {
         const ended = await exchange(order, head, body, {
           onBytes: (bytes) => {
             moved += bytes.length
@@ -124,7 +124,7 @@ async function serve(order: StreamsOrder): Promise<void> {
           },
           onSocket: (socket) => (sockets[lane] = socket),
         })
-        if (!stopped && !isWhole(ended)) throw new Error(`a stream was broken off: ${ended}`)
+        if (!state.isStopped && !isWhole(ended)) throw new Error(`a stream was broken off: ${ended}`)
       }
     }
     return { flowing, over: go() }
@@ -138,13 +138,13 @@ async function serve(order: StreamsOrder): Promise<void> {
     }
     if (wanted === 'stop') {
       const result: Moved = { bytes: moved, ms: performance.now() - since }
-      stopped = true
+      state.isStopped = true
       for (const socket of sockets) socket.destroy()
       sockets = []
       await running
       return result
     }
-    stopped = false
+    state.isStopped = false
     const lanes = [keepGoing(0, wanted.start.encrypt, plaintext), keepGoing(1, wanted.start.decrypt, sealed)]
     running = Promise.all(lanes.map(({ over }) => over))
     await Promise.race([Promise.all(lanes.map(({ flowing }) => flowing)), running])

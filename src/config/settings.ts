@@ -284,7 +284,19 @@ export const settings = {
       'ENVELOPE_THREADS',
       orAbsent(integer(1, 256)),
       undefined,
-      'Threads that encrypt and decrypt streams, in each API process. Absent: as many as there are processors.',
+      'Threads that encrypt and decrypt streams, in each API process. Absent: one less than there are processors, and one at least.',
+    ),
+    bufferBytes: setting(
+      'ENVELOPE_BUFFER_BYTES',
+      integer(1, 4_294_967_296, 'bytes'),
+      67_108_864,
+      'What may be held of one signed message with `x-holdfast-buffer` until its signature is verified; a longer one is refused (RequestEntityTooLargeException).',
+    ),
+    totalBufferBytes: setting(
+      'ENVELOPE_TOTAL_BUFFER_BYTES',
+      integer(1, 1_099_511_627_776, 'bytes'),
+      268_435_456,
+      'The same of all of them together, in each API process; who has no room is told to try again (ThrottlingException).',
     ),
     cacheMaxAgeMs: setting(
       'ENVELOPE_CACHE_MAX_AGE_MS',

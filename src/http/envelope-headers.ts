@@ -24,6 +24,8 @@ export interface Wanted {
     readonly frameLength?: number
   }
   readonly decrypt: { readonly context: EncryptionContext; readonly commitmentPolicy?: CommitmentPolicy }
+  /** Of a signed message nothing is answered before the signature is verified. */
+  readonly isBuffered: boolean
 }
 
 const commitmentPolicies: ReadonlySet<string> = new Set<CommitmentPolicy>([
@@ -35,7 +37,7 @@ const commitmentPolicies: ReadonlySet<string> = new Set<CommitmentPolicy>([
 /** What may be said, by direction. Whatever else begins with `x-holdfast-` is refused, not ignored. */
 const known: Readonly<Record<Direction, readonly string[]>> = {
   encrypt: ['key', 'grant-tokens', 'context', 'kept-out', 'suite', 'frame-length'],
-  decrypt: ['key', 'grant-tokens', 'context', 'accounts', 'commitment-policy'],
+  decrypt: ['key', 'grant-tokens', 'context', 'accounts', 'commitment-policy', 'buffer'],
 }
 
 /** @param region that keys without one are in @throws KmsError ValidationException */
@@ -45,9 +47,12 @@ export function readWanted(direction: Direction, request: IncomingMessage, regio
     (name) => name.startsWith(prefix) && !known[direction].includes(name.slice(prefix.length)),
   )
   if (unknown !== undefined) throw invalid(`The header ${unknown} means nothing here. Known: ${known[direction].join(', ')}.`)
+  // Somebody meant to say something: a key that is no longer named would otherwise be discovered.
+  const empty = known[direction].find((name) => request.headers[prefix + name] === '')
+  if (empty !== undefined) throw invalid(`The header ${prefix}${empty} is empty: say what it is to be, or leave it out.`)
   const header = (name: string): string | undefined => {
     const value = request.headers[prefix + name]
-    return typeof value === 'string' && value !== '' ? value : undefined
+    return typeof value === 'string' ? value : undefined
   }
   const list = (name: string): readonly string[] =>
     header(name)
@@ -69,7 +74,10 @@ export function readWanted(direction: Direction, request: IncomingMessage, regio
   const commitmentPolicy = header('commitment-policy')
   if (commitmentPolicy !== undefined && !commitmentPolicies.has(commitmentPolicy))
     throw invalid(`x-holdfast-commitment-policy must be one of ${[...commitmentPolicies].join(', ')}.`)
+  const buffer = header('buffer')
+  if (buffer !== undefined && buffer !== 'true' && buffer !== 'false') throw invalid('x-holdfast-buffer must be true or false.')
   return {
+    isBuffered: buffer === 'true',
     choice: { keys, grantTokens: list('grant-tokens'), discovery: keys.length > 0 ? undefined : { accounts, regions: [region] } },
     encrypt: {
       context: { ...context, ...keptOut },

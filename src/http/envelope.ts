@@ -25,6 +25,7 @@ import type { Authenticated, Operation } from '../kms/operation.ts'
 import type { Api } from '../kms/operations/index.ts'
 import type { Service } from '../kms/service.ts'
 import { encodeJsonError } from './aws-json.ts'
+import { Buffers, type BufferLimits } from './envelope-buffer.ts'
 import { Exchange, Gone, type ExchangeLimits, type StreamEvent } from './envelope-exchange.ts'
 import { encodeContext, maxFrameLength, readWanted, type Direction } from './envelope-headers.ts'
 import { callerKeyring, openCallerKms, type CallerKms, type KeyOperations } from './envelope-keys.ts'
@@ -42,7 +43,7 @@ export interface EnvelopeOptions {
   readonly cache: DataKeyCache | undefined
 }
 
-export interface EnvelopeLimits extends ExchangeLimits {
+export interface EnvelopeLimits extends ExchangeLimits, BufferLimits {
   readonly maxStreams: number
   readonly maxStreamsPerCaller: number
 }
@@ -62,11 +63,13 @@ export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
   const { service, clock, log, metrics, limits } = options
   const operations = findOperations(options.apis)
   const perCaller = new Map<string, number>()
-  const streaming = new WeakSet<Socket>()
+  /** The request that is a stream, or the last of them: one may follow before the one before it was answered. */
+  const streaming = new WeakMap<Socket, IncomingMessage>()
+  const buffers = new Buffers(limits)
   const ended = new Map<string, number>()
   const moved = { encrypt: 0, decrypt: 0 }
   const open = { encrypt: 0, decrypt: 0 }
-  watch(metrics, { open, ended, moved, cache: options.cache })
+  watch(metrics, { open, ended, moved, buffers, cache: options.cache })
 
   /** One request from its headers to its last byte. @throws KmsError for an answer in JSON, Gone where there is nobody to answer */
   async function stream(exchange: Exchange, direction: Direction): Promise<void> {
@@ -122,10 +125,12 @@ export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
       direction === 'encrypt'
         ? encryptStream(source, { ...common, ...wanted.encrypt })
         : decryptStream(source, { ...common, ...wanted.decrypt, limits: { maxFrameLength } })
+    let pieces: AsyncIterableIterator<Buffer> = made
     try {
+      if (wanted.isBuffered && (await made.header).suite.signature) pieces = buffers.whole(made)
       // The first run of frames is there before the answer begins: whatever is wrong until then is said in words.
-      const head = direction === 'encrypt' ? await made.next() : undefined
-      let piece = await made.next()
+      const head = direction === 'encrypt' ? await pieces.next() : undefined
+      let piece = await pieces.next()
       response.writeHead(200, {
         'x-amzn-RequestId': exchange.facts.requestId,
         'Cache-Control': 'no-store',
@@ -138,13 +143,14 @@ export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
         await exchange.write(head.value)
         event.bytesOut += head.value.length
       }
-      for (; !piece.done; piece = await made.next()) {
+      for (; !piece.done; piece = await pieces.next()) {
         await exchange.write(piece.value)
         event.bytesOut += piece.value.length
       }
       response.addTrailers({ 'x-holdfast-outcome': 'complete' })
       await exchange.end()
     } finally {
+      await pieces.return?.()
       await made.return?.()
     }
   }
@@ -172,7 +178,7 @@ export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
     const facts = readFacts(request, clock)
     const event: StreamEvent = { requestId: facts.requestId, sourceIp: facts.sourceIp, direction, bytesIn: 0, bytesOut: 0 }
     const exchange = new Exchange(request, response, facts, event, limits)
-    streaming.add(request.socket)
+    streaming.set(request.socket, request)
     let state = 'complete'
     try {
       await stream(exchange, direction)
@@ -190,7 +196,7 @@ export function openEnvelopeDoor(options: EnvelopeOptions): EnvelopeDoor {
       }
     } finally {
       exchange.close()
-      streaming.delete(request.socket)
+      if (streaming.get(request.socket) === request) streaming.delete(request.socket)
       ended.set(`${direction}\n${state}`, (ended.get(`${direction}\n${state}`) ?? 0) + 1)
       event.ms = Math.round((performance.now() - startedAt) * 1000) / 1000
       log.info({ ...event, state }, 'stream')
@@ -242,11 +248,13 @@ function watch(
     open,
     ended,
     moved,
+    buffers,
     cache,
   }: {
     readonly open: Readonly<Record<Direction, number>>
     readonly ended: ReadonlyMap<string, number>
     readonly moved: Readonly<Record<Direction, number>>
+    readonly buffers: Buffers
     readonly cache: DataKeyCache | undefined
   },
 ): void {
@@ -262,6 +270,11 @@ function watch(
         const [kind = '', state = ''] = name.split('\n')
         return { labels: { kind, state }, value }
       }),
+  )
+  metrics.gauge(
+    'holdfast_envelope_buffered_bytes',
+    'Plaintext that is held until the signature of its message is verified.',
+    () => buffers.bytes,
   )
   if (!cache) return
   metrics.gauge('holdfast_envelope_cached_keys', 'Data keys that are kept for further messages.', () => cache.figures().entries)

@@ -35,7 +35,9 @@ test('calls alone and calls beside two streams are measured in turn, and both st
   const { out, figures: run } = await bench('--seconds', '0.02', '--connections', '4')
   const holds = new Ajv({ allErrors: true, allowUnionTypes: true }).compile(schema)
   expect(holds(run), JSON.stringify(holds.errors)).toBe(true)
-  const { figures, views } = run.parts[0] ?? { figures: {}, views: [] }
+  const [part] = run.parts
+  if (!part) throw new Error('there is no part')
+  const { figures, views } = part
   for (const connections of [4, 16]) {
     const [alone, beside, kept] = [`alone/${connections}/throughput`, `beside/${connections}/throughput`, `${connections}/kept`].map(
       (id) => figures[id]?.median ?? Number.NaN,

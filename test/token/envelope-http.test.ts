@@ -2,10 +2,15 @@
  * /envelope/encrypt and /envelope/decrypt on a real token, behind the real door: what callers get, who may, what is recorded, and that a part is
  * never taken for the whole.
  */
+import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { connect, type Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { AlgorithmSuiteIdentifier, buildClient, CommitmentPolicy, KmsKeyringNode } from '@aws-crypto/client-node'
 import { CreateAliasCommand, CreateGrantCommand, CreateKeyCommand, DisableKeyCommand, EnableKeyCommand, KMS } from '@aws-sdk/client-kms'
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { silentLog } from '../../src/base/log.ts'
 import { openMetrics, type Metrics } from '../../src/base/metrics.ts'
 import { openBulkPool, type BulkPool } from '../../src/bulk/bulk-pool.ts'
@@ -17,7 +22,7 @@ import { openEnvelopeDoor, type EnvelopeLimits } from '../../src/http/envelope.t
 import { listen, type ListenOptions } from '../../src/http/server.ts'
 import { apis } from '../../src/kms/operations/index.ts'
 import { kmsKeyring } from '../../src/library.ts'
-import { begin, contextHeader, send, sha256, type Sending } from './envelope-kit.ts'
+import { begin, contextHeader, send, sha256, sign, type Sending } from './envelope-kit.ts'
 import { makeUser, openInProcess, type Credentials, type InProcess } from './holdfast.ts'
 
 let house: InProcess
@@ -32,7 +37,14 @@ interface Doors {
   readonly metrics: Metrics
 }
 
-const standard: EnvelopeLimits = { maxStreams: 32, maxStreamsPerCaller: 8, idleTimeoutMs: 60_000, totalTimeoutMs: 600_000 }
+const standard: EnvelopeLimits = {
+  maxStreams: 32,
+  maxStreamsPerCaller: 8,
+  idleTimeoutMs: 60_000,
+  totalTimeoutMs: 600_000,
+  bufferBytes: 16 * 1_048_576,
+  totalBufferBytes: 64 * 1_048_576,
+}
 
 /** Another door into the same service. */
 async function openDoors(
@@ -159,6 +171,17 @@ describe('both directions', () => {
     const alone = await encrypted(Buffer.from('text'), { headers: { key: other } })
     expect((await send(decrypting(), alone)).json['__type']).toBe('IncorrectKeyException')
     expect((await send(decrypting({ at: { ...main.at, region: 'eu-west-1' } }), alone)).body.toString()).toBe('text')
+  })
+
+  test('names that objects have by themselves are names like others', async () => {
+    const context = JSON.parse('{"constructor":"a","__proto__":"b"}') as Record<string, string>
+    const keptOut = JSON.parse('{"toString":"c","hasOwnProperty":"d"}') as Record<string, string>
+    const headers = { context: contextHeader(context), 'kept-out': contextHeader(keptOut) }
+    const sealed = await encrypted(Buffer.from('text'), { headers })
+    expect((await send(decrypting(), sealed)).status).toBe(400)
+    const opened = await send(decrypting({ headers: { context: contextHeader(keptOut) } }), sealed)
+    expect(opened.body.toString()).toBe('text')
+    expect(JSON.parse(Buffer.from(String(opened.headers['x-holdfast-context']), 'base64').toString())).toEqual(context)
   })
 
   test('pairs that are kept out of the message must be given', async () => {
@@ -291,7 +314,7 @@ describe('who may', () => {
 
 describe('what is refused', () => {
   test.each<[string, Readonly<Record<string, string>>, string | RegExp]>([
-    ['no key', { key: '' }, /^Say which keys to encrypt under/],
+    ['an empty header', { key: '' }, /^The header x-holdfast-key is empty/],
     ['thousands of keys', { key: Array.from({ length: 4000 }, (_, n) => n).join(',') }, /^4000 keys are named; a message is under 64/],
     ['a key that is none', { key: 'arn:aws:s3:::bucket' }, /is no key id, key ARN, alias or alias ARN/],
     ['a key twice', { key: 'alias/app,alias/app' }, /named twice/],
@@ -323,6 +346,16 @@ describe('what is refused', () => {
     } finally {
       append.mockRestore()
     }
+  })
+
+  test('encrypting without a word on the key', async () => {
+    const answer = await send(asking('/envelope/encrypt', {}), Buffer.from('text'))
+    expect(answer.json).toMatchObject({ __type: 'ValidationException', message: expect.stringMatching(/^Say which keys to encrypt under/) })
+  })
+
+  test('decrypting with a key that is empty, which is not taken for any key', async () => {
+    const answer = await send(decrypting({ headers: { key: '' } }), await encrypted(Buffer.from('text')))
+    expect(answer.json).toMatchObject({ __type: 'ValidationException', message: expect.stringContaining('x-holdfast-key is empty') })
   })
 
   test('decrypting what is no message, and the refusal is on record', async () => {
@@ -397,6 +430,158 @@ describe('a part is never a whole', () => {
     const signed = await encrypted(randomBytes(length), { headers: { suite: '0x0578' } })
     const answer = await send(decrypting(), flipped(signed, signed.length - 5))
     expect({ ended: answer.ended, outcome: answer.outcome }).toEqual({ ended: false, outcome: undefined })
+  })
+})
+
+describe('clients that are not ours', () => {
+  /** Breaks off after some MiB. */
+  const length = 12 * 1_048_576
+  let broken: Buffer
+  beforeAll(async () => {
+    const message = await encrypted(randomBytes(length))
+    broken = flipped(message, message.length - 40)
+  })
+
+  /** What came back on a connection until it ended. */
+  async function speak(write: (socket: Socket) => void, at = main.at): Promise<string> {
+    const socket = connect(Number(new URL(at.endpoint).port), '127.0.0.1')
+    const chunks: Buffer[] = []
+    socket.on('data', (chunk: Buffer) => chunks.push(chunk))
+    socket.on('error', () => undefined)
+    write(socket)
+    await new Promise((resolve) => socket.once('close', resolve))
+    return Buffer.concat(chunks).toString('latin1')
+  }
+  const headOf = ({ url, headers }: Awaited<ReturnType<typeof sign>>, version = '1.1'): string => {
+    const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`)
+    return `POST ${url.pathname} HTTP/${version}\r\n${lines.join('')}`
+  }
+
+  test('fetch rejects an answer that was cut short', async () => {
+    const { url, headers } = await sign(decrypting())
+    const { host: _host, ...sent } = headers
+    const answer = await fetch(url, { method: 'POST', headers: sent, body: new Uint8Array(broken) })
+    expect(answer.status).toBe(200)
+    await expect(answer.arrayBuffer()).rejects.toThrow('terminated')
+  })
+
+  test('curl ends with a failure, and says that bytes are missing', async () => {
+    const dir = mkdtempSync(join(tmpdir(), 'holdfast-curl-'))
+    onTestFinished(() => rmSync(dir, { recursive: true, force: true }))
+    writeFileSync(join(dir, 'body'), broken)
+    const { url, headers } = await sign(decrypting())
+    const words = Object.entries(headers).flatMap(([name, value]) => ['-H', `${name}: ${value}`])
+    const code = await new Promise((resolve) => {
+      execFile('curl', ['-sS', '-X', 'POST', '-T', join(dir, 'body'), '-o', join(dir, 'out'), ...words, url.href], (error) =>
+        resolve(error ? error.code : 0),
+      )
+    })
+    // The connection ended before the last chunk, or was reset with bytes of the request on their way.
+    expect([18, 55, 56]).toContain(code)
+  })
+
+  test('HTTP/1.0, where a part would look whole, is refused before anything is decrypted', async () => {
+    const message = await encrypted(Buffer.from('the plaintext'))
+    const signed = await sign(decrypting())
+    const answer = await speak((socket) => {
+      socket.write(`${headOf(signed, '1.0')}content-length: ${message.length}\r\n\r\n`)
+      socket.write(message)
+    })
+    expect(answer).toMatch(/^HTTP\/1\.1 400 /)
+    expect(answer).toContain('HTTP/1.1 is needed')
+    expect(answer).not.toContain('the plaintext')
+  })
+
+  test.each([
+    ['in chunks, without the last', 'transfer-encoding: chunked\r\n\r\n', 'c\r\nhalf a text, \r\n'],
+    ['in the middle of a chunk', 'transfer-encoding: chunked\r\n\r\n', 'ff\r\nhalf a text, '],
+    ['shorter than it was said to be', 'content-length: 1000\r\n\r\n', 'half a text, '],
+  ])('a body that ends %s, becomes no whole message', async (_what, rest, body) => {
+    const signed = await sign(encrypting())
+    const answer = await speak((socket) => socket.end(`${headOf(signed)}${rest}${body}`))
+    expect(answer).not.toContain('x-holdfast-outcome: complete')
+    expect(answer).not.toMatch(/\r\n0\r\n/)
+  })
+
+  test('a stream that was asked for before the one before it was answered may take its time', async () => {
+    const slow = await openDoors({}, undefined, { headersTimeoutMs: 200, requestTimeoutMs: 300 })
+    const signed = await sign(encrypting({ at: slow.at }))
+    const head = `${headOf(signed)}content-length: 4\r\n`
+    const answer = await speak((socket) => {
+      socket.write(`${head}\r\ntext${head}connection: close\r\n\r\nte`)
+      // As long as Node looks for requests that are late at least three times.
+      socket.once('data', () => setTimeout(() => socket.write('xt'), 700))
+    }, slow.at)
+    expect(answer.match(/x-holdfast-outcome: complete/g)).toHaveLength(2)
+  })
+})
+
+describe('a signed message that is to be held until its signature is verified', () => {
+  const buffered = (rest: Asking = {}): Sending => decrypting({ ...rest, headers: { buffer: 'true', ...rest.headers } })
+  const plaintext = randomBytes(6 * 1_048_576)
+  let signed: Buffer
+  beforeAll(async () => {
+    signed = await encrypted(plaintext, { headers: { suite: '0x0578' } })
+  })
+
+  test('comes whole', async () => {
+    const { status, outcome, body } = await send(buffered(), signed)
+    expect({ status, outcome, same: body.equals(plaintext) }).toEqual({ status: 200, outcome: 'complete', same: true })
+  })
+
+  test.each([
+    ['with another signature', (message: Buffer) => flipped(message, message.length - 5)],
+    ['cut short', (message: Buffer) => message.subarray(0, -1)],
+    ['with a byte changed late', (message: Buffer) => flipped(message, message.length - 400)],
+    ['with bytes behind it', (message: Buffer) => Buffer.concat([message, Buffer.of(0)])],
+  ])('%s is an error in words, and no byte of it comes', async (_what, change) => {
+    const answer = await send(buffered(), change(signed))
+    expect({ status: answer.status, code: answer.json['__type'] }).toEqual({ status: 400, code: 'InvalidCiphertextException' })
+  })
+
+  test('beyond what may be held of one it is refused; without the header, and not signed, it is not held', async () => {
+    const doors = await openDoors({ bufferBytes: plaintext.length - 1 })
+    const answer = await send(buffered({ at: doors.at }), signed)
+    expect({ status: answer.status, ...answer.json }).toEqual({
+      status: 413,
+      __type: 'RequestEntityTooLargeException',
+      message: expect.stringMatching(/^The message has more than the 6291455 bytes that x-holdfast-buffer may hold/),
+    })
+    const unsigned = await encrypted(plaintext)
+    expect((await send(buffered({ at: doors.at }), unsigned)).body.equals(plaintext)).toBe(true)
+    for (const headers of [{}, { buffer: 'false' }])
+      expect((await send(decrypting({ at: doors.at, headers }), signed)).body.equals(plaintext)).toBe(true)
+    const exact = await openDoors({ bufferBytes: plaintext.length, totalBufferBytes: plaintext.length })
+    expect((await send(buffered({ at: exact.at }), signed)).body.equals(plaintext)).toBe(true)
+  })
+
+  test('who finds no room is told to try again, and finds it when others have gone', async () => {
+    const doors = await openDoors({ totalBufferBytes: 8 * 1_048_576 })
+    const held = async (): Promise<number> =>
+      Number(/^holdfast_envelope_buffered_bytes (\d+)$/m.exec((await doors.metrics.page()).text)?.[1])
+    const long = await encrypted(randomBytes(7 * 1_048_576), { headers: { suite: '0x0578' } })
+    const first = await begin(buffered({ at: doors.at }))
+    first.request.write(long.subarray(0, 6.5 * 1_048_576))
+    // Of six runs that are there, four may be under way.
+    await vi.waitUntil(async () => (await held()) > 2 * 1_048_576, { timeout: 30_000, interval: 20 })
+    const second = await send(buffered({ at: doors.at }), signed)
+    expect({ status: second.status, ...second.json }).toEqual({
+      status: 400,
+      __type: 'ThrottlingException',
+      message: 'Other messages hold the memory that there is for x-holdfast-buffer. Try again.',
+    })
+    first.request.destroy()
+    await vi.waitUntil(async () => (await held()) === 0, { timeout: 30_000, interval: 20 })
+    expect((await send(buffered({ at: doors.at }), signed)).body.equals(plaintext)).toBe(true)
+  })
+
+  test('is a wish for decrypting, true or false', async () => {
+    expect((await send(buffered({ headers: { buffer: 'yes' } }), signed)).json).toMatchObject({
+      __type: 'ValidationException',
+      message: 'x-holdfast-buffer must be true or false.',
+    })
+    const answer = await send(encrypting({ headers: { buffer: 'true' } }), plaintext)
+    expect(answer.json['message']).toMatch(/^The header x-holdfast-buffer means nothing here/)
   })
 })
 

@@ -54,10 +54,8 @@ export interface Sending {
 
 export const sha256 = (body: Buffer): string => createHash('sha256').update(body).digest('hex')
 
-/** The head of a request, sent; its body is for the caller to write. */
-export async function begin(
-  sending: Sending,
-): Promise<{ readonly request: ClientRequest; readonly answer: Promise<EnvelopeAnswer>; readonly answering: Promise<IncomingMessage> }> {
+/** Where a request goes, and its headers, for whichever client. */
+export async function sign(sending: Sending): Promise<{ readonly url: URL; readonly headers: Readonly<Record<string, string>> }> {
   const { at, credentials, path, method = 'POST' } = sending
   const url = new URL(path, at.endpoint)
   const signer = new SignatureV4({ credentials, region: at.region, service: 'kms', sha256: NodeSha256 })
@@ -74,7 +72,15 @@ export async function begin(
     },
     { signingDate: new Date(sending.nowMs ?? Date.now()) },
   )
-  const request = httpRequest(url, { method, agent: false, headers: { ...signed.headers, ...sending.unsigned } })
+  return { url, headers: { ...signed.headers, ...sending.unsigned } }
+}
+
+/** The head of a request, sent; its body is for the caller to write. */
+export async function begin(
+  sending: Sending,
+): Promise<{ readonly request: ClientRequest; readonly answer: Promise<EnvelopeAnswer>; readonly answering: Promise<IncomingMessage> }> {
+  const { url, headers } = await sign(sending)
+  const request = httpRequest(url, { method: sending.method ?? 'POST', agent: false, headers })
   // What a broken connection does to whoever still writes, the answer tells too.
   request.on('error', () => undefined)
   const answering = new Promise<IncomingMessage>((resolve, reject) => {

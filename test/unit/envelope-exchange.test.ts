@@ -48,10 +48,10 @@ function open({ chunks = [], isSlow = false }: { readonly chunks?: readonly Buff
 describe('turns of the event loop', () => {
   /** How much was done in each turn until the work ended. */
   async function perTurn(work: readonly Promise<unknown>[], done: () => number): Promise<readonly number[]> {
-    let isOver = false
-    const all = Promise.all(work).then(() => (isOver = true))
+    const state = { isOver: false }
+    const all = Promise.all(work).then(() => (state.isOver = true))
     const counts: number[] = []
-    for (let before = done(); !isOver; before = done()) {
+    for (let before = done(); !state.isOver; before = done()) {
       await nextTurn()
       counts.push(done() - before)
     }
@@ -81,9 +81,8 @@ describe('turns of the event loop', () => {
 test('who writes to a caller who goes away is told, once it waits and ever after', async () => {
   const { exchange, answer } = open({ isSlow: true })
   const written = exchange.write(Buffer.from('text'))
-  const heard = expect(written).rejects.toThrow(Gone)
   answer.emit('close')
-  await heard
+  await expect(written).rejects.toThrow(Gone)
   expect(answer.isDestroyed).toBe(true)
   await expect(exchange.write(Buffer.from('more'))).rejects.toThrow('CallerGone')
   expect(answer.taken).toEqual([4])
