@@ -1,25 +1,43 @@
 /**
- * Secrets are planted through every operation, in calls that succeed and in calls that fail in every way, and then looked for
- * wherever they must not be: log, audit trail, metrics, error bodies, databases, command lines, environments.
+ * Secrets are planted through every operation and in streams, in calls that succeed and in calls that fail in every way, and then looked for
+ * wherever they must not be: log, audit trail, metrics, error bodies, databases, temporary files, command lines, environments.
  */
 import { execFile } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { signRequest } from '../../src/auth/sigv4.ts'
+import { deriveKeys } from '../../src/bulk/derive.ts'
+import { readHeader } from '../../src/bulk/stream.ts'
 import { apis } from '../../src/kms/operations/index.ts'
 import { cleanEnvironment } from './environment.ts'
+import { begin, contextHeader, send, type EnvelopeAnswer, type Sending } from './envelope-kit.ts'
 import { administer, makeAccount, makeUser, rawCall, startHoldfast, type Credentials, type Holdfast, type RawAnswer } from './holdfast.ts'
 
 const run = promisify(execFile)
 
 let holdfast: Holdfast
+/** Where the service, and the commands, may make files that nobody asked for. */
+const temporary = mkdtempSync(join(tmpdir(), 'holdfast-secrets-'))
+/** Where the commands were told to write. */
+const targets = mkdtempSync(join(tmpdir(), 'holdfast-targets-'))
 beforeAll(async () => {
-  holdfast = await startHoldfast({ env: { HOLDFAST_LOG_LEVEL: 'trace', HOLDFAST_XKS_PROXY_PORT: '0' } })
+  const env = {
+    HOLDFAST_LOG_LEVEL: 'trace',
+    HOLDFAST_XKS_PROXY_PORT: '0',
+    HOLDFAST_ENVELOPE_CACHE_MAX_AGE_MS: '3600000',
+    HOLDFAST_ENVELOPE_BUFFER_BYTES: '2000000',
+    TMPDIR: temporary,
+  }
+  holdfast = await startHoldfast({ env })
   await plant()
 })
-afterAll(() => holdfast?.remove())
+afterAll(async () => {
+  await holdfast?.remove()
+  for (const dir of [temporary, targets]) rmSync(dir, { recursive: true, force: true })
+})
 
 // ---- planting ----
 
@@ -132,6 +150,7 @@ async function plant(): Promise<void> {
   await call('kms', 'Encrypt', encrypt(), user)
 
   await plantXks(KeyId)
+  await plantStreams(KeyId)
 
   // Every operation of every API with a secret where it has no business, and with a body that fits nothing.
   for (const { name, operations } of apis) {
@@ -207,6 +226,141 @@ async function plantXks(KeyId: string): Promise<void> {
   expect(refused.map(({ status }) => status)).toEqual([400, 400, 400, 501, 400, 401, 404])
   await call('holdfast', 'DisableXksStore', { UriPathPrefix })
   expect((await ask('encrypt', body())).status).toBe(400)
+}
+
+/** What commands said on standard error. */
+const said: string[] = []
+
+/** Streams over HTTP, and the commands that make the same messages: what passes them, and the keys that it passes under. */
+async function plantStreams(KeyId: string): Promise<void> {
+  const base = { at: holdfast, credentials: holdfast.credentials }
+  const encrypting = (headers: Sending['headers'] = {}, more: Partial<Sending> = {}): Sending => ({
+    ...base,
+    path: '/envelope/encrypt',
+    headers: { key: KeyId, ...headers },
+    ...more,
+  })
+  const decrypting = (headers: Sending['headers'] = {}, more: Partial<Sending> = {}): Sending => ({
+    ...base,
+    path: '/envelope/decrypt',
+    headers,
+    ...more,
+  })
+  const heard = async (what: string, sending: Sending, body: Buffer): Promise<EnvelopeAnswer> => {
+    const answer = await send(sending, body)
+    const headers = new Headers(Object.entries(answer.headers).map(([name, value]) => [name, String(value)]))
+    // The body of a stream is for its caller; an error is not.
+    const text = answer.status === 200 ? '' : answer.body.toString('latin1')
+    answers.push({ operation: what, answer: { status: answer.status, headers, text, json: answer.json } })
+    return answer
+  }
+  /** A text, and so much behind it: MiB, to be under way when something goes wrong. */
+  const plaintext = (what: string, mebibytes = 0): Buffer =>
+    Buffer.concat([Buffer.from(marker(what)), Buffer.alloc(mebibytes * 1_048_576), Buffer.from(marker(`the end of ${what}`))])
+
+  const messages: Buffer[] = []
+  for (const suite of ['0x0478', '0x0578']) {
+    for (const mebibytes of [0, 3]) {
+      const body = plaintext('a stream', mebibytes)
+      const sealed = await heard('encrypt a stream', encrypting({ suite }, { unsigned: { 'content-length': String(body.length) } }), body)
+      expect(sealed.outcome).toBe('complete')
+      messages.push(sealed.body)
+      const opened = await heard('decrypt a stream', decrypting(), sealed.body)
+      expect(opened.body.equals(body)).toBe(true)
+      // A second message of the data key that is kept.
+      await heard('encrypt a stream', encrypting({ suite }, { unsigned: { 'content-length': '4' } }), Buffer.from('text'))
+    }
+  }
+  // The keys of all of them, as their callers could have them.
+  for (const message of messages) {
+    const { header } = await readHeader([message])
+    const { suite, messageId, context, encryptedDataKeys } = header
+    const CiphertextBlob = encryptedDataKeys[0]?.ciphertext.toString('base64')
+    const answer = await call('kms', 'Decrypt', { CiphertextBlob, EncryptionContext: { ...context } })
+    remember(`the data key of message ${messageId.toString('hex')}`, answer, 'Plaintext')
+    const { key } = deriveKeys(suite, Buffer.from(String(answer.json['Plaintext']), 'base64'), messageId)
+    secrets.set(`the key of message ${messageId.toString('hex')}`, key.toString('latin1'))
+  }
+
+  // What ends badly, before the first byte and after it.
+  const flipped = (message: Buffer, at: number): Buffer => {
+    const changed = Buffer.from(message)
+    changed[at] = (changed[at] ?? 0) ^ 1
+    return changed
+  }
+  const [short, , signed, longSigned] = messages as [Buffer, Buffer, Buffer, Buffer]
+  const long = plaintext('a stream that breaks', 12)
+  const sealed = await heard('encrypt a stream', encrypting(), long)
+  const broken = await heard('a stream that breaks', decrypting(), flipped(sealed.body, sealed.body.length - 40))
+  expect({ status: broken.status, outcome: broken.outcome }).toEqual({ status: 200, outcome: undefined })
+  const wrongHash = { payload: 'a'.repeat(64) }
+  const stranger = { accessKeyId: 'AKIAIOSFODNN7EXAMPLE', secretAccessKey: marker('a stranger’s secret') }
+  const wrong = { accessKeyId: holdfast.credentials.accessKeyId, secretAccessKey: marker('a wrong secret') }
+  const refused = [
+    await heard('a wrong hash', encrypting({}, wrongHash), plaintext('a stream with a wrong hash')),
+    await heard('a stranger', encrypting({}, { credentials: stranger }), plaintext('a stream of a stranger')),
+    await heard('a wrong secret', encrypting({}, { credentials: wrong }), plaintext('a stream with a wrong signature')),
+    await heard(
+      'no such session',
+      encrypting({}, { credentials: { ...wrong, sessionToken: marker('a session token') } }),
+      plaintext('one'),
+    ),
+    await heard('no such key', encrypting({ key: 'alias/absent' }), plaintext('a stream under no key', 3)),
+    await heard('no such suite', encrypting({ suite: marker('a secret for a suite') }), plaintext('a stream of no suite')),
+    await heard('no such header', encrypting({ secret: marker('a secret in a header') }), plaintext('a stream with a header')),
+    await heard('no context', encrypting({ context: base64(`{"a":"${marker('a broken context')}`) }), plaintext('no context')),
+    await heard('no length', encrypting({ 'frame-length': marker('a secret for a length') }), plaintext('no length')),
+    await heard('no policy', decrypting({ 'commitment-policy': marker('a secret for a policy') }), short),
+    await heard('no wish', decrypting({ buffer: marker('a secret for a wish') }), short),
+    await heard('a changed frame', decrypting(), flipped(short, short.length - 20)),
+    await heard('a changed header', decrypting(), flipped(short, 60)),
+    await heard('another context', decrypting({ context: contextHeader({ a: 'b' }) }), short),
+    await heard('a wrong signature', decrypting({ buffer: 'true' }), flipped(signed, signed.length - 5)),
+    await heard('too long to be held', decrypting({ buffer: 'true' }), longSigned),
+  ]
+  expect(refused.map(({ status }) => status)).toEqual([...Array.from({ length: 15 }, () => 400), 413])
+  await call('holdfast', 'CreateUser', { UserName: 'no-streams' })
+  const { json } = await call('holdfast', 'CreateAccessKey', { UserName: 'no-streams' })
+  const made = json['AccessKey'] as { readonly AccessKeyId: string; readonly SecretAccessKey: string }
+  secrets.set('the secret of who may not', made.SecretAccessKey)
+  const denied = { accessKeyId: made.AccessKeyId, secretAccessKey: made.SecretAccessKey }
+  const may = await heard('who may not', encrypting({}, { credentials: denied }), plaintext('a stream of who may not'))
+  expect(may.json['__type']).toBe('AccessDeniedException')
+  // Who goes away in the middle.
+  const leaving = await begin(encrypting())
+  leaving.request.write(plaintext('a stream that is left', 8))
+  await leaving.answering
+  leaving.request.destroy()
+
+  // The commands, whose targets appear whole or not at all.
+  const command = (words: readonly string[], input: Buffer): Promise<number | null> =>
+    new Promise((resolve) => {
+      const child = execFile(
+        process.execPath,
+        ['scripts/holdfast.mjs', ...words],
+        { env: { ...cleanEnvironment(), HOLDFAST_DATA_DIR: holdfast.dir, TMPDIR: temporary } },
+        (error, _stdout, stderr) => {
+          said.push(stderr)
+          resolve(error ? Number(error.code) : 0)
+        },
+      )
+      child.stdin?.on('error', () => undefined)
+      child.stdin?.end(input)
+    })
+  const file = join(targets, 'message')
+  writeFileSync(join(targets, 'broken'), flipped(sealed.body, sealed.body.length - 40))
+  const codes = [
+    await command(['encrypt', '--key', KeyId, '--sign', '--output', file], plaintext('the input of a command', 2)),
+    await command(['decrypt', file, '--output', join(targets, 'never')], Buffer.alloc(0)),
+  ]
+  expect(codes).toEqual([0, 0])
+  rmSync(join(targets, 'never'))
+  const failed = [
+    await command(['decrypt', join(targets, 'broken'), '--output', join(targets, 'never')], Buffer.alloc(0)),
+    await command(['decrypt', '--buffer', '--output', join(targets, 'never')], flipped(readFileSync(file), readFileSync(file).length - 5)),
+    await command(['encrypt', '--key', 'alias/absent', '--output', join(targets, 'never')], plaintext('the input of no key')),
+  ]
+  expect(failed).toEqual([1, 1, 1])
 }
 
 /** Through the SDK, whose answer keeps the credentials out of our list of answers. */
@@ -309,6 +463,23 @@ describe('secrets', () => {
       const answer = await fetch(holdfast.opsEndpoint + path)
       expect({ path, found: found(await answer.text()) }).toEqual({ path, found: [] })
     }
+  })
+
+  test('are in no figure of the streams, which were counted', async () => {
+    const page = await (await fetch(`${holdfast.opsEndpoint}/metrics`)).text()
+    for (const state of ['complete', 'refused', 'aborted'])
+      expect(page).toMatch(new RegExp(`^holdfast_envelope_streams_total\\{.*state="${state}".*\\} [1-9]`, 'm'))
+    expect(page).toMatch(/^holdfast_envelope_cached_keys(?:\{.*\})? [1-9]/m)
+    expect(page).toMatch(/^holdfast_envelope_buffered_bytes(?:\{.*\})? 0$/m)
+    expect(found(page)).toEqual([])
+  })
+
+  test('are in nothing that a command said, and in no file that was left over', () => {
+    expect(said).toHaveLength(5)
+    expect(found(said.join('\n'))).toEqual([])
+    expect(readdirSync(targets).sort()).toEqual(['broken', 'message'])
+    for (const dir of [targets, temporary])
+      for (const path of filesBelow(dir)) expect({ path, found: found(readFileSync(path)) }).toEqual({ path, found: [] })
   })
 
   test('are in no command line and no environment of the service or of a process that it started', () => {
