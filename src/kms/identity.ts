@@ -54,10 +54,10 @@ export interface Identities {
   authenticate(request: SignedRequest, signingService: string): Promise<Authenticated> | Authenticated
   /**
    * A new access key for a user or an account's root: made, handed to `publish`, then stored.
-   * @throws StoreConflict when the owner has `most` of them already.
+   * @throws StoreConflict when the owner has `most` of them already, or is not the user with the unique id `ownerId` any more.
    */
   createAccessKey(
-    owner: { readonly accountId: string; readonly principalArn: string; readonly most?: number },
+    owner: { readonly accountId: string; readonly principalArn: string; readonly most?: number; readonly ownerId?: string },
     publish?: (credential: Credential) => Promise<void>,
   ): Promise<Credential>
   /** Temporary credentials for an assumed role. */
@@ -178,14 +178,6 @@ export function openIdentities(service: () => Service): Identities {
     return { session, secret: secretAccessKey }
   }
 
-  const openSecret = async (key: AccessKeyRecord): Promise<string> => {
-    const secret = await unseal(service(), key.sealedSecret, `access-key/${key.accessKeyId}`)
-    if (!secret) throw new Error(`the stored secret of ${key.accessKeyId} does not open under the service key`)
-    const text = secret.toString('latin1')
-    secret.fill(0)
-    return text
-  }
-
   const finish = (request: SignedRequest, received: ReceivedSignature, signingKey: Buffer, principal: Principal): Authenticated => {
     verifySignature(request, received, signingKey)
     return { principal, region: received.region }
@@ -217,7 +209,7 @@ export function openIdentities(service: () => Service): Identities {
       const principal = principalOf(key)
       const signingKey = signingKeys.find(received)
       if (signingKey) return finish(request, received, signingKey, principal)
-      return openSecret(key).then((secret) =>
+      return openSecret(service(), key).then((secret) =>
         finish(
           request,
           received,
@@ -245,7 +237,7 @@ export function openIdentities(service: () => Service): Identities {
 /** See `Identities.createAccessKey`. */
 export async function makeAccessKey(
   rooms: Pick<Service, 'token' | 'serviceKey' | 'store' | 'clock'>,
-  { accountId, principalArn, most }: Parameters<Identities['createAccessKey']>[0],
+  { accountId, principalArn, most, ownerId }: Parameters<Identities['createAccessKey']>[0],
   publish?: (credential: Credential) => Promise<void>,
 ): Promise<Credential> {
   const credential = await newCredential(rooms, 'AKIA')
@@ -255,8 +247,17 @@ export async function makeAccessKey(
   await rooms.store.insertAccessKey(
     { accessKeyId, accountId, principalArn, sealedSecret, active: true, createdAt: rooms.clock.now() },
     most,
+    ownerId,
   )
   return credential
+}
+
+async function openSecret(rooms: Pick<Service, 'token' | 'serviceKey'>, { accessKeyId, sealedSecret }: AccessKeyRecord): Promise<string> {
+  const secret = await unseal(rooms, sealedSecret, `access-key/${accessKeyId}`)
+  if (!secret) throw new Error(`the stored secret of ${accessKeyId} does not open under the service key`)
+  const text = secret.toString('latin1')
+  secret.fill(0)
+  return text
 }
 
 const nameOfToken = (token: string): string => createHash('sha256').update(token).digest('base64')
@@ -363,31 +364,59 @@ export async function bootstrapAccount(service: Service, publish: (credential: C
   return true
 }
 
+export interface MadeAccount {
+  readonly credential: Credential
+  readonly createdAt: number
+}
+
+/** As long a request for an account may be made again. */
+const repeatableMs = 24 * 3_600_000
+
 /**
  * A further account with an access key of its root; undefined when it exists. The key comes first, so that no stop leaves an account that
  * nobody can enter; the row of the account decides between two callers, and the winner removes what others left.
+ *
+ * @param hash of the request: who makes the same one again, because the answer was lost, is answered the same for a day, unless that access key was
+ *   deleted or switched off since
  */
-export async function createAccount(service: Service, accountId: string, createdAt: number): Promise<Credential | undefined> {
+export async function createAccount(
+  service: Service,
+  accountId: string,
+  createdAt: number,
+  hash?: string,
+): Promise<MadeAccount | undefined> {
   const { store, identities } = service
-  if (store.view.account(accountId)) return undefined
+  if (store.view.account(accountId)) return madeBefore(service, accountId, createdAt, hash)
   const credential = await identities.createAccessKey({ accountId, principalArn: rootArn(accountId) })
-  const remove = async (accessKeyId: string): Promise<void> => {
+  const { accessKeyId } = credential
+  const remove = async (id: string): Promise<void> => {
     try {
-      await store.deleteAccessKey(accessKeyId)
+      await store.deleteAccessKey(id)
     } catch (error) {
       // The other caller was quicker.
       if (!(error instanceof StoreConflict)) throw error
     }
   }
   try {
-    await store.insertAccount({ accountId, createdAt })
+    await store.insertAccount({ accountId, createdAt, ...(hash !== undefined && { request: { hash, accessKeyId } }) })
   } catch (error) {
-    await remove(credential.accessKeyId)
-    if (error instanceof StoreConflict) return undefined
-    throw error
+    // Whether it was written may be unknown: of an account that is there this may be the only key.
+    await store.refresh()
+    if (error instanceof StoreConflict || !store.view.account(accountId)) await remove(accessKeyId)
+    if (!(error instanceof StoreConflict)) throw error
+    return madeBefore(service, accountId, createdAt, hash)
   }
-  for (const { accessKeyId } of store.view.accessKeysOf(rootArn(accountId))) {
-    if (accessKeyId !== credential.accessKeyId) await remove(accessKeyId)
+  for (const other of store.view.accessKeysOf(rootArn(accountId))) {
+    if (other.accessKeyId !== accessKeyId) await remove(other.accessKeyId)
   }
-  return credential
+  return { credential, createdAt }
+}
+
+async function madeBefore(service: Service, accountId: string, nowMs: number, hash: string | undefined): Promise<MadeAccount | undefined> {
+  const { view } = service.store
+  const { request, createdAt = 0 } = view.account(accountId) ?? {}
+  if (!request || request.hash !== hash || nowMs - createdAt > repeatableMs) return undefined
+  const key = view.accessKey(request.accessKeyId)
+  if (!key?.active) return undefined
+  return { credential: { accessKeyId: key.accessKeyId, secretAccessKey: await openSecret(service, key) }, createdAt }
 }

@@ -30,6 +30,8 @@ export function openIdentities({ sql, view, write, untilSwapped, changed }: Writ
           .set(principalRow(after))
           .where('arn', '=', arn)
           .where('version', '=', current.version)
+          // Another one that was made under the name since has a version like it.
+          .where('unique_id', '=', current.uniqueId)
           .compile()
         if (!(await swapped(write(`update principal ${arn}`, [one(query), changed('principal', arn)])))) return undefined
         const inView = view.principal(arn)
@@ -47,11 +49,18 @@ export function openIdentities({ sql, view, write, untilSwapped, changed }: Writ
         changed('principal', arn),
       ])
     },
-    async insertAccessKey(key, most) {
+    async insertAccessKey(key, most, ownerId) {
       const last = sql.selectFrom('access_keys').select('access_key_id').where('principal_arn', '=', key.principalArn).limit(1)
       await write(`insert access key ${key.accessKeyId}`, [
         // Counted where nobody comes between: there must be no key in the last place.
         ...(most === undefined ? [] : [{ query: last.offset(most - 1).compile(), rows: 0 }]),
+        ...(ownerId === undefined
+          ? []
+          : [
+              one(
+                sql.selectFrom('principals').select('arn').where('arn', '=', key.principalArn).where('unique_id', '=', ownerId).compile(),
+              ),
+            ]),
         { query: sql.insertInto('access_keys').values(accessKeyRow(key)).compile() },
         changed('access-key', key.accessKeyId),
       ])

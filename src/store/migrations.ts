@@ -28,6 +28,7 @@ const migrations: readonly Migration[] = [
   { name: 'AWS managed keys', up: managedKeys },
   { name: 'grants by operation', up: grantOperations },
   { name: 'stores of the XKS proxy', up: xksStores },
+  { name: 'accounts asked for once', up: accountRequests },
 ]
 
 /** Up to which migration the database has come. @throws StoreFailure `NEWER` when it is beyond this program. */
@@ -430,4 +431,8 @@ function xksStores({ sql: { schema } }: Backend): readonly CompiledQuery[] {
       .compile(),
     schema.createIndex('xks_keys_by_store').on('xks_keys').column('prefix').compile(),
   ]
+}
+
+function accountRequests({ sql: { schema } }: Backend): readonly CompiledQuery[] {
+  return [schema.alterTable('accounts').addColumn('request', 'text').compile()]
 }

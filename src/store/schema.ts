@@ -127,6 +127,7 @@ interface GrantOperationTable {
 interface AccountTable {
   account_id: string
   created_at: number
+  request: string | null
 }
 
 interface PrincipalTable {
@@ -249,11 +250,16 @@ export type ChangeKind =
 const parseTags = (json: string): readonly Tag[] => Object.freeze((JSON.parse(json) as Tag[]).map((tag) => Object.freeze(tag)))
 
 export const readAccount = (row: Selectable<AccountTable>): AccountRecord =>
-  Object.freeze({ accountId: row.account_id, createdAt: row.created_at })
+  Object.freeze({
+    accountId: row.account_id,
+    createdAt: row.created_at,
+    ...(row.request !== null && { request: Object.freeze(JSON.parse(row.request) as NonNullable<AccountRecord['request']>) }),
+  })
 
 export const accountRow = (account: AccountRecord): Insertable<AccountTable> => ({
   account_id: account.accountId,
   created_at: account.createdAt,
+  request: account.request ? JSON.stringify(account.request) : null,
 })
 
 export const readKey = (row: Selectable<KeyTable>): KeyRecord =>

@@ -475,6 +475,26 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
     }
   })
 
+  test('whoever was made under the name of a principal that is gone has nothing of its record, and no access key that was meant for it', async () => {
+    const behind = await database.open({ pollMs: 1_000_000 })
+    const old = samplePrincipal('renamed', { policies: { old: '{}' } })
+    await behind.insertPrincipal(old)
+    const other = await database.open()
+    await other.deletePrincipal(old.arn)
+    const made = samplePrincipal('renamed')
+    expect([made.arn, made.version]).toEqual([old.arn, old.version])
+    await other.insertPrincipal(made)
+    // It has not heard of it.
+    expect(behind.view.principal(old.arn)?.uniqueId).toBe(old.uniqueId)
+    await expect(behind.insertAccessKey(sampleAccessKey(old.arn), 2, old.uniqueId)).rejects.toThrow(StoreConflict)
+    await behind.updatePrincipal(old.arn, ({ policies }) => ({ policies: { ...policies, added: '{}' } }))
+    await other.refresh()
+    expect(other.view.principal(old.arn)).toEqual({ ...made, policies: { added: '{}' }, version: 2 })
+    expect(other.view.accessKeysOf(old.arn)).toEqual([])
+    await other.insertAccessKey(sampleAccessKey(old.arn), 2, made.uniqueId)
+    expect(other.view.accessKeysOf(old.arn)).toHaveLength(1)
+  })
+
   test('a principal changes by compare-and-swap and takes its access keys along', async () => {
     const user = samplePrincipal('Alice', {
       tags: [{ key: 'team', value: 'red' }],

@@ -20,7 +20,7 @@ import type {
 
 /** One empty database, opened as often as a test likes: each opening is what another process would see. */
 export interface TestDatabase {
-  open(options?: { readonly keptChanges?: number }): Promise<Store>
+  open(options?: { readonly keptChanges?: number; readonly pollMs?: number }): Promise<Store>
   /** Closes what is open and removes everything. */
   drop(): Promise<void>
 }

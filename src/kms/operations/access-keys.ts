@@ -8,7 +8,7 @@ import { seconds } from '../metadata.ts'
 import { operation, type Call } from '../operation.ts'
 import { oneOf, optional, string } from '../shape.ts'
 import { principalName as name } from './members.ts'
-import { getPrincipal, resourceArn } from './principals.ts'
+import { getPrincipal, principalMissing, resourceArn } from './principals.ts'
 
 const accessKeyId = string({ min: 16, max: 128, pattern: /[\w]+/ })
 
@@ -21,15 +21,16 @@ const quotaReached = (): KmsError => kmsError('LimitExceededException', `Cannot 
 function keyOwner(
   call: Call,
   userName: string | undefined,
-): { readonly accountId: string; readonly arn: string; readonly userName?: string } {
+): { readonly accountId: string; readonly arn: string; readonly userName?: string; readonly ownerId?: string } {
   const { accountId } = call.principal
   if (userName !== undefined) {
     const user = getPrincipal(call, 'user', userName)
-    return { accountId, arn: user.arn, userName }
+    return { accountId, arn: user.arn, userName, ownerId: user.uniqueId }
   }
   if (call.principal.type === 'AssumedRole')
     throw kmsError('ValidationException', 'Must specify userName when calling with non-User credentials')
-  return { accountId, arn: call.principal.arn, ...(call.principal.userName !== undefined && { userName: call.principal.userName }) }
+  const { arn, userName: own, principalId } = call.principal
+  return { accountId, arn, ...(own !== undefined && { userName: own, ownerId: principalId }) }
 }
 
 const ownerResource = (call: Call, userName: string | undefined): string =>
@@ -56,11 +57,16 @@ export const CreateAccessKey = operation({
   },
   async run(call, input) {
     const owner = keyOwner(call, input.UserName)
-    if (call.service.store.view.accessKeysOf(owner.arn).length >= maxAccessKeys) throw quotaReached()
-    // Of calls that counted together the store lets in as many as there is room for.
+    const { view } = call.service.store
+    if (view.accessKeysOf(owner.arn).length >= maxAccessKeys) throw quotaReached()
+    // Of calls that counted together the store lets in as many as there is room for; and none for who has the name of a user that is gone.
+    const { accountId, arn: principalArn, ownerId } = owner
     const made = await orConflict(
-      call.service.identities.createAccessKey({ accountId: owner.accountId, principalArn: owner.arn, most: maxAccessKeys }),
-      quotaReached,
+      call.service.identities.createAccessKey({ accountId, principalArn, most: maxAccessKeys, ...(ownerId !== undefined && { ownerId }) }),
+      () =>
+        ownerId === undefined || view.principal(principalArn)?.uniqueId === ownerId
+          ? quotaReached()
+          : principalMissing('user', owner.userName ?? ''),
     )
     return {
       AccessKey: {

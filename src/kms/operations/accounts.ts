@@ -1,12 +1,13 @@
 /** Our own operations on accounts. */
 
+import { createHash } from 'node:crypto'
 import { rootArn } from '../arn.ts'
 import { kmsError } from '../errors.ts'
 import { createAccount } from '../identity.ts'
 import { seconds } from '../metadata.ts'
 import { operation, type Call } from '../operation.ts'
 import { page } from '../page.ts'
-import { string } from '../shape.ts'
+import { optional, string } from '../shape.ts'
 import { listing } from './members.ts'
 
 /** Accounts are the operator's: only the account of the configuration makes and lists them. */
@@ -19,22 +20,34 @@ export function requireHomeAccount(call: Call): void {
 }
 
 export const CreateAccount = operation({
-  input: { AccountId: string({ min: 12, max: 12, pattern: /[0-9]{12}/ }) },
+  input: {
+    AccountId: string({ min: 12, max: 12, pattern: /[0-9]{12}/ }),
+    /** As EC2's: who makes the same request again gets the same answer. */
+    ClientToken: optional(string({ min: 1, max: 64, pattern: /[\u0021-\u007E]+/, secret: true })),
+  },
   output: ['Account', 'AccessKey'],
   resources: () => ['*'],
   readOnly: false,
   responseElements: ({ Account }) => ({ account: Account }),
-  async run(call, { AccountId: accountId }) {
+  async run(call, { AccountId: accountId, ClientToken: token }) {
     requireHomeAccount(call)
-    const made = await createAccount(call.service, accountId, call.nowMs)
+    // Nobody else's request is the same.
+    const by = call.principal.session?.roleId ?? call.principal.principalId
+    const hash =
+      token === undefined
+        ? undefined
+        : createHash('sha256')
+            .update(JSON.stringify([by, token]))
+            .digest('base64')
+    const made = await createAccount(call.service, accountId, call.nowMs, hash)
     if (!made) throw kmsError('AlreadyExistsException', `Account ${accountId} already exists.`)
     return {
-      Account: { AccountId: accountId, Arn: rootArn(accountId), CreateDate: seconds(call.nowMs) },
+      Account: { AccountId: accountId, Arn: rootArn(accountId), CreateDate: seconds(made.createdAt) },
       AccessKey: {
-        AccessKeyId: made.accessKeyId,
-        SecretAccessKey: made.secretAccessKey,
+        AccessKeyId: made.credential.accessKeyId,
+        SecretAccessKey: made.credential.secretAccessKey,
         Status: 'Active',
-        CreateDate: seconds(call.nowMs),
+        CreateDate: seconds(made.createdAt),
       },
     }
   },

@@ -36,11 +36,12 @@ function findPrincipal(call: Call, kind: Kind, called: string): PrincipalRecord 
 
 export function getPrincipal(call: Call, kind: Kind, called: string): PrincipalRecord {
   const record = findPrincipal(call, kind, called)
-  if (!record) throw missing(kind, called)
+  if (!record) throw principalMissing(kind, called)
   return record
 }
 
-const missing = (kind: Kind, called: string): KmsError => kmsError('NotFoundException', `The ${kind} with name ${called} cannot be found.`)
+export const principalMissing = (kind: Kind, called: string): KmsError =>
+  kmsError('NotFoundException', `The ${kind} with name ${called} cannot be found.`)
 
 /** Where policies are matched: the one that exists, or the one that would be made. */
 export const resourceArn = (call: Call, kind: Kind, called: string): string =>
@@ -133,7 +134,7 @@ function rowsFor(
     const { store } = call.service
     await orConflict(
       store.updatePrincipal(record.arn, (current) => ({ policies: policies(current.policies) })),
-      () => missing(kind, record.name),
+      () => principalMissing(kind, record.name),
     )
   }
   const policyMissing = (called: string) => kmsError('NotFoundException', `The ${kind} policy with name ${called} cannot be found.`)
@@ -153,7 +154,7 @@ function rowsFor(
       readOnly: false,
       async run(call, input) {
         const record = present(call, input)
-        await orConflict(call.service.store.deletePrincipal(record.arn), () => missing(kind, record.name))
+        await orConflict(call.service.store.deletePrincipal(record.arn), () => principalMissing(kind, record.name))
         return {}
       },
     }),
@@ -318,7 +319,7 @@ export const UpdateAssumeRolePolicy = operation({
     const trustPolicy = readTrustPolicy(call, input.PolicyDocument)
     await orConflict(
       call.service.store.updatePrincipal(record.arn, () => ({ trustPolicy })),
-      () => missing('role', record.name),
+      () => principalMissing('role', record.name),
     )
     return {}
   },
