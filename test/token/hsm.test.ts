@@ -3,7 +3,8 @@
  * `wrap-schemes.test.ts`, trouble in `recovery.test.ts` and `hsm-recovery.test.ts`.
  */
 import { createHash, createPublicKey, createVerify, randomBytes } from 'node:crypto'
-import { chmodSync, copyFileSync, readFileSync } from 'node:fs'
+import { chmodSync, copyFileSync, readFileSync, readdirSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { TokenError, type Token } from '../../src/hsm/token.ts'
 import { maxWrapBytes } from '../../src/hsm/wrap.ts'
@@ -45,6 +46,24 @@ describe('a token that was opened', () => {
     const labels = (await token.allObjects()).map(({ label }) => label)
     expect(labels).not.toContain('holdfast/self-test')
     expect(labels.filter((label) => label === 'holdfast/canary')).toHaveLength(1)
+  })
+
+  test('is proved with session objects, where it knows them: no object comes into the token or goes', async () => {
+    const tokens = join(dirname(lab.env['SOFTHSM2_CONF'] ?? ''), 'tokens')
+    const [folder = ''] = readdirSync(tokens)
+    // SoftHSM counts in it what was made and destroyed.
+    const generation = (): string => readFileSync(join(tokens, folder, 'generation')).toString('hex')
+    const before = generation()
+    const another = await open(lab)
+    try {
+      expect(another.token.capabilities()).toEqual(token.capabilities())
+      expect(generation()).toBe(before)
+    } finally {
+      await another.token.close()
+    }
+    const ckaId = await makeWrappingKey(token)
+    expect(generation()).not.toBe(before)
+    await token.destroyKey(ckaId, `kms/${ckaId}/1`)
   })
 
   test('computes with the canary when checked', async () => {
