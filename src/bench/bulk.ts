@@ -10,7 +10,7 @@ import { createCipheriv, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { availableParallelism } from 'node:os'
 import { openBulkPool, slabBytes, type BulkPool } from '../bulk/bulk-pool.ts'
-import { copyInto } from '../bulk/frames.ts'
+import { copyInto, sealRoom } from '../bulk/frames.ts'
 import { rawAesKeyring, type Keyring } from '../bulk/keyring.ts'
 import { decrypt, decryptStream, encrypt, encryptStream } from '../bulk/stream.ts'
 import { signedSuite, unsignedSuite, type Suite } from '../bulk/suites.ts'
@@ -261,7 +261,7 @@ async function keyOf(keyring: Keyring, suite: Suite): Promise<Keyring> {
 
 /** Where the time goes, at 64 KiB: the cipher into memory that is used again, the copies, handing runs to threads and back. Each for the same bytes, in one thread. */
 async function measureParts(subject: Subject): Promise<void> {
-  const { source, pool } = subject
+  const { source, pool, figures } = subject
   const slab = pool.takeSlab(slabBytes)
   const cipher = createCipheriv('aes-256-gcm', Buffer.alloc(32, 1), Buffer.alloc(12))
   const piece = source.subarray(0, 65_536)
@@ -274,7 +274,21 @@ async function measureParts(subject: Subject): Promise<void> {
     slab: slab.shared,
     run: { at: 40, plaintextBytes: 0, frameLength: 65_536, firstSequence: 1, last: true },
   }
+  const frames = mebi / piece.length
+  const full = { at: sealRoom(frames), plaintextBytes: mebi, frameLength: piece.length, firstSequence: 1, last: false }
+  const slabs = Array.from({ length: 2 * pool.threads }, () => pool.takeSlab(slabBytes))
   await measureRates(subject, 'parts', runs * mebi, [
+    {
+      name: 'threads',
+      run: async () => {
+        let left = runs
+        await Promise.all(
+          slabs.map(async ({ shared }) => {
+            while (left-- > 0) await pool.seal({ ...nothing, slab: shared, run: full })
+          }),
+        )
+      },
+    },
     {
       name: 'cipher',
       run: async () => {
@@ -300,7 +314,8 @@ async function measureParts(subject: Subject): Promise<void> {
       },
     },
   ])
-  pool.giveSlab(slab)
+  for (const used of [slab, ...slabs]) pool.giveSlab(used)
+  setRatio(figures, 'parts/threads-by-one-thread', 'parts/threads', '65536/one-thread')
 }
 
 /** How much memory more the process has at the most while a long stream passes, in bytes; once, the stream being long. */
@@ -390,13 +405,15 @@ function views(figures: Readonly<Record<string, Figure>>): PartReport['views'] {
     kind: 'table',
     title: 'Where the time goes at 64 KiB, in one thread',
     about:
-      'The cipher alone, the copy into shared memory on the main thread, the copy back from OpenSSL in the threads, and handing a run of 1 MiB to a thread and back, waiting for it.',
+      'The cipher alone, the copy into shared memory on the main thread, the copy back from OpenSSL in the threads, and handing a run of 1 MiB to a thread and back, waiting for it; and what bounds all of it, the threads sealing slabs that nobody fills.',
     columns: ['', 'rate'],
     rows: [
       ['the cipher (one GCM, 64 KiB at a time)', cell('parts/cipher')],
       ['copying in', cell('parts/copy-in')],
       ['copying back', cell('parts/copy-back')],
       ['handing over', cell('parts/hand-over')],
+      ['the threads, nobody filling or reading', cell('parts/threads')],
+      ['times one thread of node:crypto', cell('parts/threads-by-one-thread')],
       ['OpenSSL alone', cell('openssl')],
       ['memory more for the longest stream', cell('rss/growth')],
     ],
