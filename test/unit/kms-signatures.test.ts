@@ -56,13 +56,10 @@ describe('of RSA', () => {
 
   const hex = (text: string): Buffer => Buffer.from(text, 'hex')
   const info = '3031300d060960864801650304020105000420'
-  const pkcs1 = (
-    content: Buffer,
-    { head = hex('0001'), filler = 0xff, end = hex('00'), behind = Buffer.alloc(0) }: Readonly<Record<string, Buffer | number>> = {},
-  ): Buffer => {
-    const parts = { head: head as Buffer, end: end as Buffer, behind: behind as Buffer }
-    const bytes = 256 - parts.head.length - parts.end.length - content.length - parts.behind.length
-    return Buffer.concat([parts.head, Buffer.alloc(bytes, filler as number), parts.end, content, parts.behind])
+  const pkcs1 = (content: Buffer, change: { head?: Buffer; filler?: number; end?: Buffer; behind?: Buffer } = {}): Buffer => {
+    const { head = hex('0001'), filler = 0xff, end = hex('00'), behind = Buffer.alloc(0) } = change
+    const bytes = 256 - head.length - end.length - content.length - behind.length
+    return Buffer.concat([head, Buffer.alloc(bytes, filler), end, content, behind])
   }
   const ofDigest = (before: string, after = ''): Buffer => Buffer.concat([hex(before), digest, hex(after)])
 
