@@ -92,8 +92,8 @@ export function openBulkPool({ threads = availableParallelism(), niceness = 0 }:
     open: async (order) => answered(await sealers.run<RunAnswer>('open', order)),
     notary: (kind, publicKey) => openNotary(notaries.run, kind, publicKey),
     async hasher() {
-      const { update, sign, close } = await openNotary(notaries.run, 'sha256')
-      return { update, digest: sign, close }
+      const notary = await openNotary(notaries.run, 'sha256')
+      return { update: (bytes) => notary.update(bytes), digest: () => notary.sign(), close: () => notary.close() }
     },
     takeSlab(bytes) {
       const slab = bytes === slabBytes ? spare.pop() : undefined
