@@ -85,6 +85,9 @@ export type Counts = Readonly<Record<string, number>>
 /** Whether this process is one of several, started by a supervisor. */
 export const isMember = (): boolean => cluster.isWorker
 
+/** Nothing keeps this process from ending any more: what a supervisor started would wait for its words for ever. */
+export const leaveProcesses = (): void => void cluster.worker?.disconnect()
+
 /** What a member has to say about itself. */
 export interface MemberRooms {
   readonly readiness: () => Promise<Readiness>
@@ -117,8 +120,6 @@ export interface Membership {
   ready(address: Address, rooms: MemberRooms): void
   /** Resolves when the supervisor says so. */
   readonly stop: Promise<string>
-  /** Nothing keeps this process from ending any more. */
-  leave(): void
 }
 
 /** Joins the supervisor that started this process. Signals are the supervisor's to act upon. */
@@ -229,7 +230,6 @@ export function joinProcesses(log: Log): Membership {
       }, shareEveryMs).unref()
     },
     stop,
-    leave: () => void cluster.worker?.disconnect(),
   }
 }
 
