@@ -40,7 +40,7 @@ import { deadInstances } from './kms/lifecycle.ts'
 import { ensureSystemKey } from './kms/system-keys.ts'
 import { openXksHealth } from './kms/xks/health.ts'
 import { openXksProxy } from './kms/xks/proxy.ts'
-import { isMember, joinProcesses, planProcesses, superviseProcesses, type Membership, type Processes } from './processes.ts'
+import { isMember, joinProcesses, leaveProcesses, planProcesses, superviseProcesses, type Membership, type Processes } from './processes.ts'
 import { openStore } from './store/open.ts'
 import type { Store } from './store/store.ts'
 import { openXksClient } from './xks/client.ts'
@@ -48,7 +48,7 @@ import { homeToken, keyStoreTokens, openTokens, planTokens, type OpenTokens } fr
 
 /** Runs the service until a signal ends it; answers the exit code. */
 export async function serve(): Promise<number> {
-  const { config, warnings } = readConfig()
+  const { config, warnings } = readOwnConfig()
   const log = openLog({ level: config.logLevel })
   const membership = isMember() ? joinProcesses(log) : undefined
   // The supervisor has said them.
@@ -79,9 +79,19 @@ export async function serve(): Promise<number> {
   } finally {
     log.flush()
     signals?.close()
-    membership?.leave()
+    leaveProcesses()
     process.off('uncaughtException', endOnDefect)
     process.off('unhandledRejection', endOnDefect)
+  }
+}
+
+/** @throws ConfigError; one of several processes, which reads what may have changed since the first was started, can end then. */
+function readOwnConfig(): ReturnType<typeof readConfig> {
+  try {
+    return readConfig()
+  } catch (error) {
+    leaveProcesses()
+    throw error
   }
 }
 
