@@ -167,7 +167,7 @@ export type Step = (service: Service, key: KeyRecord) => (() => Promise<void>) |
 function recoverDead(isDead: (id: string) => boolean): Step {
   return (service, key) => {
     if (key.state === 'Destroying') return reachOf(service, key) === 'changing' ? undefined : () => finishDestruction(service, key)
-    return isLeftAlone(service, key, isDead) ? () => service.store.deleteKey(key.arn) : undefined
+    return isLeftAlone(service, key, isDead) ? () => service.store.deleteKey(key.arn, key.createdAt) : undefined
   }
 }
 
@@ -256,7 +256,7 @@ async function forgetKey(service: Service, key: KeyRecord): Promise<void> {
   const left = service.store.view.backingKeys(key.arn).map(({ ckaId, label }) => ({ ckaId, label }))
   const additional = { customKeyStoreId: key.customKeyStoreId, backingKeysNotDestroyed: left }
   await service.trail.append(keyEvent(service.clock.now(), key, 'DeleteKey', { additional }))
-  await service.store.deleteKey(key.arn)
+  await service.store.deleteKey(key.arn, key.createdAt)
   service.log.warn(
     { key: key.arn, left },
     'the waiting period has ended and the key store is not connected: the key is forgotten, its objects are left',

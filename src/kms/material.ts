@@ -225,7 +225,7 @@ export async function removeMaterial(service: Service, key: KeyRecord, claimed: 
   for (const { backing } of ours) {
     // A replica has several at once, and goes with the last.
     const isLast = store.view.backingKeys(backing.keyArn).length === 1
-    if (isLast && store.view.key(backing.keyArn)?.state === 'Creating') await store.deleteKey(backing.keyArn)
+    if (isLast && store.view.key(backing.keyArn)?.state === 'Creating') await store.deleteKey(backing.keyArn, key.createdAt)
     else await store.deleteBackingKey(backing)
   }
   return ours.length > 0
@@ -259,7 +259,11 @@ async function objectsOf(service: Service, key: KeyRecord, { ckaId, label }: Bac
  */
 export async function destroyKey(service: Service, key: KeyRecord, record: (destroyed: number) => Promise<void>): Promise<number> {
   let destroyed = 0
-  for (const backing of service.store.view.backingKeys(key.arn)) {
+  const { view } = service.store
+  // Another process may have come to the end meanwhile, and the replica be made anew: its objects are not those that were to go.
+  const current = view.key(key.arn)
+  if (current?.state !== 'Destroying' || current.createdAt !== key.createdAt) throw new StoreConflict(`destroy ${key.arn}: it is gone`)
+  for (const backing of view.backingKeys(key.arn)) {
     // Imported material that was deleted has no object left.
     if (backing.state === 'absent') continue
     destroyed += await service.tokenOf(key).destroyKey(backing.ckaId, backing.label)
@@ -267,6 +271,6 @@ export async function destroyKey(service: Service, key: KeyRecord, record: (dest
     if (left.length > 0) throw new Error(`${left.length} objects of ${key.arn} are still in the token after their destruction`)
   }
   await record(destroyed)
-  await service.store.deleteKey(key.arn)
+  await service.store.deleteKey(key.arn, key.createdAt)
   return destroyed
 }

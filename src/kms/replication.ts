@@ -157,7 +157,7 @@ export async function createReplica(service: Service, replica: KeyRecord): Promi
     const left = store.view.key(replica.arn)
     if (isInserted && left?.state === 'Creating' && store.view.backingKeys(replica.arn).length === 0) {
       await store
-        .deleteKey(replica.arn)
+        .deleteKey(replica.arn, replica.createdAt)
         .catch((error: unknown) => log.warn({ key: replica.arn, err: error }, 'a replica that failed could not be removed yet'))
     }
     making.delete(replica.arn)

@@ -10,7 +10,14 @@ import { one, type Writing } from './writing.ts'
 export function keyStepsOf({ sql, view, changed }: Pick<Writing, 'sql' | 'view' | 'changed'>) {
   const keyUpdate = (current: KeyRecord, change: KeyChange) => {
     const after: KeyRecord = Object.freeze({ ...current, ...change, version: current.version + 1 })
-    const query = sql.updateTable('keys').set(keyRow(after)).where('arn', '=', current.arn).where('version', '=', current.version).compile()
+    const query = sql
+      .updateTable('keys')
+      .set(keyRow(after))
+      .where('arn', '=', current.arn)
+      // A replica that was made anew counts its versions anew.
+      .where('created_at', '=', current.createdAt)
+      .where('version', '=', current.version)
+      .compile()
     return { after, steps: [one(query), changed('key', current.arn)] }
   }
   const getKey = (arn: string): KeyRecord => {

@@ -68,7 +68,9 @@ export function openKeys(
         const steps = [...updates.flatMap((update) => update.steps), ...rows]
         return (await swapped(write(`update keys ${name}`, steps))) ? updates.map(({ after }) => keyInView(after)) : undefined
       }),
-    async deleteKey(arn) {
+    async deleteKey(arn, createdAt) {
+      const gone = sql.deleteFrom('keys').where('arn', '=', arn)
+      if (createdAt !== undefined && view.key(arn)?.createdAt !== createdAt) throw new StoreConflict(`delete key ${arn}: it is gone`)
       const aliases = sql
         .selectFrom('aliases')
         .select((eb) => [eb.val<ChangeKind>('alias').as('kind'), 'arn as id'])
@@ -86,7 +88,7 @@ export function openKeys(
         { query: sql.insertInto('changes').columns(['kind', 'id']).expression(backing).compile() },
         { query: sql.deleteFrom('aliases').where('target_key_arn', '=', arn).compile() },
         { query: sql.deleteFrom('backing_keys').where('key_arn', '=', arn).compile() },
-        one(sql.deleteFrom('keys').where('arn', '=', arn).compile()),
+        one((createdAt === undefined ? gone : gone.where('created_at', '=', createdAt)).compile()),
         {
           query: sql
             .insertInto('tombstones')

@@ -523,8 +523,11 @@ export interface Keys {
    * @throws StoreConflict when a key of the plan does not exist, or an unfinished backing key is no longer `creator`'s.
    */
   updateKeys(name: string, plan: () => KeysPlan): Promise<readonly KeyRecord[]>
-  /** Removes the key, its backing keys and aliases; keeps a tombstone, so that the id never comes back. */
-  deleteKey(arn: string): Promise<void>
+  /**
+   * Removes the key, its backing keys and aliases; keeps a tombstone, so that the id never comes back.
+   * @param createdAt of the one that is meant: a replica that was made anew since is none of the caller's, and it is a StoreConflict
+   */
+  deleteKey(arn: string, createdAt?: number): Promise<void>
 }
 
 /** Key materials, and the objects of imports. */

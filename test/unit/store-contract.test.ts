@@ -262,6 +262,27 @@ describe.each(backEnds)('a store on $name', ({ make }) => {
       await expect(store.insertKey(primary, undefined)).rejects.toThrow(StoreConflict)
     })
 
+    test('one that comes back is not changed or deleted by who means the one before', async () => {
+      const behind = await database.open({ pollMs: 1_000_000 })
+      await behind.insertKey(primary, first)
+      await behind.insertKey(replica, [copy])
+      const other = await database.open()
+      await other.deleteKey(replica.arn)
+      const made = { ...replica, createdAt: replica.createdAt + 1, description: 'made anew' }
+      await other.insertKey(made, [copy])
+      expect([behind.view.key(replica.arn)?.createdAt, made.version]).toEqual([replica.createdAt, replica.version])
+
+      await behind.updateKey(replica.arn, ({ description }) => ({ description: `${description}, and changed` }))
+      await other.refresh()
+      expect(other.view.key(replica.arn)).toEqual({ ...made, description: 'made anew, and changed', version: 2 })
+      await expect(behind.deleteKey(replica.arn, replica.createdAt)).rejects.toThrow(StoreConflict)
+      await other.refresh()
+      expect(other.view.key(replica.arn)?.createdAt).toBe(made.createdAt)
+      expect(other.view.backingKeys(replica.arn)).toHaveLength(1)
+      await behind.deleteKey(replica.arn, made.createdAt)
+      expect(behind.view.key(replica.arn)).toBeUndefined()
+    })
+
     test('its keys change together, under what they are at that moment, or not at all', async () => {
       const other = await database.open()
       await store.insertKey(primary, first)
