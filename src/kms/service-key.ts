@@ -86,9 +86,11 @@ export async function openServiceKey(rooms: Rooms, limits: BudgetLimits = standa
 
   await ensure(readSeals(store).generation)
 
-  let current: SealingKey | undefined
-  let left = 0
-  let reserving: Promise<void> | undefined
+  const account: { key: SealingKey | undefined; left: number; reserving: Promise<void> | undefined } = {
+    key: undefined,
+    left: 0,
+    reserving: undefined,
+  }
 
   /** Another generation, once this one is half used. Undefined when that failed and there is time to try again. */
   const replaced = async ({ generation, seals }: Seals): Promise<Seals | undefined> => {
@@ -115,21 +117,21 @@ export async function openServiceKey(rooms: Rooms, limits: BudgetLimits = standa
       if (!(await store.compareAndSetSetting(setting, text, JSON.stringify({ generation, seals: seals + limits.block })))) continue
       const key = recall(generation)
       if (!key) throw new Error(`the store lost its setting of the system key ${nameOf(generation)}`)
-      current = { ...key, generation }
-      left = limits.block
+      account.key = { ...key, generation }
+      account.left = limits.block
       return
     }
   }
   const drawSlowly = async (): Promise<SealingKey> => {
-    while (!current || left === 0) await (reserving ??= reserve().finally(() => (reserving = undefined)))
-    left -= 1
-    return current
+    while (!account.key || account.left === 0) await (account.reserving ??= reserve().finally(() => (account.reserving = undefined)))
+    account.left -= 1
+    return account.key
   }
   return {
     draw() {
-      if (!current || left === 0) return drawSlowly()
-      left -= 1
-      return current
+      if (!account.key || account.left === 0) return drawSlowly()
+      account.left -= 1
+      return account.key
     },
     find(generation) {
       const key = recall(generation)

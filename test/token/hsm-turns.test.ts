@@ -3,7 +3,7 @@ import { afterEach, describe, expect, test } from 'vitest'
 import { CKR } from '../../src/hsm/constants.ts'
 import type { TokenConfig } from '../../src/hsm/client.ts'
 import type { Token } from '../../src/hsm/token.ts'
-import { freshId, open, until } from './hsm-fixture.ts'
+import { freshId, open } from './hsm-fixture.ts'
 import { makeSoftHsmToken } from './lab.ts'
 import { writeProfile } from './open.ts'
 import { buildShim, FaultFile, shimEnv } from './shim.ts'
@@ -18,7 +18,7 @@ afterEach(async () => {
 describe.skipIf(library === undefined)('with a device that takes its time to make a key', () => {
   async function opened(searchesDuringCreation: boolean): Promise<{ readonly token: Token; readonly faults: FaultFile }> {
     const lab = await makeSoftHsmToken({ label: 'turns' })
-    ends.push(lab.remove)
+    ends.push(() => lab.remove())
     const faults = new FaultFile(lab.dir)
     const overrides: Partial<TokenConfig> = {
       library: library ?? '',
@@ -38,21 +38,21 @@ describe.skipIf(library === undefined)('with a device that takes its time to mak
       { function: 'C_FindObjectsInit', rv: CKR.CKR_GENERAL_ERROR, whileMaking: true },
     )
     const ids = [freshId(), freshId(), freshId()]
-    let open = ids.length
+    const left = { keys: ids.length }
     const make = async (ckaId: string): Promise<void> => {
       await token.generateKey({ kind: 'wrapping', ckaId, label: 'turns' })
-      open -= 1
+      left.keys -= 1
     }
     const search = async (): Promise<void> => {
-      while (open > 0) await token.transportKey()
+      while (left.keys > 0) await token.transportKey()
     }
     await Promise.all([...ids.map(make), search(), search(), search(), search()])
-    const [, left] = faults.left()
+    const [, stumbles] = faults.left()
     faults.set()
     // What has made a key or is done with searching has let the others in again.
     for (const ckaId of ids) expect(await token.destroyKey(ckaId, 'turns')).toBe(1)
     expect(token.health().respawns).toBe(0)
-    return left === 0
+    return stumbles === 0
   }
 
   test('no thread searches while another one makes a key', async () => {
@@ -63,6 +63,6 @@ describe.skipIf(library === undefined)('with a device that takes its time to mak
 
   test('one does where the profile allows it, so the test before can fail', async () => {
     const device = await opened(true)
-    await until('a search while a key is made', () => round(device))
+    await expect.poll(() => round(device), { timeout: 60_000 }).toBe(true)
   })
 })
