@@ -35,6 +35,7 @@ async function openDoor(
     readonly answer?: (request: XksRequest) => Promise<XksAnswer> | XksAnswer
     readonly headersTimeoutMs?: number
     readonly drainTimeoutMs?: number
+    readonly maxConnections?: number
   } = {},
 ): Promise<Door> {
   const {
@@ -42,6 +43,7 @@ async function openDoor(
     answer = ({ body }) => ({ status: 200, body: JSON.stringify({ bytes: body.length }) }),
     headersTimeoutMs,
     drainTimeoutMs,
+    maxConnections = testLimits.maxConnections,
     ...more
   } = options
   const seen: XksRequest[] = []
@@ -75,6 +77,7 @@ async function openDoor(
     port: 0,
     tls,
     ...testLimits,
+    maxConnections,
     ...(headersTimeoutMs !== undefined && { headersTimeoutMs }),
     ...(drainTimeoutMs !== undefined && { drainTimeoutMs }),
     handle: (request, response) => door.handle(request, response),
@@ -448,6 +451,29 @@ describe('time and turns', () => {
     }
     await Promise.all([...busy, calm])
     expect(door.seen.map(({ prefix }) => prefix).indexOf('/a/b')).toBeLessThanOrEqual(2)
+  })
+
+  test('connections over HTTP/2 that ask for nothing give way when places run out; one that is being answered stays', async () => {
+    const inside = gate()
+    const door = await openDoor({ tls: pair, maxConnections: 32, answer: inside.answer })
+    const sessions: ReturnType<typeof connectHttp2>[] = []
+    onTestFinished(async () => {
+      inside.open()
+      for (const session of sessions) session.destroy()
+      await door.listener.close()
+    })
+    const busy = askHttp2(door, { path: '/kms/xks/v1/health', body: '{}' })
+    await expect.poll(() => door.seen.length).toBe(1)
+    for (let n = 0; n < 60; n++) {
+      const session = connectHttp2(door.listener.url, { ca: cert })
+      session.on('error', () => undefined)
+      sessions.push(session)
+      await new Promise<void>((resolve) => session.once('connect', () => resolve()))
+    }
+    expect(door.listener.sentAway()).toBeGreaterThanOrEqual(28)
+    inside.open()
+    expect(await busy).toMatchObject({ status: 200 })
+    expect(await askHttp2(door, { method: 'GET', path: '/ping' })).toMatchObject({ status: 200 })
   })
 
   test('a connection has so many requests under way and no more', async () => {
