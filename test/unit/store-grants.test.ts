@@ -570,7 +570,7 @@ test('grants from before they were looked up by operation are looked up like tho
   expect(made).toHaveLength(6)
   const plain = new Database(file)
   // That migration and what came after it.
-  plain.exec(`DROP TABLE xks_keys; DROP TABLE xks_stores;
+  plain.exec(`ALTER TABLE accounts DROP COLUMN request; DROP TABLE xks_keys; DROP TABLE xks_stores;
               DROP TABLE grant_operations; CREATE INDEX grants_by_anchor ON grants (key_arn, grantee, anchor, grant_id);
               DELETE FROM migrations WHERE version >= (SELECT version FROM migrations WHERE name = 'grants by operation')`)
   plain.close()
