@@ -222,6 +222,18 @@ function sideOf(plan: Plan, name: string, subject: Subject): Side {
   }
 }
 
+/** Ends its processes and starts them again; answers how many ms it took. */
+async function startAgain(subject: Subject): Promise<number> {
+  const { tookMs, endpoint } = await subject.service.restart()
+  subject.service = { ...subject.service, endpoint }
+  return tookMs
+}
+
+/** What first calls take is the compiler's. */
+async function warmUp({ warmupMs, connections }: Plan, subject: Subject): Promise<void> {
+  await load(subject.service.endpoint, { warmupMs: 0, durationMs: 8 * warmupMs }, { connections, requests: requestsTo(subject) })
+}
+
 async function measureGrowth(
   context: PartContext,
   { id, title, listing, begin, grow, startsAgain }: Growth,
@@ -242,6 +254,17 @@ async function measureGrowth(
         if (size > before && startsAgain)
           figures[`${id}/${size}/making`] = figure('calls/s', 'higher', [((size - before) * 1000) / (performance.now() - startedAt)])
         before = size
+        const starts: number[] = []
+        // Where it begins and ends is what counts.
+        const often = size === few || size === sizes.at(-1) ? Math.min(plan.rounds, 3) : 1
+        for (let round = 0; round < often; round++) {
+          progress(`${title}: a start with ${size}`)
+          starts.push(await startAgain(large))
+        }
+        // Both are measured as old as each other: a process has to have run for a while before it is as fast as it can be.
+        await startAgain(small)
+        figures[`${id}/${size}/start`] = figure('ms', 'lower', starts)
+        for (const subject of [small, large]) await warmUp(plan, subject)
         const rounds = await inTurns(context, [sideOf(plan, 'few', small), sideOf(plan, 'many', large)], `${title}: ${size}`)
         const many = figure('calls/s', 'higher', rounds.get('many/perSecond') ?? [])
         figures[`${id}/${size}/throughput`] = many
@@ -254,16 +277,6 @@ async function measureGrowth(
           figures[`${id}/${size}/cpu-ratio`] = ratioOf(cpu, figure('µs', 'lower', cpuOfFew), 'lower')
         }
         if (listing && size === sizes.at(-1)) Object.assign(figures, await measureListing(context, id, listing, small, large))
-        const starts: number[] = []
-        // Where it begins and ends is what counts.
-        const often = size === few || size === sizes.at(-1) ? Math.min(plan.rounds, 3) : 1
-        for (let round = 0; round < often; round++) {
-          progress(`${title}: a start with ${size}`)
-          const { tookMs, endpoint } = await large.service.restart()
-          large.service = { ...large.service, endpoint }
-          starts.push(tookMs)
-        }
-        figures[`${id}/${size}/start`] = figure('ms', 'lower', starts)
       }
     }),
   )
