@@ -408,6 +408,7 @@ export async function superviseProcesses(count: number, drainWithinMs: number, l
       const member = await startOne()
       if (member || closing || tries === mostTries) return member
       await sleep(backOff.firstMs * 2 ** tries)
+      if (closing) return undefined
     }
   }
 

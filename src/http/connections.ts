@@ -20,6 +20,10 @@ export interface ConnectionsOptions {
 
 /** Requests of one connection that are not answered yet: clients of AWS send one after the other, and doors may allow less. */
 const maxPipelined = 256
+/** With fewer places none are kept free. */
+const fewestToMakeRoomFor = 16
+/** So many idle ones go for one that found no place. */
+const sentAwayForOne = 8
 
 interface Asked {
   /** To its last request, while that is not answered. */
@@ -34,6 +38,8 @@ export class Connections {
   // By connection, of which there are few new ones: in a set of the answers themselves each would be one, and what the set has outgrown keeps the
   // old ones, with all that they hold, until the heap is looked through as a whole.
   readonly #asked = new Map<Socket, Asked>()
+  /** Those whose end is waited for: once each, however often they idle and ask. */
+  readonly #known = new WeakSet<Socket>()
   readonly #onAnswered: (this: ServerResponse) => void
   #limit: number
   #open = 0
@@ -65,10 +71,23 @@ export class Connections {
     this.#makeRoom()
   }
 
+  /**
+   * One came for which there was no place, and has been closed. When other processes have taken the places meanwhile, the limit here may be below what is
+   * open: some of the idle ones go for those that come next.
+   */
+  dropped(): void {
+    if (this.#options.max < fewestToMakeRoomFor) return
+    let left = sentAwayForOne
+    for (const socket of this.#idle) {
+      if (left-- === 0) return
+      this.#sendAway(socket)
+    }
+  }
+
   /** It may ask now, and has not yet, or is answered. */
   idles(socket: Socket): void {
     if (socket.destroyed) return
-    if (!this.#idle.has(socket) && !this.#asked.has(socket)) socket.once('close', () => this.#forget(socket))
+    this.#know(socket)
     this.#idle.add(socket)
   }
 
@@ -82,7 +101,7 @@ export class Connections {
     if (socket.destroyed) return false
     let asked = this.#asked.get(socket)
     if (!asked) {
-      if (!this.#idle.has(socket)) socket.once('close', () => this.#forget(socket))
+      this.#know(socket)
       this.#asked.set(socket, (asked = { answer, unanswered: 0 }))
     }
     if (asked.unanswered >= maxPipelined) {
@@ -115,6 +134,12 @@ export class Connections {
     if (asked.unanswered === 0 && !socket.destroyed) this.#idle.add(socket)
   }
 
+  #know(socket: Socket): void {
+    if (this.#known.has(socket)) return
+    this.#known.add(socket)
+    socket.once('close', () => this.#forget(socket))
+  }
+
   #forget(socket: Socket): void {
     this.#idle.delete(socket)
     this.#asked.delete(socket)
@@ -122,7 +147,7 @@ export class Connections {
 
   /** Beside the limit some places are kept free: what is sent away takes a moment to go. */
   #makeRoom(): void {
-    const reserve = Math.min(64, Math.floor(this.#limit / 16))
+    const reserve = Math.min(64, Math.floor(this.#limit / fewestToMakeRoomFor))
     let tooMany = this.#open - this.#leaving - (this.#limit - reserve)
     if (reserve === 0 || tooMany <= 0) return
     for (const socket of this.#idle) {
@@ -131,8 +156,8 @@ export class Connections {
     }
     // One look through all of them is for many that come.
     tooMany += reserve
-    for (const [socket, { answer }] of this.#asked) {
-      if (!answer || answer.req.complete || this.#options.takesLong?.(socket)) continue
+    for (const [socket, { answer, unanswered }] of this.#asked) {
+      if (!answer || unanswered > 1 || answer.req.complete || this.#options.takesLong?.(socket)) continue
       this.#sendAway(socket)
       if (--tooMany === 0) return
     }

@@ -82,7 +82,7 @@ const maxDroppingMs = 2_000
  */
 export function dropRest(request: IncomingMessage, done: () => void): void {
   // Who asked before sending (Expect: 100-continue), and was not told to, sends nothing.
-  const isAsking = request.headers.expect !== undefined && request.readableFlowing === null
+  const isAsking = request.headers.expect !== undefined && request.readableFlowing === null && !request.readableDidRead
   if (request.complete || request.destroyed || isAsking) return done()
   let dropped = 0
   const enough = setTimeout(() => {

@@ -116,7 +116,10 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   const crowded = everySoOften((closed) =>
     log.warn({ listener: name, maxConnections: options.maxConnections, closed }, 'too many connections: new ones were closed'),
   )
-  server.on('drop', crowded)
+  server.on('drop', () => {
+    crowded()
+    connections.dropped()
+  })
 
   await new Promise<void>((resolve, reject) => {
     server.once('error', (cause: NodeJS.ErrnoException) => reject(new OperatorError(listenProblem(options, cause), { cause })))

@@ -397,6 +397,8 @@ export async function createAccount(
       if (!(error instanceof StoreConflict)) throw error
     }
   }
+  // Of callers that were stopped before the account was there. What is made afterwards is its root's.
+  const others = store.view.accessKeysOf(rootArn(accountId)).filter((key) => key.accessKeyId !== accessKeyId)
   try {
     await store.insertAccount({ accountId, createdAt, ...(hash !== undefined && { request: { hash, accessKeyId } }) })
   } catch (error) {
@@ -406,9 +408,7 @@ export async function createAccount(
     if (!(error instanceof StoreConflict)) throw error
     return madeBefore(service, accountId, createdAt, hash)
   }
-  for (const other of store.view.accessKeysOf(rootArn(accountId))) {
-    if (other.accessKeyId !== accessKeyId) await remove(other.accessKeyId)
-  }
+  for (const other of others) await remove(other.accessKeyId)
   return { credential, createdAt }
 }
 

@@ -143,7 +143,8 @@ export function openFeed(
       else if (!present.has(`${kind} ${id}`)) gone.push({ kind, id })
     }
     // Its grants went with it, unsaid; and a replica may come back under the same ARN.
-    const keysGone = gone.flatMap(({ kind, id }) => (kind === 'key' ? [id] : []))
+    const remade = records.keys.filter(({ arn, createdAt }) => (view.key(arn)?.createdAt ?? createdAt) !== createdAt)
+    const keysGone = [...gone.flatMap(({ kind, id }) => (kind === 'key' ? [id] : [])), ...remade.map(({ arn }) => arn)]
     if (keysGone.length > 0) grants.forgetKeys(new Set(keysGone))
     view.apply({ ...records, gone })
     seen = last.seq

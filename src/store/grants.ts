@@ -38,7 +38,7 @@ export interface GrantStore extends Grants {
   /** Keys that are gone: their grants went with them, unsaid. */
   forgetKeys(keyArns: ReadonlySet<string>): void
   /** Before the key itself goes: many grants go in many transactions. */
-  deleteMost(keyArn: string): Promise<void>
+  deleteMost(keyArn: string, createdAt?: number): Promise<void>
   /** What is left of them, in the transaction in which the key goes. */
   deleteRest(keyArn: string): readonly Step[]
 }
@@ -276,11 +276,15 @@ export function openGrants(
       for (const place of reading.keys()) if (isGone(place)) reading.delete(place)
       for (const place of kept.keys()) if (isGone(place)) drop(place)
     },
-    async deleteMost(keyArn) {
+    async deleteMost(keyArn, createdAt) {
+      // Of that key alone: another one may be here by now, under the same ARN.
+      const key = sql.selectFrom('keys').select('arn').where('arn', '=', keyArn)
+      const keys = createdAt === undefined ? key : key.where('created_at', '=', createdAt)
       const someOperations = sql
         .selectFrom('grant_operations')
         .select(['key_arn', 'grantee', 'needs', 'anchor', 'grant_id'])
         .where('key_arn', '=', keyArn)
+        .where((eb) => eb.exists(keys))
         .limit(deletedPerWrite)
       const deleteSome = sql
         .deleteFrom('grant_operations')
@@ -293,7 +297,13 @@ export function openGrants(
         )
         .returning('grant_id')
         .compile()
-      const some = sql.selectFrom('grants').select('grant_id').where('key_arn', '=', keyArn).orderBy('grant_id').limit(deletedPerWrite)
+      const some = sql
+        .selectFrom('grants')
+        .select('grant_id')
+        .where('key_arn', '=', keyArn)
+        .where((eb) => eb.exists(keys))
+        .orderBy('grant_id')
+        .limit(deletedPerWrite)
       const deletions = [deleteSome, sql.deleteFrom('grants').where('grant_id', 'in', some).returning('grant_id').compile()]
       for (const query of deletions) {
         let deleted: number

@@ -76,6 +76,5 @@ export function keyStepsOf({ sql, view, changed }: Pick<Writing, 'sql' | 'view' 
 }
 
 /** An unfinished backing key of this creator. */
-/** An unfinished backing key of this creator. */
 export const heldBy = (eb: ExpressionBuilder<Tables, 'backing_keys'>, creator: string | null) =>
   eb.and([eb('state', '=', 'creating'), eb('creator', 'is not distinct from', creator)])

@@ -79,7 +79,7 @@ export function openKeys(
         .selectFrom('backing_keys')
         .select((eb) => [eb.val<ChangeKind>('backing').as('kind'), 'id'])
         .where('key_arn', '=', arn)
-      await grants.deleteMost(arn)
+      await grants.deleteMost(arn, createdAt)
       const key = view.key(arn)
       await write(`delete key ${arn}`, [
         ...grants.deleteRest(arn),

@@ -71,6 +71,33 @@ describe.each(backEnds)('grants on $name', ({ make }) => {
   })
   afterAll(() => database.drop())
 
+  test('of a replica that was deleted and made anew are neither honoured nor removed for the one before', async () => {
+    const keyId = `mrk-${randomBytes(16).toString('hex')}`
+    const replica = sampleKey({
+      keyId,
+      arn: `arn:aws:kms:${region}:${accountId}:key/${keyId}`,
+      multiRegion: true,
+      primaryRegion: 'eu-west-1',
+      createdAt: 5,
+    })
+    const behind = await database.open({ pollMs: 1_000_000 })
+    await behind.insertKey(replica, undefined)
+    await behind.grants.insert(sampleGrant(replica), most)
+    expect(await found(behind, replica.arn, alice)).toBeDefined()
+
+    // All of it before the other one looks again.
+    await store.refresh()
+    await store.deleteKey(replica.arn, 5)
+    await store.insertKey({ ...replica, createdAt: 6 }, undefined)
+    await store.grants.insert(sampleGrant(replica, { grantee: bob }), most)
+    await expect(behind.deleteKey(replica.arn, 5)).rejects.toThrow(StoreConflict)
+    expect(await found(store, replica.arn, bob)).toBeDefined()
+    await behind.refresh()
+    expect(await found(behind, replica.arn, alice)).toBeUndefined()
+    expect(await found(behind, replica.arn, bob)).toBeDefined()
+    await behind.close()
+  })
+
   test('come back as they were put in, after a restart too', async () => {
     const names = JSON.parse('{"__proto__":"x","naïve ☃":"","A":"1"}') as Record<string, string>
     const whole = sampleGrant(key, {
