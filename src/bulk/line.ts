@@ -122,13 +122,15 @@ export class Line {
     if (!notary) return this.#add(slab, sealed)
     const told = Promise.all([sealed, this.#told]).then(([length]) => ({ length, hashed: notary.update({ slab: slab.shared, length }) }))
     this.#told = told
-    this.#add(
-      slab,
-      told.then(async ({ length, hashed }) => {
-        await hashed
-        return length
-      }),
-    )
+    told.catch(() => undefined)
+    const done = async (): Promise<number> => {
+      // Where an earlier run failed, so has the notary's turn for this one, while a thread is still at its slab.
+      await Promise.allSettled([sealed])
+      const { length, hashed } = await told
+      await hashed
+      return length
+    }
+    this.#add(slab, done())
   }
 
   /** Frames at the slab's beginning, `bytes` in all, become plaintext. */
