@@ -2,6 +2,7 @@
 
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { isRunning } from './base/running.ts'
 import { placesIn } from './config/places.ts'
 import type { Token } from './hsm/token.ts'
 import { objectsNamedIn, type NamedObject } from './store/token-objects.ts'
@@ -69,14 +70,5 @@ export async function clearLeftovers(dataDir: string, token: Token, library: str
     if (JSON.stringify(owner.token) !== here) continue
     await destroyNamed(token, namedIn(dir))
     rmSync(dir, { recursive: true, force: true })
-  }
-}
-
-function isRunning(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
   }
 }

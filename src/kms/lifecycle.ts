@@ -8,6 +8,7 @@
  */
 
 import { setImmediate as turn } from 'node:timers/promises'
+import { isRunning } from '../base/running.ts'
 import type { Token } from '../hsm/token.ts'
 import type { BackingKeyRecord, ImportObject, KeyRecord } from '../store/store.ts'
 import { expireMaterial, isLeftImport, removeLeftImports } from './import.ts'
@@ -149,15 +150,6 @@ export async function deadInstances({ store, instance, clock }: Service): Promis
     .map(({ id }) => id)
   const alive = new Set(listed.map(({ id }) => id).filter((id) => !known.includes(id)))
   return { known, isDead: (id) => id !== instance.id && !alive.has(id) }
-}
-
-function isRunning(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
-  }
 }
 
 /** What is to be done about a key, undefined for nothing. */

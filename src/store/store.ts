@@ -48,7 +48,7 @@ export interface KeyRecord {
   readonly deletionAt: number | null
   /** The waiting period of a primary that waits for its replicas to go first (PendingReplicaDeletion), else null. */
   readonly deletionWindowDays: number | null
-  /** Users and roles are in it by their unique ids: see kms/principals.ts. */
+  /** Users and roles are in it by their unique ids: see kms/policy-principals.ts. */
   readonly policy: string
   readonly tags: readonly Tag[]
   /** The backing key that encrypts, null while there is none. */
