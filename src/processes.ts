@@ -103,7 +103,7 @@ export interface Shared {
   takenElsewhere(takings: readonly Taking[]): void
   /** All that quotas lack here. */
   missing(): readonly Taking[]
-  connections(): Promise<Counts>
+  connections(): Counts
   connectionsElsewhere(counts: Counts): void
 }
 
@@ -167,8 +167,8 @@ export function joinProcesses(log: Log): Membership {
   }
 
   let toldConnections = '{}'
-  const share = async (shared: Shared): Promise<void> => {
-    const open = await shared.connections()
+  const share = (shared: Shared): void => {
+    const open = shared.connections()
     const taken = shared.takings()
     const text = JSON.stringify(open)
     if (taken.length === 0 && text === toldConnections) return
@@ -225,9 +225,7 @@ export function joinProcesses(log: Log): Membership {
     ready(address, own) {
       rooms = own
       send({ type: 'ready', address })
-      setInterval(() => {
-        share(own.shared).catch((error: unknown) => log.warn({ err: error }, 'what the processes share could not be told'))
-      }, shareEveryMs).unref()
+      setInterval(() => share(own.shared), shareEveryMs).unref()
     },
     stop,
   }

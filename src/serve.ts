@@ -408,10 +408,7 @@ async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fit
       takings: () => buckets.takings(),
       takenElsewhere: (takings) => buckets.takenElsewhere(takings, clock.now()),
       missing: () => buckets.missing(clock.now()),
-      connections: async () =>
-        Object.fromEntries(
-          await Promise.all(Object.entries(listeners).map(async ([name, listener]) => [name, await listener.connections()] as const)),
-        ),
+      connections: () => Object.fromEntries(Object.entries(listeners).map(([name, listener]) => [name, listener.established()])),
       connectionsElsewhere(counts) {
         for (const [name, listener] of Object.entries(listeners)) listener.connectionsElsewhere(counts[name] ?? 0)
       },

@@ -239,7 +239,7 @@ export const settings = {
       'HTTP_HEADERS_TIMEOUT_MS',
       integer(100, 600_000, 'milliseconds'),
       10_000,
-      'How long a request line and headers may take to arrive.',
+      'How long a TLS handshake may take, and a request line with its headers to arrive.',
     ),
     requestTimeoutMs: setting(
       'HTTP_REQUEST_TIMEOUT_MS',

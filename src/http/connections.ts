@@ -4,6 +4,9 @@
  * Whoever reaches the port can open connections and leave them: a place that is kept for somebody who asks for nothing is one that a caller does not
  * get. So when nearly all are taken, the one that has been idle longest goes for each that comes; when none is idle, those whose request is still
  * arriving. Who is being answered stays. Only when nobody can go are new connections closed.
+ *
+ * Over TLS a connection begins with a handshake, and who never ends it has shown even less. Handshakes have half of the places at most, and when places
+ * are short they go before those who are idle, but for the few that come last: they are who room is made for.
  */
 
 import type { ServerResponse } from 'node:http'
@@ -33,7 +36,9 @@ interface Asked {
 
 export class Connections {
   readonly #options: ConnectionsOptions
-  /** Longest first. Over TLS from the end of the handshake on, which has a limit of its own. */
+  /** TLS handshakes that go on, longest first. By the peer, which is what the socket before the handshake and the one after it have in common. */
+  readonly #handshakes = new Map<string, Socket>()
+  /** Longest first. */
   readonly #idle = new Set<Socket>()
   // By connection, of which there are few new ones: in a set of the answers themselves each would be one, and what the set has outgrown keeps the
   // old ones, with all that they hold, until the heap is looked through as a whole.
@@ -64,23 +69,46 @@ export class Connections {
     this.#options.onLimit(limit)
   }
 
-  /** One came. */
+  /** One came, and `idles` or `handshakes` next. */
   opened(socket: Socket): void {
     this.#open += 1
     socket.once('close', () => (this.#open -= 1))
     this.#makeRoom()
   }
 
+  /** Its TLS handshake begins; with `idles` it is over. */
+  handshakes(socket: Socket): void {
+    const peer = peerOf(socket)
+    // Gone already.
+    if (peer === undefined) return
+    this.#handshakes.set(peer, socket)
+    socket.once('close', () => {
+      if (this.#handshakes.get(peer) === socket) this.#handshakes.delete(peer)
+    })
+    const [longest] = this.#handshakesBeyond(Math.ceil(this.#limit / 2))
+    if (longest) this.#sendAway(longest)
+  }
+
+  /** How many there are, without those that leave and those whose handshake goes on. */
+  get established(): number {
+    return this.#open - this.#leaving - this.#handshakes.size
+  }
+
+  /** No handshake that goes on will be waited for. */
+  endHandshakes(): void {
+    for (const socket of this.#handshakes.values()) socket.destroy()
+  }
+
   /**
    * One came for which there was no place, and has been closed. When other processes have taken the places meanwhile, the limit here may be below what is
-   * open: some of the idle ones go for those that come next.
+   * open: some that do nothing go for those that come next.
    */
   dropped(): void {
     if (this.#options.max < fewestToMakeRoomFor) return
     let left = sentAwayForOne
-    for (const socket of this.#idle) {
-      if (left-- === 0) return
+    for (const socket of this.#idlers()) {
       this.#sendAway(socket)
+      if (--left === 0) return
     }
   }
 
@@ -137,6 +165,7 @@ export class Connections {
   #know(socket: Socket): void {
     if (this.#known.has(socket)) return
     this.#known.add(socket)
+    if (this.#handshakes.size > 0) this.#handshakes.delete(peerOf(socket) ?? '')
     socket.once('close', () => this.#forget(socket))
   }
 
@@ -146,11 +175,30 @@ export class Connections {
   }
 
   /** Beside the limit some places are kept free: what is sent away takes a moment to go. */
+  get #reserve(): number {
+    return Math.min(64, Math.floor(this.#limit / fewestToMakeRoomFor))
+  }
+
+  /** Who does nothing, in the order of going. */
+  *#idlers(): Iterable<Socket> {
+    yield* this.#handshakesBeyond(this.#reserve)
+    yield* this.#idle
+  }
+
+  /** All but the `spared` that came last. What is given out is no longer kept. */
+  *#handshakesBeyond(spared: number): Iterable<Socket> {
+    for (const [peer, socket] of this.#handshakes) {
+      if (this.#handshakes.size <= spared) return
+      this.#handshakes.delete(peer)
+      yield socket
+    }
+  }
+
   #makeRoom(): void {
-    const reserve = Math.min(64, Math.floor(this.#limit / fewestToMakeRoomFor))
+    const reserve = this.#reserve
     let tooMany = this.#open - this.#leaving - (this.#limit - reserve)
     if (reserve === 0 || tooMany <= 0) return
-    for (const socket of this.#idle) {
+    for (const socket of this.#idlers()) {
       this.#sendAway(socket)
       if (--tooMany === 0) return
     }
@@ -171,4 +219,9 @@ export class Connections {
     socket.once('close', () => (this.#leaving -= 1))
     socket.destroy()
   }
+}
+
+/** Undefined when it has gone. */
+function peerOf({ remoteAddress, remotePort, localAddress }: Socket): string | undefined {
+  return remotePort === undefined ? undefined : `${remoteAddress} ${remotePort} ${localAddress}`
 }

@@ -10,7 +10,7 @@ import { readFileSync } from 'node:fs'
 import { createServer as createHttpServer, STATUS_CODES, type RequestListener, type ServerOptions, type ServerResponse } from 'node:http'
 import { createServer as createHttpsServer, type Server as TlsServer } from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
-import { createSecureContext, type SecureContextOptions } from 'node:tls'
+import { createSecureContext, type SecureContextOptions, type TLSSocket } from 'node:tls'
 import { OperatorError } from '../base/operator-error.ts'
 import type { Log } from '../base/log.ts'
 import { Connections } from './connections.ts'
@@ -52,9 +52,11 @@ export interface Listener {
   readonly port: number
   /** Open connections. */
   connections(): Promise<number>
+  /** Those that other processes have to count with: a handshake concerns the process alone that it goes on in. */
+  established(): number
   /** Those sent away since the start, to make room for others. */
   sentAway(): number
-  /** So many are open in other processes on the same port, and count against `maxConnections` here. */
+  /** So many are established in other processes on the same port, and count against `maxConnections` here. */
   connectionsElsewhere(count: number): void
   /** Reads the certificate and key again for new connections. Answers whether they were taken; if not, the old ones stay and the log says why. */
   reloadCertificate(): boolean
@@ -97,7 +99,8 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   server.maxConnections = options.maxConnections
   server.on('connection', (socket) => {
     connections.opened(socket)
-    if (!tls) connections.idles(socket)
+    if (tls) connections.handshakes(socket)
+    else connections.idles(socket)
   })
   // A connection on which nothing moves, whatever the reason: the reader of an answer that does not read it.
   server.setTimeout(options.idleTimeoutMs + options.requestTimeoutMs, (socket) => socket.destroy())
@@ -112,7 +115,11 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     if (error.code === 'ERR_HTTP_REQUEST_TIMEOUT' && options.takesLong?.(socket)) return
     refuseMalformed(error, socket, connections.hasAsked(socket))
   })
-  server.on('tlsClientError', (error) => log.debug({ listener: name, err: error }, 'a TLS handshake failed'))
+  server.on('tlsClientError', (error, socket: TLSSocket) => {
+    log.debug({ listener: name, err: error }, 'a TLS handshake failed')
+    // What took too long Node tells and leaves open, and words for the peer would wait for the handshake's end.
+    socket.destroy()
+  })
   const crowded = everySoOften((closed) =>
     log.warn({ listener: name, maxConnections: options.maxConnections, closed }, 'too many connections: new ones were closed'),
   )
@@ -133,6 +140,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     url: `${tls ? 'https' : 'http'}://${urlHost(host)}:${port}`,
     port,
     connections: () => new Promise((resolve, reject) => server.getConnections((error, count) => (error ? reject(error) : resolve(count)))),
+    established: () => connections.established,
     sentAway: () => connections.sentAway,
     connectionsElsewhere: (count) => connections.elsewhere(count),
     reloadCertificate() {
@@ -157,6 +165,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       const force = setTimeout(() => {
         log.warn({ listener: name }, 'calls were still under way when the time to finish them was over')
         http2?.destroy()
+        connections.endHandshakes()
         server.closeAllConnections()
       }, options.drainTimeoutMs)
       await closed

@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { connect as tlsConnect } from 'node:tls'
 import type { AuditRecord } from '../../src/audit/trail.ts'
 import type { Principal } from '../../src/auth/principal.ts'
 import { systemClock } from '../../src/base/clock.ts'
@@ -171,6 +172,18 @@ export interface RawConnection {
 
 export async function rawConnection(port: number): Promise<RawConnection> {
   const socket = connect(port, '127.0.0.1')
+  await new Promise<void>((resolve) => socket.once('connect', () => resolve()))
+  return collecting(socket)
+}
+
+/** The same over TLS, its handshake done. */
+export async function secureConnection(port: number, ca: string): Promise<RawConnection> {
+  const socket = tlsConnect({ host: '127.0.0.1', port, ca, servername: 'localhost' })
+  await new Promise<void>((resolve, reject) => socket.once('secureConnect', () => resolve()).once('error', reject))
+  return collecting(socket)
+}
+
+function collecting(socket: Socket): RawConnection {
   let text = ''
   let over = false
   const waiters = new Set<() => void>()
@@ -192,7 +205,6 @@ export async function rawConnection(port: number): Promise<RawConnection> {
     socket.on('close', end)
     socket.on('error', end)
   })
-  await new Promise<void>((resolve) => socket.once('connect', () => resolve()))
   return {
     socket,
     send: (bytes) => void socket.write(bytes),

@@ -1,15 +1,17 @@
 /** The listener's limits, its certificate and its end. */
 
 import { request as httpsRequest } from 'node:https'
+import type { Socket } from 'node:net'
 import { connect as tlsConnect, type TLSSocket } from 'node:tls'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { silentLog } from '../../src/base/log.ts'
-import { listen } from '../../src/http/server.ts'
+import { listen, type ListenOptions } from '../../src/http/server.ts'
 import {
   openTestServer,
   rawConnection,
   rawRequest,
   scratch,
+  secureConnection,
   selfSigned,
   testLimits,
   type RawConnection,
@@ -150,6 +152,75 @@ describe('when nearly all places are taken', () => {
     const second = await connect()
     second.send(answerOf('three'))
     await second.received((text) => text.includes('three'))
+  })
+})
+
+describe('a TLS handshake that does not end', () => {
+  /** 32 places, of which 2 are kept free. */
+  async function openSecure(options: Partial<ListenOptions> = {}) {
+    const files = scratch()
+    const { cert, key } = selfSigned('localhost')
+    const tls = { certFile: files.write('cert.pem', cert), keyFile: files.write('key.pem', key) }
+    const server = await openTestServer({ maxConnections: 32, tls, ...options })
+    const opened: Socket[] = []
+    onTestFinished(async () => {
+      for (const socket of opened) socket.destroy()
+      await server.close()
+      files.remove()
+    })
+    /** Connects and says nothing. */
+    const begin = async (): Promise<RawConnection> => {
+      const connection = await rawConnection(server.listener.port)
+      opened.push(connection.socket)
+      return connection
+    }
+    /** Connects and ends the handshake. */
+    const connect = async (): Promise<RawConnection> => {
+      const connection = await secureConnection(server.listener.port, cert)
+      opened.push(connection.socket)
+      return connection
+    }
+    return { server, begin, connect }
+  }
+
+  test('in time is the end of the connection', async () => {
+    const { server, begin } = await openSecure({ headersTimeoutMs: 200 })
+    await (
+      await begin()
+    ).ended
+    await expect.poll(() => server.listener.connections()).toBe(0)
+  })
+
+  test('takes nobody’s place: it goes before those who are idle, and whoever comes is served', async () => {
+    const { server, begin, connect } = await openSecure()
+    const regulars: RawConnection[] = []
+    for (let n = 0; n < 28; n++) regulars.push(await connect())
+    for (let n = 0; n < 100; n++) await begin()
+    const late = await connect()
+    for (const connection of [...regulars.slice(1), late]) {
+      connection.send(rawRequest('Echo', '{"Text":"still here"}'))
+      expect(await connection.received((text) => text.includes('still here'))).toContain('200 OK')
+    }
+    expect(server.listener.sentAway()).toBeGreaterThanOrEqual(98)
+  })
+
+  test('goes when they are more than half of the places, also where others are free', async () => {
+    const { server, begin, connect } = await openSecure()
+    const regular = await connect()
+    const first = await begin()
+    for (let n = 0; n < 39; n++) await begin()
+    await first.ended
+    await expect.poll(() => server.listener.connections()).toBe(17)
+    await expect.poll(() => server.listener.established()).toBe(1)
+    expect(regular.socket.destroyed).toBe(false)
+  })
+
+  test('is not waited for when the listener closes, but for as long as calls are', async () => {
+    const { server, begin } = await openSecure({ drainTimeoutMs: 100 })
+    const connection = await begin()
+    await expect.poll(() => server.listener.connections()).toBe(1)
+    await server.close()
+    await connection.ended
   })
 })
 
