@@ -18,7 +18,7 @@ import { availableParallelism } from 'node:os'
 import { basename } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { OperatorError } from './base/operator-error.ts'
-import { joinMetrics, keepTotals, openMetrics, type MetricsPage, type MetricValues } from './base/metrics.ts'
+import { joinMetrics, openMetrics, ProcessFigures, type MetricsPage, type MetricValues } from './base/metrics.ts'
 import type { Log } from './base/log.ts'
 import type { Taking } from './kms/quotas.ts'
 import { shuttingDown, type Readiness } from './http/ops.ts'
@@ -74,6 +74,8 @@ type FromMember =
   | { readonly type: 'ready'; readonly address: Address }
   | { readonly type: 'wrote'; readonly id: number }
   | { readonly type: 'answer'; readonly id: number; readonly value: unknown }
+  /** In the end, when nothing more will be counted. */
+  | { readonly type: 'counted'; readonly values: MetricValues }
   | { readonly type: 'share'; readonly takings: readonly Taking[]; readonly connections: Counts }
 
 type Question = 'readiness' | 'metrics' | 'missing'
@@ -118,6 +120,8 @@ export interface Membership {
   join(): Promise<void>
   /** Serves from now on. */
   ready(address: Address, rooms: MemberRooms): void
+  /** Says what it has counted, when no more calls come and its rooms are still open. */
+  close(): Promise<void>
   /** Resolves when the supervisor says so. */
   readonly stop: Promise<string>
 }
@@ -130,9 +134,10 @@ export function joinProcesses(log: Log): Membership {
   const stop = new Promise<string>((resolve) => (stopped = resolve))
   let stopping = false
   let joined = (): void => undefined
-  const send = (message: FromMember): void => {
-    // Without its supervisor a process ends; that a message did not arrive says no more.
-    if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
+  /** Without its supervisor a process ends; that a message did not arrive says no more. */
+  const send = (message: FromMember, sent = (): void => undefined): void => {
+    if (process.connected) process.send?.(message, undefined, undefined, sent)
+    else sent()
   }
 
   const awaited = new Map<number, () => void>()
@@ -227,6 +232,10 @@ export function joinProcesses(log: Log): Membership {
       send({ type: 'ready', address })
       setInterval(() => share(own.shared), shareEveryMs).unref()
     },
+    async close() {
+      const values = await rooms?.metricValues()
+      if (values) await new Promise<void>((resolve) => send({ type: 'counted', values }, resolve))
+    },
     stop,
   }
 }
@@ -253,8 +262,6 @@ class Member {
   /** Whether it reads what others write, and is waited for. One that starts reads everything anyway, and is too busy to say so. */
   reads = false
   connections: Counts = {}
-  /** What it counted, when it last said so. */
-  values: MetricValues | undefined
   isTold = false
   constructor(worker: Worker) {
     this.worker = worker
@@ -283,8 +290,7 @@ export async function superviseProcesses(count: number, drainWithinMs: number, l
   const metrics = openMetrics('supervisor')
   const countFailure = metrics.count('holdfast_process_failures_total', 'API processes that ended without having been told to.')
   metrics.gauge('holdfast_processes', 'API processes that serve.', () => serving().length)
-  /** What members that have ended counted: totals do not go back. */
-  let ended: MetricValues = []
+  const figures = new ProcessFigures<Member>()
   let address: Address | undefined
   let lastId = 0
   let failures = 0
@@ -354,6 +360,7 @@ export async function superviseProcesses(count: number, drainWithinMs: number, l
     const worker = cluster.fork()
     const member = new Member(worker)
     members.add(member)
+    figures.began(member)
     return new Promise((resolve) => {
       worker.on('message', (message: FromMember) => {
         switch (message.type) {
@@ -376,14 +383,17 @@ export async function superviseProcesses(count: number, drainWithinMs: number, l
             return void spread(member, message.id)
           case 'answer':
             return questions.get(message.id)?.settle(message.value)
+          case 'counted':
+            return figures.said(member, message.values)
           case 'share':
             member.connections = message.connections
             return share(member, message.takings)
         }
       })
+      // Comes after all that it has said, which its exit may not.
+      worker.once('disconnect', () => figures.ended(member))
       worker.once('exit', (code: number | null, signal: string | null) => {
         members.delete(member)
-        if (member.values) ended = keepTotals([ended, member.values])
         for (const { member: asked, settle } of questions.values()) if (asked === member) settle(undefined)
         resolve(undefined)
         if (closing) return
@@ -425,9 +435,17 @@ export async function superviseProcesses(count: number, drainWithinMs: number, l
     clearTimeout(kill)
   }
 
-  const values = async (member: Member): Promise<MetricValues | undefined> => {
-    const said = (await askWhat(member, 'metrics')) as MetricValues | undefined
-    if (said) member.values = said
+  /** Of those that say so. */
+  const askValues = async (): Promise<ReadonlyMap<Member, MetricValues>> => {
+    const said = new Map<Member, MetricValues>()
+    await Promise.all(
+      [...members].map(async (member) => {
+        const values = (await askWhat(member, 'metrics')) as MetricValues | undefined
+        if (!values) return
+        said.set(member, values)
+        figures.said(member, values)
+      }),
+    )
     return said
   }
 
@@ -457,9 +475,10 @@ export async function superviseProcesses(count: number, drainWithinMs: number, l
       }
     },
     async page(overall) {
-      const all = await Promise.all([metrics.values(), ...[...members].map(values)])
-      const known = all.filter((one) => one !== undefined)
-      return joinMetrics(overall ? [...known, ended] : known, overall)
+      const said = await askValues()
+      const own = await metrics.values()
+      // From here on nothing is waited for: who ends meanwhile is in the figures once.
+      return joinMetrics([own, ...(overall ? figures.overall(new Set(said.keys())) : said.values())], overall)
     },
     reload: () => members.forEach((member) => member.tell({ type: 'reload' })),
     async restart() {
@@ -473,8 +492,6 @@ export async function superviseProcesses(count: number, drainWithinMs: number, l
           log.error({}, 'a new process could not start: those that serve go on as they are')
           break
         }
-        // What it counted is lost with it otherwise.
-        await values(old)
         await retire(old)
       }
       restarting = false

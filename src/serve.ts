@@ -368,7 +368,11 @@ async function openRooms(config: Config, log: Log, opened: Opened, fittings: Fit
     ...config.http,
     otherwise: (request, response) => (envelope.takes(request) ? envelope.handle(request, response) : app(request, response)),
   })
-  await membership?.join()
+  if (membership) {
+    await membership.join()
+    // Ended after the ports, so that it has counted all, and before what it reads.
+    opened.add('figures', membership)
+  }
   const main = opened.add(
     'main port',
     await listen({

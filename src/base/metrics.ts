@@ -61,8 +61,36 @@ export async function joinMetrics(processes: readonly MetricValues[], overall = 
   return { contentType: joined.contentType, text: await joined.metrics() }
 }
 
-/** What is left of values when their process ends: what was counted, which must not become less. As plain data. */
-export function keepTotals(processes: readonly MetricValues[]): MetricValues {
+/**
+ * What the processes of one service have said that they count: of each what it said last, and of those that have ended their totals. A process is in it
+ * once, whatever ends while it is asked, and what was counted does not become less.
+ */
+export class ProcessFigures<Process> {
+  readonly #last = new Map<Process, MetricValues>()
+  #ended: MetricValues = []
+
+  began(process: Process): void {
+    this.#last.set(process, [])
+  }
+
+  /** What is heard of one that has ended comes too late. */
+  said(process: Process, values: MetricValues): void {
+    if (this.#last.has(process)) this.#last.set(process, values)
+  }
+
+  ended(process: Process): void {
+    this.#ended = totalsOf([this.#ended, this.#last.get(process) ?? []])
+    this.#last.delete(process)
+  }
+
+  /** @param answering those that have just said it; of others it is not known what they have, only what they counted */
+  overall(answering: ReadonlySet<Process>): readonly MetricValues[] {
+    return [this.#ended, ...[...this.#last].map(([process, values]) => (answering.has(process) ? values : totalsOf([values])))]
+  }
+}
+
+/** Of values what was counted, added up, as plain data. */
+function totalsOf(processes: readonly MetricValues[]): MetricValues {
   const counted = new Map<string, PlainMetric>()
   for (const metric of (processes as readonly (readonly PlainMetric[])[]).flat()) {
     if (metric.type === 'gauge') continue

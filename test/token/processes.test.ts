@@ -115,6 +115,9 @@ const processesCheck = async (): Promise<unknown> => {
 const total = (page: string, name: string): number =>
   [...page.matchAll(new RegExp(`^${name}(?:\\{[^}]*\\})? (\\S+)$`, 'gm'))].reduce((sum, [, value]) => sum + Number(value), 0)
 
+/** In the metrics. */
+const grantsCounted = String.raw`holdfast_calls_total\{operation="CreateGrant",code="ok"[^}]*\}`
+
 interface Load {
   /** Of the grants that were answered. */
   readonly grants: string[]
@@ -275,17 +278,26 @@ test('SIGUSR2 replaces all processes, one after the other, and every call is ans
   await expect.poll(serving, { timeout: 30_000 }).toHaveLength(2)
   const before = serving()
   const KeyId = await sharedKey()
+  const counted: number[] = []
+  const count = async (): Promise<void> => void counted.push(total(await ops('/metrics/overall'), grantsCounted))
+  await count()
   const load = keepCalling(KeyId)
   process.kill(holdfast.pid, 'SIGUSR2')
-  await expect.poll(() => said('replacing the processes has ended').length, { timeout: 120_000, interval: 200 }).toBe(1)
+  const hasEnded = async (): Promise<number> => {
+    await count()
+    return said('replacing the processes has ended').length
+  }
+  await expect.poll(hasEnded, { timeout: 120_000, interval: 200 }).toBe(1)
   expect(await load.stop()).toEqual([])
   expect(load.grants.length).toBeGreaterThan(0)
   await expect.poll(() => serving().filter((pid) => !before.includes(pid))).toHaveLength(2)
   expect(serving()).toHaveLength(2)
   expect(await processesCheck()).toEqual({ ok: true, detail: 'ok' })
-  // What those counted that have ended is not lost.
-  const overall = await ops('/metrics/overall')
-  expect(total(overall, 'holdfast_calls_total')).toBeGreaterThan(total(await ops('/metrics'), 'holdfast_calls_total'))
+  // What those counted that have ended is not lost, and nothing is counted twice.
+  await count()
+  expect(counted).toEqual(counted.toSorted((a, b) => a - b))
+  expect((counted.at(-1) ?? 0) - (counted[0] ?? 0)).toBe(load.grants.length)
+  expect(total(await ops('/metrics'), grantsCounted)).toBeLessThan(counted.at(-1) ?? 0)
   for (const client of clients) client.destroy()
   clients = await clientsOfBoth()
   const [any] = clients

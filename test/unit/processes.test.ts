@@ -2,7 +2,7 @@
 
 import { availableParallelism } from 'node:os'
 import { describe, expect, test } from 'vitest'
-import { joinMetrics, keepTotals, openMetrics } from '../../src/base/metrics.ts'
+import { joinMetrics, openMetrics, ProcessFigures } from '../../src/base/metrics.ts'
 import { tooManySessions } from '../../src/doctor.ts'
 import { planProcesses } from '../../src/processes.ts'
 
@@ -66,19 +66,51 @@ describe('the metrics of several processes', () => {
     expect(overall).toMatch(/^holdfast_call_seconds_count\{operation="Encrypt"\} 7$/m)
   })
 
+  /** The page of all together, when these say what they count. */
+  const pageOf = async (figures: ProcessFigures<string>, answering: readonly string[]): Promise<string> =>
+    (await joinMetrics(figures.overall(new Set(answering)), true)).text
+
   test('do not become less when a process ends: what it counted is kept, what it had is not', async () => {
-    let ended: Awaited<ReturnType<typeof keepTotals>> = []
+    const figures = new ProcessFigures<string>()
     for (const [name, calls] of [
       ['1', 3],
       ['2', 4],
-    ] as const)
-      ended = keepTotals([ended, await openOne(name, calls).values()])
-    const { text } = await joinMetrics([await openOne('3', 1).values(), ended], true)
+      ['3', 1],
+    ] as const) {
+      figures.began(name)
+      figures.said(name, await openOne(name, calls).values())
+      if (name !== '3') figures.ended(name)
+    }
+    const text = await pageOf(figures, ['3'])
     expect(text).toMatch(/^holdfast_calls_total\{operation="Encrypt",code="ok"\} 8$/m)
     expect(text).toMatch(/^holdfast_call_seconds_count\{operation="Encrypt"\} 8$/m)
     expect(text).toMatch(/^holdfast_call_seconds_bucket\{le="0\.001",operation="Encrypt"\} 8$/m)
     expect(text).toMatch(/^test_total\{kind="a"\} 8$/m)
     expect(text).toMatch(/^test_open 1$/m)
     expect(text).toMatch(/^test_keys 10$/m)
+  })
+
+  test('have a process once that ends while it is asked, with what it said last', async () => {
+    const figures = new ProcessFigures<string>()
+    figures.began('1')
+    figures.said('1', await openOne('1', 3).values())
+    figures.said('1', await openOne('1', 5).values())
+    figures.ended('1')
+    expect(await pageOf(figures, ['1'])).toMatch(/^test_total\{kind="a"\} 5$/m)
+    figures.said('1', await openOne('1', 5).values())
+    figures.ended('1')
+    expect(await pageOf(figures, ['1'])).toMatch(/^test_total\{kind="a"\} 5$/m)
+  })
+
+  test('have of a process that does not answer what it counted, and nothing of what it had', async () => {
+    const figures = new ProcessFigures<string>()
+    for (const name of ['1', '2']) {
+      figures.began(name)
+      figures.said(name, await openOne(name, 3).values())
+    }
+    const text = await pageOf(figures, ['2'])
+    expect(text).toMatch(/^test_total\{kind="a"\} 6$/m)
+    expect(text).toMatch(/^test_open 3$/m)
+    expect(text).toMatch(/^test_up 0$/m)
   })
 })
