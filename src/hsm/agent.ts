@@ -132,6 +132,8 @@ class Agent {
   #cache: HandleCache | undefined
   #journal: SharedArrayBuffer | undefined
   #turns: SharedArrayBuffer | undefined
+  /** 1 while a worker writes answers. */
+  readonly #writing = new SharedArrayBuffer(4)
   /** No login is tried any more. */
   #stopped = false
   #workers = 0
@@ -317,7 +319,10 @@ class Agent {
     const workerData: WorkerTask = {
       library: this.#config.library,
       slot: this.#slot,
+      index,
       socket: this.#config.firstSocket + index,
+      answers: this.#config.answers,
+      writing: this.#writing,
       journal: this.#journal,
       turns: this.#turns,
       profile: this.#ownProfile(),

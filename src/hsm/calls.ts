@@ -108,7 +108,6 @@ export interface Lane {
   since: number
   /** The end of `underWay` that is not written yet. */
   outgoing: Call[]
-  received: Buffer
   /** Gets no work before, if others can: the device had no session or memory for it. */
   restUntil: number
 }
@@ -121,13 +120,14 @@ export const newLane = (socket: Socket): Lane => ({
   slow: 0,
   since: 0,
   outgoing: [],
-  received: nothing,
   restUntil: 0,
 })
 
 /** The lanes of one agent process. */
 export interface Crew {
   readonly lanes: readonly Lane[]
+  /** The beginning of an answer whose rest has not come. */
+  received: Buffer
 }
 
 /** Who owns the agents. */
@@ -311,25 +311,26 @@ export class Calls<C extends Crew> {
   }
 
   /** Bytes of an agent whose memory the vendor's library may have spoilt: what is no answer ends that agent, never the service. */
-  hear(crew: C, lane: Lane, chunk: Buffer): void {
+  hear(crew: C, chunk: Buffer): void {
     try {
-      this.#answers(crew, lane, chunk)
+      this.#answers(crew, chunk)
     } catch (error) {
       this.#owner.failed(crew, `its answers cannot be read: ${error instanceof Error ? error.message : 'unknown reason'}`)
     }
   }
 
-  #answers(crew: C, lane: Lane, chunk: Buffer): void {
-    const buffer = lane.received.length === 0 ? chunk : Buffer.concat([lane.received, chunk])
-    if (buffer !== chunk) lane.received.fill(0)
+  #answers(crew: C, chunk: Buffer): void {
+    const buffer = crew.received.length === 0 ? chunk : Buffer.concat([crew.received, chunk])
+    if (buffer !== chunk) crew.received.fill(0)
     let at = 0
     for (;;) {
       const bytes = findFrame(buffer, at, buffer.length)
       if (bytes === undefined) break
       const head = parseAnswerHead(buffer, at)
       // Until it is settled it stays where the agent's end would find it.
-      const call = lane.underWay[0]
-      if (call?.id !== head.id) throw new RangeError('an answer that belongs to no call')
+      const lane = crew.lanes[head.worker]
+      const call = lane?.underWay[0]
+      if (lane === undefined || call?.id !== head.id) throw new RangeError('an answer that belongs to no call')
       lane.busyUs -= call.expectedUs
       if (call.expectedUs >= slowCallUs) lane.slow -= 1
       lane.since = performance.now()
@@ -339,13 +340,13 @@ export class Calls<C extends Crew> {
       lane.underWay.shift()
       at += bytes
     }
-    lane.received = at === buffer.length ? nothing : Buffer.from(buffer.subarray(at))
+    crew.received = at === buffer.length ? nothing : Buffer.from(buffer.subarray(at))
     if (chunk.length > 0) chunk.fill(0)
     if (buffer !== chunk) buffer.fill(0)
     if (this.#owner.draining().has(crew)) {
-      if (mayWrite(lane)) write(lane)
+      for (const lane of crew.lanes) if (mayWrite(lane)) write(lane)
       this.#owner.idle(crew)
-    } else if (this.#quick.length > 0 || this.#slow.length > 0 || lane.outgoing.length > 0) this.#planFlush()
+    } else this.#planFlush()
   }
 
   /** Falls quickly and rises slowly: what a thread waited for a processor says nothing about the device. */

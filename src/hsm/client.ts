@@ -108,12 +108,16 @@ type AgentState = 'starting' | 'ready' | 'draining' | 'ended'
 class AgentProcess implements Crew {
   readonly child: ChildProcess
   readonly lanes: Lane[]
+  readonly answers: Socket
+  received: Buffer = nothing
   readonly startedAt = performance.now()
   state: AgentState = 'starting'
   failure: Extract<FromAgent, { type: 'failed' }> | undefined
   constructor(child: ChildProcess, lanes: Lane[]) {
     this.child = child
     this.lanes = lanes
+    // Node's own types know no descriptor beyond the fifth.
+    this.answers = (child.stdio as readonly unknown[])[answersDescriptor] as Socket
   }
   get sessions(): number {
     return this.lanes.filter((lane) => lane.open).length
@@ -122,7 +126,8 @@ class AgentProcess implements Crew {
 
 const agentProgram = programOf(new URL('agent.ts', import.meta.url))
 const lifelineDescriptor = 4
-const firstSocket = 5
+const answersDescriptor = 5
+const firstSocket = 6
 
 /**
  * Starts the agent, logs in, proves the token.
@@ -438,19 +443,17 @@ class TokenClient implements Token {
       execArgv: [...loaderFlags],
       env: { ...this.#env, ...config.env },
       serialization: 'json',
-      stdio: ['ignore', 'pipe', 'pipe', 'ipc', 'pipe', ...Array.from({ length: sockets }, () => 'pipe' as const)],
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc', 'pipe', 'pipe', ...Array.from({ length: sockets }, () => 'pipe' as const)],
     })
     const lanes = Array.from({ length: sockets }, (_, index): Lane => {
       return newLane(child.stdio[firstSocket + index] as Socket)
     })
     const agent = new AgentProcess(child, lanes)
     this.#successor = agent
-    for (const lane of lanes) {
-      lane.socket.on('data', (chunk: Buffer) => this.#calls.hear(agent, lane, chunk))
-      // A socket that breaks belongs to a process that ends: `exit` tells.
-      lane.socket.on('error', () => {})
-    }
-    child.stdio[lifelineDescriptor]?.on('error', () => {})
+    agent.answers.on('data', (chunk: Buffer) => this.#calls.hear(agent, chunk))
+    // A socket that breaks belongs to a process that ends: `exit` tells.
+    for (const socket of [agent.answers, child.stdio[lifelineDescriptor], ...lanes.map((lane) => lane.socket)])
+      socket?.on('error', () => {})
     for (const [name, stream] of [
       ['stdout', child.stdout],
       ['stderr', child.stderr],
@@ -478,6 +481,7 @@ class TokenClient implements Token {
       provision: config.provision && this.#info === undefined,
       setEnv: Object.keys({ ...this.#env, ...config.env }),
       lifeline: lifelineDescriptor,
+      answers: answersDescriptor,
       firstSocket,
       sockets,
     }
@@ -577,7 +581,8 @@ class TokenClient implements Token {
     if (wasCurrent) this.#agent = undefined
     if (wasSuccessor) this.#successor = undefined
     this.#calls.abandonCrew(agent, reason)
-    for (const lane of agent.lanes) lane.socket.destroy()
+    for (const { socket } of agent.lanes) socket.destroy()
+    agent.answers.destroy()
     if (wasCurrent) {
       this.#calls.abandonQueue(reason)
       if (performance.now() - agent.startedAt > backOff.forgottenAfterMs) this.#failures = 0

@@ -1,13 +1,15 @@
 /**
- * What passes between the service's process and a worker thread of the agent: frames on a socket, one socket per
- * worker, many frames per write. Answers come in the order of the requests. No I/O here.
+ * What passes between the service's process and the worker threads of the agent: frames, many per write. Each worker reads requests from a socket of its
+ * own. All of them write their answers to one pipe, so that the service reads at once whatever is there; those of one worker come in the order of its
+ * requests. No I/O here.
  *
  * Request                                      Answer
  *   0  u32  bytes that follow this field         0  u32  bytes that follow this field
  *   4  u32  id                                   4  u32  id
  *   8  u8   operation                            8  u8   status, 0 = done
  *   9  u8   wrap scheme, algorithm or kind, or 0 9  u8   wrap scheme or signature algorithm, or 0
- *  10  u16  length of ckaId                     10  u16  1: the agent cannot go on and must be replaced
+ *  10  u16  length of ckaId                     10  u8   1: the agent cannot go on and must be replaced
+ *                                               11  u8   which worker answers
  *  12  u32  length of aad                       12  u32  microseconds it took
  *  16  f64  by when it must have begun          16  data; unless done, JSON { message, code }
  *  24  ckaId (hex text), aad, data
@@ -136,6 +138,7 @@ export function parseRequest(buffer: Buffer, at: number, bytes: number): Request
 
 export interface AnswerHead {
   readonly id: number
+  readonly worker: number
   readonly failure: TokenFailure | undefined
   readonly number: number
   readonly fatal: boolean
@@ -147,7 +150,8 @@ export function encodeAnswer(head: AnswerHead, data: Buffer, target: Buffer, at:
   target.writeUInt32LE(head.id, at + 4)
   target[at + 8] = statuses.indexOf(head.failure)
   target[at + 9] = head.number
-  target.writeUInt16LE(head.fatal ? 1 : 0, at + 10)
+  target[at + 10] = head.fatal ? 1 : 0
+  target[at + 11] = head.worker
   target.writeUInt32LE(head.microseconds, at + 12)
   return at + headerBytes + data.copy(target, at + headerBytes)
 }
@@ -155,9 +159,10 @@ export function encodeAnswer(head: AnswerHead, data: Buffer, target: Buffer, at:
 export function parseAnswerHead(buffer: Buffer, at: number): AnswerHead {
   return {
     id: buffer.readUInt32LE(at + 4),
+    worker: buffer[at + 11] ?? 0,
     failure: statuses[buffer[at + 8] ?? 0],
     number: buffer[at + 9] ?? 0,
-    fatal: buffer.readUInt16LE(at + 10) === 1,
+    fatal: buffer[at + 10] === 1,
     microseconds: buffer.readUInt32LE(at + 12),
   }
 }
@@ -182,8 +187,9 @@ export interface AgentConfig {
   readonly provision: boolean
   /** The environment the operator set for this process; the profile's wishes must not override it. */
   readonly setEnv: readonly string[]
-  /** File descriptors: `lifeline` is only ever read to its end, workers have one each from `firstSocket`. */
+  /** File descriptors: `lifeline` is only ever read to its end, answers go to `answers`, and workers read requests from one each from `firstSocket`. */
   readonly lifeline: number
+  readonly answers: number
   readonly firstSocket: number
   readonly sockets: number
 }

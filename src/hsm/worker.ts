@@ -1,5 +1,5 @@
 /**
- * A thread of the agent process: one session on the token, one socket to the service.
+ * A thread of the agent process: one session on the token, one socket that its requests come from, and the pipe that all threads answer by.
  *
  * It reads requests from its socket with blocking reads, does them one after another with synchronous calls, and writes
  * the answers: no event loop, no hop through another thread. It ends when its socket does.
@@ -9,6 +9,7 @@
  * be replaced. Only what is harmless to repeat is repeated, and at most once for each class of trouble.
  */
 import { readSync, writeSync } from 'node:fs'
+import { performance } from 'node:perf_hooks'
 import { parentPort, workerData } from 'node:worker_threads'
 import { PKCS11 } from 'pkcs11js'
 import { findSignature } from './algorithms.ts'
@@ -58,7 +59,12 @@ import { canUse, findScheme, findUsableScheme, Rejected, schemes, Unsupported, U
 export interface WorkerTask {
   readonly library: string
   readonly slot: Uint8Array
+  readonly index: number
+  /** Descriptors: requests come from one, answers go to the other, which all workers write to. */
   readonly socket: number
+  readonly answers: number
+  /** 1 while one of them does. */
+  readonly writing: SharedArrayBuffer
   readonly journal: SharedArrayBuffer
   /** Undefined where no session has to wait for another. */
   readonly turns: SharedArrayBuffer | undefined
@@ -578,9 +584,11 @@ function tell(message: FromWorker): void {
 class Outbox {
   #bytes = Buffer.allocUnsafeSlow(256 * 1024)
   #used = 0
-  readonly #socket: number
-  constructor(socket: number) {
-    this.#socket = socket
+  readonly #answers: number
+  readonly #writing: Int32Array
+  constructor({ answers, writing }: WorkerTask) {
+    this.#answers = answers
+    this.#writing = new Int32Array(writing)
   }
   put(head: AnswerHead, data: Buffer): void {
     const needed = headerBytes + data.length
@@ -589,7 +597,12 @@ class Outbox {
     this.#used = encodeAnswer(head, data, this.#bytes, this.#used)
   }
   flush(): void {
-    for (let written = 0; written < this.#used;) written += writeSync(this.#socket, this.#bytes, written, this.#used - written)
+    if (this.#used === 0) return
+    // One after the other: what is longer than the pipe has room for would be torn.
+    while (Atomics.compareExchange(this.#writing, 0, 0, 1) !== 0) Atomics.wait(this.#writing, 0, 1)
+    for (let written = 0; written < this.#used;) written += writeSync(this.#answers, this.#bytes, written, this.#used - written)
+    Atomics.store(this.#writing, 0, 0)
+    Atomics.notify(this.#writing, 0, 1)
     this.#bytes.fill(0, 0, this.#used)
     this.#used = 0
   }
@@ -604,8 +617,9 @@ const tooLate = {
 }
 
 /** Reads, serves and answers until the service ends the socket. */
-function run(server: Server, socket: number): void {
-  const outbox = new Outbox(socket)
+function run(server: Server, task: WorkerTask): void {
+  const { socket, index } = task
+  const outbox = new Outbox(task)
   // Room for many requests; the service makes none that does not fit (see the limits in wrap.ts).
   const bytes = Buffer.allocUnsafeSlow(256 * 1024)
   let used = 0
@@ -629,7 +643,7 @@ function run(server: Server, socket: number): void {
       const { failure, fatal, number, data } = machineMs(begun) > request.dueMs ? tooLate : server.serve(request)
       const now = performance.now()
       tookMs[place] = now - begun
-      outbox.put({ id: request.id, failure, number, fatal, microseconds: Math.round((now - begun) * 1000) }, data)
+      outbox.put({ id: request.id, worker: index, failure, number, fatal, microseconds: Math.round((now - begun) * 1000) }, data)
       if (failure === undefined && request.operation !== 'wrap') data.fill(0)
       if (now - flushed > flushAfterMs) {
         outbox.flush()
@@ -657,6 +671,6 @@ try {
 }
 if (server !== undefined) {
   tell({ type: 'open' })
-  run(server, task.socket)
+  run(server, task)
   server.close()
 }

@@ -183,6 +183,14 @@ describe('random bytes', () => {
     expect(await token.random(100_000)).toHaveLength(100_000)
   })
 
+  test('answers that are longer than the pipe between the processes has room for come whole from all sessions at once', async () => {
+    const parts = await Promise.all(Array.from({ length: 24 }, () => token.random(1024 * 1024)))
+    expect(new Set(parts.map((part) => part.length))).toEqual(new Set([1024 * 1024]))
+    // Bytes of a neighbour's answer, or of its header, would be there twice.
+    const seen = new Set(parts.flatMap((part) => Array.from({ length: 1024 }, (_, at) => part.toString('hex', at * 1024, at * 1024 + 16))))
+    expect(seen.size).toBe(24 * 1024)
+  })
+
   test('no bytes, or more than a mebibyte, are refused', async () => {
     expect(await failureOf(token.random(0))).toBe('rejected')
     expect(await failureOf(token.random(1024 * 1024 + 1))).toBe('rejected')

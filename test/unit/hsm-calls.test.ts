@@ -39,7 +39,7 @@ describe('calls to workers', () => {
   const begin = (count: number, limits: { queueLimit?: number; deadlineMs?: number } = {}): void => {
     workers = Array.from({ length: count }, () => new Worker())
     stop()
-    const own: Crew = { lanes: workers.map(({ lane }) => lane) }
+    const own: Crew = { lanes: workers.map(({ lane }) => lane), received: Buffer.alloc(0) }
     crew = own
     failures = []
     drains = new Set()
@@ -62,15 +62,17 @@ describe('calls to workers', () => {
     return call
   }
   /** The first call that a worker has. */
-  const answer = (worker: Worker | undefined, microseconds?: number): void => {
+  const answerOf = (worker: Worker | undefined, microseconds?: number): Buffer => {
     const request = worker?.asked.shift()
     if (worker === undefined || request === undefined) throw new Error('the worker has nothing to answer')
-    const head = { id: request.id, failure: undefined, number: 0, fatal: false, microseconds: microseconds ?? took[request.operation] ?? 0 }
+    const tookUs = microseconds ?? took[request.operation] ?? 0
+    const head = { id: request.id, worker: workers.indexOf(worker), failure: undefined, number: 0, fatal: false, microseconds: tookUs }
     const data = Buffer.from(request.operation)
     const frame = Buffer.alloc(headerBytes + data.length)
     encodeAnswer(head, data, frame, 0)
-    calls.hear(crew, worker.lane, frame)
+    return frame
   }
+  const answer = (worker: Worker | undefined, microseconds?: number): void => calls.hear(crew, answerOf(worker, microseconds))
   const given = (): string[][] => workers.map(({ asked }) => asked.map(({ operation }) => operation))
 
   beforeEach(() => {
@@ -272,13 +274,30 @@ describe('calls to workers', () => {
     }
   })
 
-  test('an answer that belongs to no call ends the agent, not the service', async () => {
+  test('answers of several workers come in one piece or in many, torn anywhere, and each ends its own call', async () => {
+    for (const pieceBytes of [1000, headerBytes + 3, headerBytes - 1, 1]) {
+      begin(3)
+      // Slow ones have the second and the third worker, the cheap one the first.
+      const made = [ask(slow), ask(slow), ask(cheap)]
+      await turn()
+      const all = Buffer.concat(workers.toReversed().map((worker) => answerOf(worker)))
+      for (let at = 0; at < all.length; at += pieceBytes) calls.hear(crew, Buffer.from(all.subarray(at, at + pieceBytes)))
+      expect((await Promise.all(made)).map(({ data }) => data.toString())).toEqual([slow, slow, cheap])
+      expect([calls.outstanding, failures]).toEqual([0, []])
+    }
+  })
+
+  test.each([
+    ['of a call that was never made', 4711, 0],
+    ['of another worker than the call is with', 1, 1],
+    ['of a worker that there is not', 1, 200],
+  ])('an answer %s ends the agent, not the service', async (_of, id, worker) => {
     void ask(cheap)
     await turn()
+    expect(given()).toEqual([[cheap], []])
     const frame = Buffer.alloc(headerBytes)
-    encodeAnswer({ id: 4711, failure: undefined, number: 0, fatal: false, microseconds: 1 }, Buffer.alloc(0), frame, 0)
-    const [worker] = workers
-    if (worker !== undefined) calls.hear(crew, worker.lane, frame)
+    encodeAnswer({ id, worker, failure: undefined, number: 0, fatal: false, microseconds: 1 }, Buffer.alloc(0), frame, 0)
+    calls.hear(crew, frame)
     expect(failures).toEqual(['its answers cannot be read: an answer that belongs to no call'])
   })
 })

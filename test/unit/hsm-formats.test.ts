@@ -200,6 +200,7 @@ describe('frames', () => {
   test('answers survive it too', () => {
     const answer = fc.record({
       id: fc.integer({ min: 0, max: 0xffff_ffff }),
+      worker: fc.integer({ min: 0, max: 255 }),
       failure: fc.constantFrom(...statuses),
       number: fc.integer({ min: 0, max: 255 }),
       fatal: fc.boolean(),
