@@ -26,6 +26,7 @@ import {
   type ShownObjects,
 } from './material.ts'
 import { hasReplicas } from './multi-region.ts'
+import { bindStoredPolicies } from './policy-principals.ts'
 import { keyEvent } from './record.ts'
 import { recordRotations, rotateDue } from './rotation.ts'
 import type { Service } from './service.ts'
@@ -106,6 +107,7 @@ export function startLifecycle(service: Service): Lifecycle {
       async () => together((await store.importObjects()).filter(isLeft), isLeft, (left) => removeLeftImports(service, left)),
     ]
     for (const step of steps) if (!(await step())) return
+    await bindStoredPolicies(store, dead.others)
     for (const id of dead.known) await store.removeInstance(id)
   }
   const run = (): Promise<void> => {
@@ -138,9 +140,11 @@ interface Dead {
   readonly known: readonly string[]
   /** One that the store does not list has ended, or was found dead before. */
   readonly isDead: (id: string) => boolean
+  /** The others, without the one that asks. */
+  readonly others: ReadonlySet<string>
 }
 
-export async function deadInstances({ store, instance, clock }: Service): Promise<Dead> {
+export async function deadInstances({ store, instance, clock }: Pick<Service, 'store' | 'instance' | 'clock'>): Promise<Dead> {
   const listed = await store.instances()
   const known = listed
     .filter(({ id, host, pid, heartbeatAt }) => {
@@ -148,8 +152,8 @@ export async function deadInstances({ store, instance, clock }: Service): Promis
       return clock.now() - heartbeatAt > deadAfterMs || (host === instance.host && !isRunning(pid))
     })
     .map(({ id }) => id)
-  const alive = new Set(listed.map(({ id }) => id).filter((id) => !known.includes(id)))
-  return { known, isDead: (id) => id !== instance.id && !alive.has(id) }
+  const others = new Set(listed.map(({ id }) => id).filter((id) => id !== instance.id && !known.includes(id)))
+  return { known, isDead: (id) => id !== instance.id && !others.has(id), others }
 }
 
 /** What is to be done about a key, undefined for nothing. */

@@ -6,6 +6,7 @@
  * Source: IAM user guide, "AWS JSON policy elements: Principal": "the ARN transforms to the user's unique principal ID when you save the policy".
  */
 
+import { setImmediate as turn } from 'node:timers/promises'
 import { mapPrincipals } from '../auth/policy.ts'
 import { StoreConflict, type Store, type View } from '../store/store.ts'
 
@@ -45,28 +46,42 @@ function nameOf(view: View, principal: string): string {
   return session === undefined ? found.arn : `arn:aws:sts::${found.accountId}:assumed-role/${found.name}/${session}`
 }
 
+/** The instances that ran beside the first that bound them; in the end `all`. */
 const boundSetting = 'principals/bound'
+const allBound = 'all'
+/** So many policies are looked at before calls have their turn. */
+const policiesAtATime = 250
 
 /** What stands for a user or role that was gone before its id was kept. Ids have no digit 0. */
 const gone = (principal: string): string =>
   userOrRoleArn.exec(principal)?.[1] === 'user' ? 'AIDA00000000000000000' : 'AROA00000000000000000'
 
-/** Policies of before unique ids were stored mean whom their names mean now. Once for each store; a stop in between is made up for by the next start. */
-export async function bindStoredPolicies(store: Store): Promise<void> {
+/**
+ * Policies of before unique ids were stored mean whom their names mean now. Once for each store, and once more when those have ended that ran beside
+ * whoever did it first: they may be of a former version, and have stored names since. A stop in between is made up for by the next start.
+ * @param others instances on the store that run now, without the one that calls
+ */
+export async function bindStoredPolicies(store: Store, others: ReadonlySet<string>): Promise<void> {
   const { view } = store
-  if (view.setting(boundSetting) !== undefined) return
+  const before = view.setting(boundSetting)
+  if (before === allBound) return
+  const beside = before === undefined ? [...others] : before.split(' ').filter((id) => others.has(id))
+  if (before !== undefined && beside.length > 0) return
   const bind = (text: string): string => bindPrincipals(view, text, (principal) => (uniqueId.test(principal) ? principal : gone(principal)))
+  let looked = 0
   for (const { arn, policy } of view.allKeys()) {
+    if (++looked % policiesAtATime === 0) await turn()
     if (bind(policy) !== policy) await unlessGone(store.updateKey(arn, (current) => ({ policy: bind(current.policy) })))
   }
   const all = Number.MAX_SAFE_INTEGER
   for (const { accountId } of view.listAccounts(undefined, all).items) {
     for (const { arn, trustPolicy } of view.listPrincipals(accountId, 'role', undefined, all).items) {
+      if (++looked % policiesAtATime === 0) await turn()
       if (trustPolicy === null || bind(trustPolicy) === trustPolicy) continue
       await unlessGone(store.updatePrincipal(arn, (current) => ({ trustPolicy: current.trustPolicy && bind(current.trustPolicy) })))
     }
   }
-  await store.compareAndSetSetting(boundSetting, undefined, 'all')
+  await store.compareAndSetSetting(boundSetting, before, beside.join(' ') || allBound)
 }
 
 /** Other processes on the store go on meanwhile. */

@@ -15,7 +15,7 @@ import { openIdentities, type Identities } from './identity.ts'
 import { openManagedKeys, type AwsServices, type ManagedKeys } from './managed-keys.ts'
 import { Buckets, openThrottle, type RequestRates, type ResourceQuotas, type Throttle } from './quotas.ts'
 import { isKeyStoreId, openKeyStores, type KeyStoreRooms, type KeyStores } from './key-stores.ts'
-import { startLifecycle } from './lifecycle.ts'
+import { deadInstances, startLifecycle } from './lifecycle.ts'
 import { bindStoredPolicies } from './policy-principals.ts'
 import { openStrangers, type Strangers } from './strangers.ts'
 import { openUsage, type Usage, type UsageSettings } from './usage.ts'
@@ -125,7 +125,7 @@ export async function openService(foundations: Foundations): Promise<Service> {
   const instance = { id: randomUUID(), host: hostname(), pid: process.pid }
   const serviceKey = await openServiceKey(foundations, foundations.config.sealBudget)
   await store.heartbeat({ ...instance, heartbeatAt: clock.now() })
-  await bindStoredPolicies(store)
+  await bindStoredPolicies(store, (await deadInstances({ store, instance, clock })).others)
 
   const buckets = new Buckets()
   const usage = await openUsage(foundations, foundations.config.usage)

@@ -27,7 +27,9 @@ import {
   type Output,
   type Rooms,
 } from './crash-rooms.ts'
+import { openStore } from '../../src/store/open.ts'
 import { builtProgram } from '../programs.ts'
+import { samplePrincipal } from '../unit/store-suite.ts'
 import { cleanEnvironment } from './environment.ts'
 import { makeSoftHsmToken } from './lab.ts'
 import { useRooms } from './rooms-kit.ts'
@@ -301,6 +303,28 @@ describe('an instance', () => {
     expect((await rooms.store.instances()).map(({ id }) => id).toSorted()).toEqual(
       [rooms.service.instance.id, ...listed.filter(({ dead }) => !dead).map(({ id }) => id)].toSorted(),
     )
+  })
+
+  test('binds what one of a former version stored by names beside it, when that has ended', async () => {
+    mkdirSync(here.dir, { recursive: true })
+    const former = await openStore({ file: join(here.dir, 'holdfast.db'), clock: here.clock, log: silentLog })
+    await former.heartbeat({ id: 'former', host: hostname(), pid: process.pid, heartbeatAt: here.clock.now() })
+    const rooms = await here.open()
+    const key = rooms.store.view.keyById(region, await makeKey(rooms))
+    const user = samplePrincipal('alice', { uniqueId: 'AIDAALICEALICEALICE' })
+    await rooms.store.insertPrincipal(user)
+    await former.refresh()
+    const policyOf = (principal: string): string =>
+      JSON.stringify({ Statement: [{ Effect: 'Allow', Principal: { AWS: principal }, Action: 'kms:*', Resource: '*' }] })
+    await former.updateKey(key?.arn ?? '', () => ({ policy: policyOf(user.arn) }))
+    await rooms.store.refresh()
+    const stored = (): string | undefined => rooms.store.view.key(key?.arn ?? '')?.policy
+    await rooms.service.runLifecycle()
+    expect(stored()).toBe(policyOf(user.arn))
+    await former.removeInstance('former')
+    await former.close()
+    await rooms.service.runLifecycle()
+    expect(stored()).toBe(policyOf(user.uniqueId))
   })
 
   test('removes what it could not finish itself, as soon as the device is back', async () => {

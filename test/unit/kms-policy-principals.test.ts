@@ -5,6 +5,7 @@ import { bindPrincipals, bindStoredPolicies, showPrincipals } from '../../src/km
 import type { Store } from '../../src/store/store.ts'
 import { accountId, backEnds, clock, sampleKey, samplePrincipal, type TestDatabase } from './store-suite.ts'
 
+const nobody: ReadonlySet<string> = new Set()
 const root = `arn:aws:iam::${accountId}:root`
 const statement = (more: object) => ({ Effect: 'Allow', Action: 'kms:*', Resource: '*', ...more })
 const policy = (...statements: object[]): string => JSON.stringify({ Version: '2012-10-17', Statement: statements })
@@ -109,7 +110,7 @@ describe.each(backEnds)('bound to the principals of a store in $name', ({ make }
     ].map((text) => sampleKey({ policy: text }))
     for (const key of keys) await store.insertKey(key, undefined)
     const policies = (): readonly (string | undefined)[] => keys.map(({ arn }) => store.view.key(arn)?.policy)
-    await bindStoredPolicies(store)
+    await bindStoredPolicies(store, nobody)
     const bound = [
       named([user.uniqueId, 'AIDA00000000000000000']),
       named([role.uniqueId, 'AROA00000000000000000']),
@@ -123,9 +124,27 @@ describe.each(backEnds)('bound to the principals of a store in $name', ({ make }
     // Once: what is in a policy by its name later came there by another road.
     const [first] = keys
     await store.updateKey(first?.arn ?? '', () => ({ policy: named([user.arn]) }))
-    await bindStoredPolicies(await database.open())
+    await bindStoredPolicies(await database.open(), nobody)
     await store.refresh()
     expect(policies()[0]).toBe(named([user.arn]))
+  })
+
+  test('what others store by names that run beside the first start is bound when they have ended, and not before', async () => {
+    await store.insertPrincipal(user)
+    const key = sampleKey({ policy: named([user.arn]) })
+    await store.insertKey(key, undefined)
+    const stored = (): string | undefined => store.view.key(key.arn)?.policy
+    await bindStoredPolicies(store, new Set(['old-one', 'old-other']))
+    expect(stored()).toBe(named([user.uniqueId]))
+    const storeName = async (): Promise<void> => void (await store.updateKey(key.arn, () => ({ policy: named([user.arn]) })))
+    await storeName()
+    await bindStoredPolicies(store, new Set(['old-other', 'new']))
+    expect(stored()).toBe(named([user.arn]))
+    await bindStoredPolicies(store, new Set(['new']))
+    expect(stored()).toBe(named([user.uniqueId]))
+    await storeName()
+    await bindStoredPolicies(store, nobody)
+    expect(stored(), 'once').toBe(named([user.arn]))
   })
 
   test('a start that was stopped in between is made up for by the next', async () => {
@@ -137,9 +156,9 @@ describe.each(backEnds)('bound to the principals of a store in $name', ({ make }
       ...store,
       updateKey: (...change) => (++writes > 1 ? Promise.reject(new Error('killed')) : store.updateKey(...change)),
     }
-    await expect(bindStoredPolicies(stopping)).rejects.toThrow('killed')
+    await expect(bindStoredPolicies(stopping, nobody)).rejects.toThrow('killed')
     expect(keys.filter(({ arn }) => store.view.key(arn)?.policy === named([user.arn]))).toHaveLength(2)
-    await bindStoredPolicies(store)
+    await bindStoredPolicies(store, nobody)
     for (const { arn } of keys) expect(store.view.key(arn)?.policy).toBe(named([user.uniqueId]))
   })
 })
