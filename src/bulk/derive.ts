@@ -10,9 +10,8 @@ export interface MessageKeys {
   readonly commitment: Buffer | undefined
 }
 
-const deriveKey = Buffer.from('DERIVEKEY')
-const commitKey = Buffer.from('COMMITKEY')
-const one = Buffer.of(1)
+/** What a block is made of ends with its number, and there is one. */
+const commitInfo = Buffer.from('COMMITKEY\x01')
 
 /** HKDF (RFC 5869). */
 export function deriveKeys(suite: Suite, dataKey: Buffer, messageId: Buffer): MessageKeys {
@@ -20,24 +19,22 @@ export function deriveKeys(suite: Suite, dataKey: Buffer, messageId: Buffer): Me
     throw new RangeError(`the data key has ${dataKey.length} bytes; ${suite.name} takes ${suite.keyBytes}`)
   const { derivation, keyBytes, commits } = suite
   if (!derivation) return { key: Buffer.from(dataKey), commitment: undefined }
-  const id = Buffer.of(suite.id >> 8, suite.id & 0xff)
+  const id = String.fromCharCode(suite.id >> 8, suite.id & 0xff)
+  const info = Buffer.from(`${id}${commits ? 'DERIVEKEY' : messageId.toString('latin1')}\x01`, 'latin1')
   const extracted = createHmac(derivation, commits ? messageId : noSalt)
     .update(dataKey)
     .digest()
-  const keys = commits
-    ? { key: expand(derivation, extracted, keyBytes, id, deriveKey), commitment: expand(derivation, extracted, commitmentBytes, commitKey) }
-    : { key: expand(derivation, extracted, keyBytes, id, messageId), commitment: undefined }
+  const key = expand(derivation, extracted, keyBytes, info)
+  const commitment = commits ? expand(derivation, extracted, commitmentBytes, commitInfo) : undefined
   extracted.fill(0)
-  return keys
+  return { key, commitment }
 }
 
 const noSalt = Buffer.alloc(0)
 
 /** Of one block: no key here is longer than its hash. */
-function expand(hash: string, extracted: Buffer, bytes: number, ...info: readonly Buffer[]): Buffer {
-  const hmac = createHmac(hash, extracted)
-  for (const part of info) hmac.update(part)
-  const block = hmac.update(one).digest()
+function expand(hash: string, extracted: Buffer, bytes: number, info: Buffer): Buffer {
+  const block = createHmac(hash, extracted).update(info).digest()
   block.fill(0, bytes)
   return block.subarray(0, bytes)
 }

@@ -51,6 +51,9 @@ export interface OpenRun {
   readonly endBytes: number
 }
 
+/** A few µs of work are done where they are: handing them over would cost more. */
+export const isFewUs = (bytes: number, frames: number): boolean => bytes <= 16_384 && frames <= 8
+
 /** What sealing a run of so many frames adds. */
 export const sealRoom = (frames: number): number => frames * frameOverhead + (lastFrameOverhead - frameOverhead)
 

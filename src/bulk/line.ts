@@ -5,7 +5,7 @@
 
 import { own, PoolFailure, slabBytes, type BulkPool, type Notary, type Slab } from './bulk-pool.ts'
 import type { RunOrder } from './bulk-worker.ts'
-import { copyInto, openRun, sealRoom, sealRun, type OpenRun, type SealRun } from './frames.ts'
+import { copyInto, isFewUs, openRun, sealRoom, sealRun, type OpenRun, type SealRun } from './frames.ts'
 import { frameOverhead, lastFrameOverhead, maxUint32 } from './message.ts'
 import type { Suite } from './suites.ts'
 
@@ -29,9 +29,6 @@ interface Run {
   settled: boolean
 }
 
-/** A few µs of work are done where they are: handing them over would cost more. */
-const hereBytes = 16_384
-const hereFrames = 8
 /** Of frames; a run of tiny ones would keep a thread for long. */
 const maxFramesInRun = 4096
 /** Of slabs that hold a long frame each. */
@@ -207,7 +204,7 @@ export class Line {
   }
 
   #isSmall(bytes: number, frames: number): boolean {
-    return this.#runs.length === 0 && bytes <= hereBytes && frames <= hereFrames
+    return this.#runs.length === 0 && isFewUs(bytes, frames)
   }
 
   get #keys() {

@@ -3,13 +3,12 @@
  */
 
 import { sharedPool, type BulkPool, type Notary } from './bulk-pool.ts'
-import { checkCommitment, checkHeaderTag, deriveKeys, headerTag, newMessageId, zeroIv, type MessageKeys } from './derive.ts'
+import { believeHeader, makeHeader, tooLong, type Believing, type CommitmentPolicy, type HeaderWish, type ReadLimits } from './header.ts'
 import type { Keyring } from './keyring.ts'
 import { Line } from './line.ts'
 import {
   checkCallersContext,
   defaultHeaderLimits,
-  encodeHeaderBody,
   frameOverhead,
   headerParser,
   lastFrameHeadBytes,
@@ -25,6 +24,7 @@ import {
   type WrittenHeader,
 } from './message.ts'
 import { Reader, type Source } from './reader.ts'
+import { isShort, openShort, readShort, sealShort } from './short.ts'
 import { unsignedSuite, type Suite } from './suites.ts'
 
 /** What comes out, in order, each piece as soon as it may be seen. To stop early is to `return` (as leaving a `for await` does, or destroying a Readable made of it). */
@@ -66,45 +66,61 @@ export interface DecryptOptions extends Common {
   readonly holdBytes?: number
 }
 
-export type CommitmentPolicy = 'REQUIRE_ENCRYPT_REQUIRE_DECRYPT' | 'REQUIRE_ENCRYPT_ALLOW_DECRYPT' | 'FORBID_ENCRYPT_ALLOW_DECRYPT'
-
-export interface ReadLimits extends HeaderLimits {
-  /** What is held in memory until its tag is verified: the longest frame, or body without frames. 64 MiB unless given. */
-  readonly maxFrameLength: number
-}
-
 const defaultFrameLength = 65_536
 const defaultReadLimits: ReadLimits = { ...defaultHeaderLimits, maxFrameLength: 2 ** 26 }
 
 /** @throws RangeError at once, for options that no message can meet. Everything else is thrown by the stream: PoolFailure, what the keyring or the source threw. */
 export function encryptStream(source: Source, options: EncryptOptions): MessageStream {
-  const { context = {}, keptOut = [], suite = unsignedSuite, frameLength = defaultFrameLength } = options
+  const wish = wishOf(options)
+  return new Stream(() => openSealing(source, wish, options))
+}
+
+/** What is wrong with the message is a MessageError, thrown by the stream; besides it PoolFailure, and what the keyring or the source threw. */
+export function decryptStream(source: Source, options: DecryptOptions): MessageStream {
+  const believing = believingOf(options)
+  return new Stream(() => openOpening(source, believing, options))
+}
+
+/** The same for bytes that are there: a message of its own memory. */
+export function encrypt(plaintext: Uint8Array, options: EncryptOptions): Promise<Buffer> {
+  const wish = wishOf(options)
+  return isShort(plaintext, wish) ? sealShort(plaintext, wish) : collect(encryptStream([plaintext], options))
+}
+
+export async function decrypt(
+  message: Uint8Array,
+  options: DecryptOptions,
+): Promise<{ readonly plaintext: Buffer; readonly header: MessageHeader }> {
+  const believing = believingOf(options)
+  const short = readShort(message, believing.limits)
+  if (short) return openShort(short, believing)
+  const stream = decryptStream([message], options)
+  const plaintext = await collect(stream)
+  return { plaintext, header: await stream.header }
+}
+
+function wishOf({
+  keyring,
+  context = {},
+  keptOut = [],
+  suite = unsignedSuite,
+  frameLength = defaultFrameLength,
+}: EncryptOptions): HeaderWish {
   checkCallersContext(context)
   if (!suite.commits) throw new RangeError(`${suite.name} is only read: it does not commit to its key`)
   if (!Number.isInteger(frameLength) || frameLength < 1 || frameLength > maxUint32)
     throw new RangeError(`a frame length of ${frameLength}: frames have 1 to ${maxUint32} bytes`)
   const unknown = keptOut.find((name) => !Object.hasOwn(context, name))
   if (unknown !== undefined) throw new RangeError(`"${unknown}" is to be kept out of the message, but is not in the encryption context`)
-  return new Stream(() => openSealing(source, { ...options, context, keptOut, suite, frameLength, pool: options.pool ?? sharedPool() }))
+  return { keyring, suite, context, keptOut, frameLength }
 }
 
-/** What is wrong with the message is a MessageError, thrown by the stream; besides it PoolFailure, and what the keyring or the source threw. */
-export function decryptStream(source: Source, options: DecryptOptions): MessageStream {
-  const limits = { ...defaultReadLimits, ...options.limits }
-  return new Stream(() => openOpening(source, { ...options, limits, pool: options.pool ?? sharedPool() }))
-}
-
-/** The same for bytes that are there: a message of its own memory. */
-export const encrypt = (plaintext: Uint8Array, options: EncryptOptions): Promise<Buffer> => collect(encryptStream([plaintext], options))
-
-export async function decrypt(
-  message: Uint8Array,
-  options: DecryptOptions,
-): Promise<{ readonly plaintext: Buffer; readonly header: MessageHeader }> {
-  const stream = decryptStream([message], options)
-  const plaintext = await collect(stream)
-  return { plaintext, header: await stream.header }
-}
+const believingOf = ({ keyring, context, commitmentPolicy, limits }: DecryptOptions): Believing => ({
+  keyring,
+  context,
+  commitmentPolicy,
+  limits: limits ? { ...defaultReadLimits, ...limits } : defaultReadLimits,
+})
 
 async function collect(stream: MessageStream): Promise<Buffer> {
   const pieces: Buffer[] = []
@@ -189,29 +205,18 @@ class OpenedBody implements Opened {
   }
 }
 
-type Given<Options, Known extends keyof Options> = Options & { readonly [Name in Known]-?: Exclude<Options[Name], undefined> }
-
-async function openSealing(
-  source: Source,
-  options: Given<EncryptOptions, 'context' | 'keptOut' | 'suite' | 'frameLength' | 'pool'>,
-): Promise<Opened> {
-  const { suite, keyring, keptOut, frameLength, pool, lend = false } = options
+async function openSealing(source: Source, wish: HeaderWish, { pool = sharedPool(), lend = false }: EncryptOptions): Promise<Opened> {
+  const { suite, frameLength } = wish
   const reader = new Reader(source)
   let notary: Notary | undefined
   try {
     notary = suite.signature && (await pool.notary(suite.signature))
     const context = notary?.publicKey
-      ? { ...options.context, [publicKeyName]: Buffer.from(notary.publicKey).toString('base64') }
-      : options.context
-    const { dataKey, encryptedDataKeys } = await keyring.encrypting({ suite, context })
-    const messageId = newMessageId(suite.messageIdBytes)
-    const { key, commitment } = deriveAndWipe(suite, dataKey, messageId)
-    const line = new Line({ pool, suite, key, messageId, frameLength, lend, notary })
+      ? { ...wish.context, [publicKeyName]: Buffer.from(notary.publicKey).toString('base64') }
+      : wish.context
+    const { header, head, key } = await makeHeader({ ...wish, context })
+    const line = new Line({ pool, suite, key, messageId: header.messageId, frameLength, lend, notary })
     try {
-      const [keptPairs, writtenPairs] = split(context, keptOut)
-      const header: MessageHeader = { suite, messageId, context: writtenPairs, encryptedDataKeys, frameLength, commitment }
-      const body = encodeHeaderBody(header)
-      const head = Buffer.concat([body, headerTag(suite, key, zeroIv, body, keptPairs)])
       await notary?.update(head)
       return new OpenedBody(header, line, reader, () => sealPieces(reader, line, head))
     } catch (error) {
@@ -269,36 +274,28 @@ async function* sealPieces(reader: Reader, line: Line, head: Buffer): AsyncGener
   }
 }
 
-async function openOpening(source: Source, options: Given<DecryptOptions, 'pool'> & { readonly limits: ReadLimits }): Promise<Opened> {
-  const { keyring, pool, limits, commitmentPolicy = 'REQUIRE_ENCRYPT_REQUIRE_DECRYPT', lend = false } = options
+async function openOpening(source: Source, believing: Believing, options: DecryptOptions): Promise<Opened> {
+  const { pool = sharedPool(), lend = false } = options
+  const { limits } = believing
   const reader = new Reader(source)
   let notary: Notary | undefined
   try {
     const { written, bytes } = await readWrittenHeader(reader, limits)
     const { header } = written
     const { suite, messageId } = header
-    checkHeader(header, commitmentPolicy, limits)
-    const keptPairs = keptOutOf(header.context, options.context ?? {})
-    const { dataKey } = await keyring.decrypting({
-      suite,
-      context: { ...header.context, ...keptPairs },
-      encryptedDataKeys: header.encryptedDataKeys,
-    })
-    const keys = deriveAndWipe(suite, dataKey, messageId)
+    const key = await believeHeader(written, believing)
     try {
-      checkCommitment(header, keys)
-      checkHeaderTag(written, keys.key, keptPairs)
       notary = suite.signature && (await pool.notary(suite.signature, Buffer.from(header.context[publicKeyName] ?? '', 'base64')))
       await notary?.update(bytes)
       const single = header.frameLength === 0
       const frameLength = single ? await readSingleLength(reader, limits) : header.frameLength
       const holdBytes = notary && options.holdBytes
-      const line = new Line({ pool, suite, key: keys.key, messageId, frameLength, lend: lend && holdBytes === undefined, notary })
+      const line = new Line({ pool, suite, key, messageId, frameLength, lend: lend && holdBytes === undefined, notary })
       return new OpenedBody(header, line, reader, () =>
         holdBytes === undefined ? openPieces(reader, line, single) : held(openPieces(reader, line, single), holdBytes),
       )
     } catch (error) {
-      keys.key.fill(0)
+      key.fill(0)
       throw error
     }
   } catch (error) {
@@ -307,29 +304,6 @@ async function openOpening(source: Source, options: Given<DecryptOptions, 'pool'
     throw error
   }
 }
-
-/** @throws MessageError for a suite that the policy does not let be read */
-export function checkPolicy({ commits, name }: Suite, policy: CommitmentPolicy): void {
-  if (!commits && policy === 'REQUIRE_ENCRYPT_REQUIRE_DECRYPT')
-    throw new MessageError(
-      'policy',
-      `${name} does not commit to its key: it is read under the commitment policy REQUIRE_ENCRYPT_ALLOW_DECRYPT only`,
-    )
-}
-
-/** What can be said of a message before any key is asked for. @throws MessageError */
-function checkHeader({ suite, context, frameLength }: MessageHeader, policy: CommitmentPolicy, limits: ReadLimits): void {
-  checkPolicy(suite, policy)
-  if (frameLength > limits.maxFrameLength) throw tooLong(`frames of ${frameLength} bytes`, limits)
-  const hasKey = publicKeyName in context
-  if (hasKey && !suite.signature)
-    throw new MessageError('malformed', `${suite.name} has no signature, but the encryption context has a public key for one`)
-  if (!hasKey && suite.signature)
-    throw new MessageError('malformed', `${suite.name} is signed, but the encryption context lacks the public key`)
-}
-
-const tooLong = (what: string, { maxFrameLength }: ReadLimits): MessageError =>
-  new MessageError('limit', `the message has ${what}, which must be held in memory; ${maxFrameLength} are allowed (maxFrameLength)`)
 
 /** Of a body without frames, which stays unread. */
 async function readSingleLength(reader: Reader, limits: ReadLimits): Promise<number> {
@@ -458,38 +432,12 @@ async function readFooter(reader: Reader): Promise<Buffer> {
 
 const truncated = (where: string): MessageError => new MessageError('truncated', `the message ends too soon, ${where}`)
 
-function deriveAndWipe(suite: Suite, dataKey: Buffer, messageId: Buffer): MessageKeys {
-  try {
-    return deriveKeys(suite, dataKey, messageId)
-  } finally {
-    dataKey.fill(0)
-  }
-}
-
 async function closeBoth(line: Line, reader: Reader): Promise<void> {
   try {
     await line.close()
   } finally {
     await reader.close()
   }
-}
-
-/** The pairs of these names, and the others. */
-function split(context: EncryptionContext, names: readonly string[]): readonly [EncryptionContext, EncryptionContext] {
-  if (names.length === 0) return [{}, context]
-  const pairs = Object.entries(context)
-  return [
-    Object.fromEntries(pairs.filter(([name]) => names.includes(name))),
-    Object.fromEntries(pairs.filter(([name]) => !names.includes(name))),
-  ]
-}
-
-/** Of what the caller names, the pairs that the message does not carry. @throws MessageError when it carries another value */
-export function keptOutOf(written: EncryptionContext, named: EncryptionContext): EncryptionContext {
-  const other = Object.keys(named).find((name) => name in written && written[name] !== named[name])
-  if (other !== undefined)
-    throw new MessageError('context', `the message was encrypted with another value of "${other}" in its encryption context`)
-  return Object.fromEntries(Object.entries(named).filter(([name]) => !(name in written)))
 }
 
 /** What a message says of itself; believed by nobody yet. The source is read no further than it must, and closed. @throws MessageError */

@@ -14,7 +14,7 @@ import { randomBytes } from 'node:crypto'
 import { checkCommitment, checkHeaderTag, deriveKeys, headerTag } from '../bulk/derive.ts'
 import type { Keyring } from '../bulk/keyring.ts'
 import { encodeHeaderBody, ivBytes, MessageError, type EncryptionContext, type WrittenHeader } from '../bulk/message.ts'
-import { checkPolicy, keptOutOf, type CommitmentPolicy } from '../bulk/stream.ts'
+import { checkPolicy, keptOutOf, type CommitmentPolicy } from '../bulk/header.ts'
 import type { Suite } from '../bulk/suites.ts'
 import type { KmsKeyring } from './kms-keyring.ts'
 

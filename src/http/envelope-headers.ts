@@ -3,8 +3,8 @@
  */
 
 import type { IncomingMessage } from 'node:http'
+import type { CommitmentPolicy } from '../bulk/header.ts'
 import type { EncryptionContext } from '../bulk/message.ts'
-import type { CommitmentPolicy } from '../bulk/stream.ts'
 import { suites } from '../bulk/suites.ts'
 import { kmsError, type KmsError } from '../kms/errors.ts'
 import type { KeyChoice } from './envelope-keys.ts'
