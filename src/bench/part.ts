@@ -210,6 +210,28 @@ export interface Side {
   measure(): Promise<Readonly<Record<string, number>>>
 }
 
+/** A window that is faster than all before it by less than this has gained nothing. */
+const gains = 1.05
+
+/**
+ * Runs one window after the other until two in a row have gained nothing: what is measured has been compiled then, and its caches are warm. A machine
+ * whose speed drifts ends it no later than `longestMs`.
+ *
+ * @param run takes ms, answers how much was done in a second
+ */
+export async function untilSteady(
+  run: (forMs: number) => Promise<number>,
+  { windowMs, longestMs }: { readonly windowMs: number; readonly longestMs: number },
+): Promise<void> {
+  let fastest = 0
+  let without = 0
+  for (let spentMs = 0; without < 2 && spentMs < longestMs; spentMs += windowMs) {
+    const perSecond = await run(windowMs)
+    without = perSecond > fastest * gains ? 0 : without + 1
+    fastest = Math.max(fastest, perSecond)
+  }
+}
+
 /** Every side once in each round, in the other order every second round. Answers what each round gave, by `side/number`. */
 export async function inTurns(
   { plan, progress }: Pick<PartContext, 'plan' | 'progress'>,

@@ -7,7 +7,7 @@ import { compareFigures, compareRuns } from '../../src/bench/compare.ts'
 import { sizesTo } from '../../src/bench/growth.ts'
 import { Durations } from '../../src/bench/histogram.ts'
 import { kneeOf } from '../../src/bench/latency.ts'
-import { figure, inTurns, median, ratioOf, type PartContext } from '../../src/bench/part.ts'
+import { figure, inTurns, median, ratioOf, untilSteady, type PartContext } from '../../src/bench/part.ts'
 import { renderReport } from '../../src/bench/report.ts'
 import { planFor, runParts, type Bench, type Machine } from '../../src/bench/run.ts'
 import { splitUp } from '../../src/bench/service.ts'
@@ -118,6 +118,22 @@ describe('figures', () => {
   test('the knee is the fewest that give nine tenths of the most', () => {
     const points = [10, 70, 91, 100, 95].map((perSecond, index) => ({ index, perSecond }))
     expect(kneeOf(points).index).toBe(2)
+  })
+
+  test.each([
+    ['goes on while each window is faster, and two windows longer', [100, 200, 300, 305, 290, 900], 5],
+    ['is not ended by one window that something else slowed down', [100, 50, 200, 150, 210, 900], 5],
+    ['ends in time on a machine that goes on getting faster', [1, 2, 4, 8, 16, 32, 64, 128, 256, 512], 8],
+  ])('a warm-up %s', async (_does, rates, windows) => {
+    const run: number[] = []
+    await untilSteady(
+      async (forMs) => {
+        run.push(forMs)
+        return rates[run.length - 1] ?? 0
+      },
+      { windowMs: 500, longestMs: 4000 },
+    )
+    expect(run).toEqual(Array.from({ length: windows }, () => 500))
   })
 
   test('the layers of a call add up to what it took its caller', () => {
