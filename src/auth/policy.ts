@@ -8,6 +8,7 @@
  * Spec: IAM user guide, "Grammar of the IAM JSON policy language"; KMS developer guide, "Key policies".
  */
 
+import { isRecord } from '../base/is-record.ts'
 import { compileConditions, ConditionError, conditionsHold, type Condition, type ConditionBlock } from './conditions.ts'
 import {
   compileArnPattern,
@@ -383,8 +384,8 @@ function isKey(text: string, from: number): boolean {
 }
 
 function object(value: unknown): JsonObject {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new PolicyError(syntaxError)
-  return value as JsonObject
+  if (!isRecord(value)) throw new PolicyError(syntaxError)
+  return value
 }
 
 function refuseUnknown(rest: JsonObject): void {

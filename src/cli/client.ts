@@ -4,6 +4,7 @@
  */
 
 import { signRequest } from '../auth/sigv4.ts'
+import { isRecord } from '../base/is-record.ts'
 import { PlainHttpError, post, refusePlainHttp, type PostOptions } from '../base/post.ts'
 import { CommandFailure, UsageError, type Arguments, type Flag } from './command.ts'
 import { parseCredentials, readCredentialsText, type ProfileCredentials } from './credentials-file.ts'
@@ -135,7 +136,7 @@ export function callFailure(origin: string, cause: Error & { readonly code?: str
 function parseAnswer(text: string): Answer | undefined {
   try {
     const value: unknown = JSON.parse(text)
-    return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Answer) : undefined
+    return isRecord(value) ? value : undefined
   } catch {
     return undefined
   }

@@ -1,5 +1,6 @@
 /** Answers for a person's eyes: lists as tables, the rest as aligned lines. `--json` prints the answer itself. */
 
+import { isRecord } from '../base/is-record.ts'
 import type { Answer } from './client.ts'
 
 export function showAnswer(answer: Answer): string {
@@ -34,8 +35,4 @@ function showValue(value: unknown, name = ''): string {
   if (value === undefined || value === null) return ''
   if (typeof value === 'number' && name.endsWith('Date')) return new Date(value * 1000).toISOString()
   return typeof value === 'string' ? value : JSON.stringify(value)
-}
-
-function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }

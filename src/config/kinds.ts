@@ -7,6 +7,7 @@ import { isIP } from 'node:net'
 import { homedir } from 'node:os'
 import { isAbsolute, join, resolve } from 'node:path'
 import { didYouMean } from '../base/closest.ts'
+import { isRecord } from '../base/is-record.ts'
 import { standardRates, type RequestRates } from '../kms/quotas.ts'
 
 /** What one setting accepts: `read` takes a JSON value or an environment string and throws an Expected. */
@@ -287,7 +288,3 @@ export const requestRates: Kind<'off' | RequestRates> = {
 }
 
 export const label = text('1 to 32 printable characters', /^[\x20-\x7e]{1,32}$/)
-
-export function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}

@@ -9,7 +9,8 @@
 import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { didYouMean } from '../base/closest.ts'
-import { Expected, isRecord, path, type Source } from './kinds.ts'
+import { isRecord } from '../base/is-record.ts'
+import { Expected, path, type Source } from './kinds.ts'
 import { rows, settings, type Config, type Row } from './settings.ts'
 import { problemsTogether } from './together.ts'
 

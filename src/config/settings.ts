@@ -3,6 +3,7 @@
  * for. The type, the reading (`read.ts`), the messages and the README's table all follow from it.
  */
 
+import { isRecord } from '../base/is-record.ts'
 import { logLevels } from '../base/log.ts'
 import {
   awsServices,
@@ -10,7 +11,6 @@ import {
   flag,
   host,
   integer,
-  isRecord,
   keyStoreTokenTable,
   label,
   nameList,

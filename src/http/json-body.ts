@@ -8,6 +8,7 @@
  */
 
 import { isUtf8 } from 'node:buffer'
+import { isRecord } from '../base/is-record.ts'
 import { kmsError } from '../kms/errors.ts'
 
 /** The deepest request of the APIs we answer has 5 levels. */
@@ -36,13 +37,12 @@ export function readJsonBody(bytes: Buffer): Readonly<Record<string, unknown>> {
   } catch {
     throw kmsError('SerializationException', 'The request body is not valid JSON.')
   }
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw kmsError('SerializationException', 'The request body is not a JSON object.')
+  if (!isRecord(value)) throw kmsError('SerializationException', 'The request body is not a JSON object.')
   // JSON.parse keeps the last of two equal names, so a repetition shows as a name that went missing.
   if (countKept(value) !== names) throw kmsError('SerializationException', 'The request body has a name twice.')
   // Bytes that are UTF-8 hold no surrogate; only an escape can make one.
   if (text.includes('\\u')) JSON.stringify(value, refuseLoneSurrogate)
-  return value as Readonly<Record<string, unknown>>
+  return value
 }
 
 /** A replacer, because JSON.stringify shows it every name and every string. */

@@ -6,6 +6,7 @@
  * type and breaks a constraint is collected, so that one ValidationException names every problem.
  */
 
+import { isRecord } from '../base/is-record.ts'
 import { kmsError, type KmsError } from './errors.ts'
 
 export type MemberKind = 'string' | 'boolean' | 'integer' | 'timestamp' | 'blob' | 'list' | 'map' | 'structure'
@@ -186,10 +187,10 @@ export function list<T>(of: Member<T, boolean>, limits: { readonly min?: number;
 
 /** Text to text, with a null prototype: the names are the caller's. */
 export const stringMap: Member<Readonly<Record<string, string>>> = member('map', (value) => {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw wrongType(value, 'Map')
+  if (!isRecord(value)) throw wrongType(value, 'Map')
   const map: Record<string, string> = Object.create(null) as Record<string, string>
   for (const name of Object.keys(value)) {
-    const text = (value as Readonly<Record<string, unknown>>)[name]
+    const text = value[name]
     if (typeof text !== 'string')
       throw text === null ? kmsError('SerializationException', 'Map value cannot be null') : wrongType(text, 'String')
     map[name] = text
@@ -201,8 +202,8 @@ export function structure<S extends Shape>(fields: S): Member<Input<S>> {
   return member(
     'structure',
     (value, path, problems) => {
-      if (typeof value !== 'object' || value === null || Array.isArray(value)) throw wrongType(value, 'Structure')
-      return readMembers(fields, value as Readonly<Record<string, unknown>>, `${path}.`, problems)
+      if (!isRecord(value)) throw wrongType(value, 'Structure')
+      return readMembers(fields, value, `${path}.`, problems)
     },
     { fields },
   )

@@ -12,6 +12,7 @@
  */
 
 import { compilePattern, PatternError, splitArn, type Matcher } from '../auth/pattern.ts'
+import { isRecord } from '../base/is-record.ts'
 import type { AskedMetadata } from './requests.ts'
 
 /** What a request is judged by. */
@@ -136,8 +137,8 @@ function patternsOf(value: unknown, where: string): readonly Matcher[] {
 }
 
 function membersOf(value: unknown, where: string): Readonly<Record<string, unknown>> {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new XksPolicyError(`${where} must be a JSON object.`)
-  return value as Readonly<Record<string, unknown>>
+  if (!isRecord(value)) throw new XksPolicyError(`${where} must be a JSON object.`)
+  return value
 }
 
 function refuseOthers(members: Readonly<Record<string, unknown>>, known: readonly string[], where: string): void {

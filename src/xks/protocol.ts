@@ -8,6 +8,7 @@
  */
 
 import { createHash, timingSafeEqual } from 'node:crypto'
+import { isRecord } from '../base/is-record.ts'
 
 /** `<XksProxyUriEndpoint><XksProxyUriPath>` and this is where a call goes. */
 export const paths = {
@@ -211,8 +212,8 @@ const base64 = (bytes: Uint8Array): string => Buffer.from(bytes.buffer, bytes.by
 const base64Form = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/
 
 function readObject(value: unknown): Readonly<Record<string, unknown>> {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new InvalidAnswer('not a JSON object')
-  return value as Readonly<Record<string, unknown>>
+  if (!isRecord(value)) throw new InvalidAnswer('not a JSON object')
+  return value
 }
 
 function readText(members: Readonly<Record<string, unknown>>, name: string): string {

@@ -6,6 +6,7 @@
  */
 
 import { isUtf8 } from 'node:buffer'
+import { isRecord } from '../base/is-record.ts'
 import { ivBytes, maxAadBytes, maxMetadataBytes, maxPlaintextBytes, tagBytes, type ExternalCiphertext } from './protocol.ts'
 
 /** `requestMetadata`: who asks KMS for what. Opaque texts; of which calls which are there the spec says (see `required`). */
@@ -144,8 +145,8 @@ export const externalKeyBody = (enabled: boolean): string =>
   JSON.stringify({ keySpec: 'AES_256', keyUsage: ['ENCRYPT', 'DECRYPT'], keyStatus: enabled ? 'ENABLED' : 'DISABLED' })
 
 function objectOf(value: unknown, name: string): Members {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new InvalidRequest(`${name} must be a JSON object.`)
-  return value as Members
+  if (!isRecord(value)) throw new InvalidRequest(`${name} must be a JSON object.`)
+  return value
 }
 
 /** A member that is null is absent. */
