@@ -4,6 +4,7 @@ import type { KeyChange, KeyRecord } from '../store/store.ts'
 import { foreignKeyUnseen } from './access.ts'
 import { aliasArn, isKeyId, keyArn, parseKmsArn } from './arn.ts'
 import { orConflict } from './conflict.ts'
+import { keyUses } from './cryptographic.ts'
 import { kmsError, type KmsError } from './errors.ts'
 import type { Call, FoundKey, KeyUse } from './operation.ts'
 import { allowedStates, refusal, type KeyOperationName } from './states.ts'
@@ -13,25 +14,9 @@ const visible = (key: KeyRecord | undefined): KeyRecord | undefined => (key?.sta
 
 export const keyMissing = (arn: string): KmsError => kmsError('NotFoundException', `Key '${arn}' does not exist`)
 
-/** AWS's model gives these no InvalidArnException: what is no key's ARN is not found. */
-const knowNoInvalidArn: ReadonlySet<string> = new Set([
-  'CreateAlias',
-  'UpdateAlias',
-  'Encrypt',
-  'Decrypt',
-  'ReEncrypt',
-  'Sign',
-  'Verify',
-  'GenerateMac',
-  'VerifyMac',
-  'DeriveSharedSecret',
-  'GenerateDataKey',
-  'GenerateDataKeyWithoutPlaintext',
-  'GenerateDataKeyPair',
-  'GenerateDataKeyPairWithoutPlaintext',
-  'Encapsulate',
-  'Decapsulate',
-])
+/** To some operations AWS's model gives no InvalidArnException: what is no key's ARN is not found. */
+const knowsInvalidArn = (operation: string): boolean =>
+  !keyUses.has(operation) && operation !== 'CreateAlias' && operation !== 'UpdateAlias'
 
 /**
  * @param action the one that is asked once the key is found, so that a key that is not there is denied in the same words
@@ -41,7 +26,7 @@ export function findKey(call: Call, reference: string, accepts: 'key' | 'key or 
   const { view } = call.service.store
   const arn = reference.startsWith('arn:') ? parseKmsArn(reference) : undefined
   if (reference.startsWith('arn:') && !arn) {
-    const code = knowNoInvalidArn.has(call.operation.name) ? 'NotFoundException' : 'InvalidArnException'
+    const code = knowsInvalidArn(call.operation.name) ? 'InvalidArnException' : 'NotFoundException'
     throw kmsError(code, `Invalid arn ${reference}`)
   }
   if (arn && arn.region !== call.region) throw kmsError('NotFoundException', `Invalid arn ${arn.region}`)

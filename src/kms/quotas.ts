@@ -7,6 +7,7 @@
  */
 
 import type { KeyRecord } from '../store/store.ts'
+import { sharingQuota } from './cryptographic.ts'
 import { kmsError } from './errors.ts'
 import type { Call } from './operation.ts'
 
@@ -94,24 +95,8 @@ export const standardRates: RequestRates = {
   AssumeRole: 600,
 }
 
-const cryptographic: ReadonlySet<string> = new Set([
-  'Decapsulate',
-  'Decrypt',
-  'DeriveSharedSecret',
-  'Encapsulate',
-  'Encrypt',
-  'GenerateDataKey',
-  'GenerateDataKeyWithoutPlaintext',
-  'GenerateMac',
-  'GenerateRandom',
-  'ReEncrypt',
-  'Sign',
-  'Verify',
-  'VerifyMac',
-])
-
 function classOf(name: string, key: KeyRecord | undefined, keyPairSpec: unknown): string {
-  if (cryptographic.has(name)) {
+  if (sharingQuota.has(name)) {
     const spec = key?.spec ?? ''
     return spec.startsWith('RSA_') ? 'rsa' : spec.startsWith('ECC_') ? 'ecc' : 'symmetric'
   }
@@ -262,7 +247,7 @@ export function openThrottle(rates: RequestRates, buckets: Buckets): Throttle {
         operation.eventSource === 'kms.amazonaws.com',
       )
       // What stands behind a key store has a limit of its own, whoever its callers are.
-      if (!cryptographic.has(operation.name)) return
+      if (!sharingQuota.has(operation.name)) return
       keys.forEach(({ customKeyStoreId: id, accountId }, at) => {
         if (id !== null && keys.findIndex((key) => key.customKeyStoreId === id) === at) take(accountId, 'customKeyStore', id, nowMs)
       })

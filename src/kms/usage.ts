@@ -9,6 +9,7 @@
 import type { AuditRecord } from '../audit/trail.ts'
 import type { LastUse, UsageRow } from '../store/store.ts'
 import { priceClass, standardPrices, type Prices } from './cost.ts'
+import { keyUses } from './cryptographic.ts'
 import type { Call } from './operation.ts'
 import type { Service } from './service.ts'
 
@@ -37,24 +38,6 @@ export interface Usage {
   flush(): Promise<void>
   close(): Promise<void>
 }
-
-/** What GetKeyLastUsage tells of. */
-const cryptographic: ReadonlySet<string> = new Set([
-  'Decapsulate',
-  'Decrypt',
-  'DeriveSharedSecret',
-  'Encapsulate',
-  'Encrypt',
-  'GenerateDataKey',
-  'GenerateDataKeyPair',
-  'GenerateDataKeyPairWithoutPlaintext',
-  'GenerateDataKeyWithoutPlaintext',
-  'GenerateMac',
-  'ReEncrypt',
-  'Sign',
-  'Verify',
-  'VerifyMac',
-])
 
 const dayMs = 86_400_000
 export const dayOf = (ms: number): string => new Date(ms).toISOString().slice(0, 10)
@@ -161,7 +144,7 @@ export async function openUsage({ store, clock, log }: Pick<Service, 'store' | '
       const day = Math.floor(nowMs / dayMs)
       const pairSpec = operation.name.startsWith('GenerateDataKeyPair') ? input['KeyPairSpec'] : undefined
       const counted = typeof pairSpec === 'string' ? `${operation.name} ${pairSpec}` : operation.name
-      const isUse = cryptographic.has(operation.name)
+      const isUse = keyUses.has(operation.name)
       let ofKey = false
       for (const { arn, accountId, type } of touched) {
         if (type !== 'AWS::KMS::Key') continue
