@@ -8,35 +8,24 @@ import { spawn } from 'node:child_process'
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { ManualClock } from '../../src/base/clock.ts'
-import type { Token } from '../../src/hsm/token.ts'
 import type { Line, Task } from './crash-child.ts'
-import { inspect, Journal, openLabToken, openRooms, scenarios, Tripwire, type Mishap } from './crash-rooms.ts'
+import { destroyAllKeys, inspect, Journal, openRooms, scenarios, Tripwire, type Mishap } from './crash-rooms.ts'
 import { builtProgram } from '../programs.ts'
 import { cleanEnvironment } from './environment.ts'
-import { makeSoftHsmToken, type LabToken } from './lab.ts'
+import { makeSoftHsmToken } from './lab.ts'
+import { useLab } from './rooms-kit.ts'
 
 const startMs = Date.UTC(2026, 0, 1)
 
-let lab: LabToken
-let token: Token
-let last = 0
-
-beforeAll(async () => {
-  lab = await makeSoftHsmToken()
-  token = await openLabToken(lab)
-})
-afterAll(async () => {
-  await token.close()
-  await lab.remove()
-})
+const here = useLab()
+let runs = 0
 
 /** An empty store on a token without keys of ours, so that every scenario starts from nothing. */
 async function startFromNothing(): Promise<string> {
-  for (const object of await token.allObjects()) if (object.label !== 'holdfast/canary') await token.destroyKey(object.ckaId, object.label)
-  const dir = join(lab.dir, `run-${++last}`)
-  return dir
+  await destroyAllKeys(here.token)
+  return join(here.lab.dir, `run-${++runs}`)
 }
 
 /** The outcome of what may fail: the journal knows which calls were answered. */
@@ -51,7 +40,7 @@ describe.each(Object.entries(scenarios))('%s', (_name, scenario) => {
     const dir = await startFromNothing()
     const journal = new Journal()
     const wire = new Tripwire()
-    const options = { dir, token, clock: new ManualClock(startMs), wire, ...(scenario.budget && { budget: scenario.budget }) }
+    const options = { dir, token: here.token, clock: new ManualClock(startMs), wire, ...(scenario.budget && { budget: scenario.budget }) }
     let rooms = await openRooms(options)
 
     const planned = await scenario.prepare(rooms, journal)
@@ -89,12 +78,12 @@ test.each(['before', 'after'] as const)(
       const files: string[] = []
       const published = async ({ accessKeyId }: { readonly accessKeyId: string }): Promise<void> => void files.push(accessKeyId)
       wire.arm(step, mishap)
-      const opening = openRooms({ dir, token, clock, wire, published })
+      const opening = openRooms({ dir, token: here.token, clock, wire, published })
       expect((await failureOf(opening)) === undefined, step).toBe(step === undefined)
       const { steps, fired } = wire.disarm()
       expect(fired, step).toBe(step !== undefined)
       if (step === undefined) await (await opening).close()
-      const rooms = await openRooms({ dir, token, clock, published })
+      const rooms = await openRooms({ dir, token: here.token, clock, published })
       expect(await inspect(rooms, new Journal()), step).toEqual([])
       // The credentials file ends with the key that the store has.
       expect(rooms.store.view.accessKeysOf('arn:aws:iam::111122223333:root').map(({ accessKeyId }) => accessKeyId)).toEqual(files.slice(-1))
