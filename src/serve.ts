@@ -16,6 +16,7 @@ import { systemClock } from './base/clock.ts'
 import { openLog, type Log, type OpenLog } from './base/log.ts'
 import { joinMetrics, openMetrics } from './base/metrics.ts'
 import type { Spans } from './base/spans.ts'
+import { within } from './base/within.ts'
 import { exitCodes } from './cli/command.ts'
 import { saveProfile } from './cli/credentials-file.ts'
 import { placesIn } from './config/places.ts'
@@ -164,7 +165,7 @@ class Opened {
     for (const { name, close } of this.#closers.splice(0).reverse()) {
       log.debug({ room: name }, 'closing')
       try {
-        await withinMs(close(), this.#timeoutMs)
+        await within(this.#timeoutMs, close(), () => new Error(`not done within ${this.#timeoutMs} ms`))
       } catch (error) {
         log.error({ room: name, err: error }, 'could not be closed cleanly')
       }
@@ -174,18 +175,6 @@ class Opened {
 
 /** No room needs longer, the drain time aside. */
 const closeTimeoutMs = 60_000
-
-async function withinMs<T>(work: Promise<T>, timeoutMs: number): Promise<T> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Error(`not done within ${timeoutMs} ms`)), timeoutMs)
-  })
-  try {
-    return await Promise.race([work, late])
-  } finally {
-    clearTimeout(timer)
-  }
-}
 
 /** Everything, open and answering. */
 export interface House {

@@ -5,6 +5,7 @@
 
 import type { Express } from 'express'
 import type { MetricsPage } from '../base/metrics.ts'
+import { within } from '../base/within.ts'
 import { endWithJson, plainExpress } from './app.ts'
 
 export interface Readiness {
@@ -67,7 +68,7 @@ export function openReadiness({ checks, parts, draining, checkTimeoutMs = 5000 }
     const outcomes = await Promise.all(
       Object.entries({ ...parts?.(), ...checks }).map(async ([name, check]) => {
         try {
-          await withTimeout(check(), checkTimeoutMs)
+          await within(checkTimeoutMs, check(), () => new Error(`no answer within ${checkTimeoutMs} ms`))
           return [name, { ok: true, detail: 'ok' }] as const
         } catch (error) {
           return [name, { ok: false, detail: error instanceof Error ? error.message : String(error) }] as const
@@ -83,17 +84,5 @@ export function openReadiness({ checks, parts, draining, checkTimeoutMs = 5000 }
       last = run()
     }
     return last
-  }
-}
-
-async function withTimeout(work: Promise<void>, timeoutMs: number): Promise<void> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${timeoutMs} ms`)), timeoutMs)
-  })
-  try {
-    await Promise.race([work, late])
-  } finally {
-    clearTimeout(timer)
   }
 }

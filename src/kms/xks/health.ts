@@ -8,6 +8,7 @@
 
 import type { Clock } from '../../base/clock.ts'
 import type { Log } from '../../base/log.ts'
+import { within } from '../../base/within.ts'
 import type { Token } from '../../hsm/token.ts'
 import type { Health } from '../../xks/protocol.ts'
 import type { HealthSource } from './proxy.ts'
@@ -105,7 +106,10 @@ class Watched {
   async look(): Promise<void> {
     const { clock, log, slowMs } = this.#options
     const startedAt = performance.now()
-    const failure = await within(this.#token.check(), lookTimeoutMs)
+    const failure = await within(lookTimeoutMs, this.#token.check(), () => new Error(`no answer within ${lookTimeoutMs} ms`)).then(
+      () => undefined,
+      (error: unknown) => error ?? new Error('no reason given'),
+    )
     const ms = performance.now() - startedAt
     if ((failure === undefined) !== this.#works || this.lookedAt === undefined) {
       if (failure === undefined) log.info({ token: this.name, ms: Math.round(ms) }, 'the canary key of a token works')
@@ -137,21 +141,4 @@ class Watched {
       return { vendor: 'unknown', model: 'unknown' }
     }
   }
-}
-
-/** What went wrong, or undefined. */
-async function within(work: Promise<void>, timeoutMs: number): Promise<unknown> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<Error>((resolve) => {
-    timer = setTimeout(resolve, timeoutMs, new Error(`no answer within ${timeoutMs} ms`))
-  })
-  const outcome = await Promise.race([
-    work.then(
-      () => undefined,
-      (error: unknown) => error ?? new Error('no reason given'),
-    ),
-    late,
-  ])
-  clearTimeout(timer)
-  return outcome
 }

@@ -8,6 +8,7 @@
 
 import { randomUUID } from 'node:crypto'
 import type { AuditRecord } from '../../audit/trail.ts'
+import { within } from '../../base/within.ts'
 import type { KeyRecord, KeyState, XksStoreRecord } from '../../store/store.ts'
 import { compileXksPolicy, type XksPolicy } from '../../xks/policy.ts'
 import { errorBody, errorStatuses, type Health } from '../../xks/protocol.ts'
@@ -222,7 +223,7 @@ export function openXksProxy(service: Service, options: { readonly health: Healt
     asked.inDevice = working.then(settled, settled)
     keepUntilDone(asked.inDevice)
     try {
-      return await before(leftMs, working, () => {
+      return await within(leftMs, working, () => {
         late = true
         abandoned.set(name, (abandoned.get(name) ?? 0) + 1)
         return tooLate()
@@ -290,7 +291,7 @@ export function openXksProxy(service: Service, options: { readonly health: Healt
   /** Once a day the HSM has to open the secret. It may hang, and the store may change: be switched off perhaps, or rid of this credential. */
   const whenOpened = async (asked: Asked, signed: Promise<Signer>): Promise<Signer> => {
     const { request, store } = asked
-    const signer = await before(request.deadline - clock.now(), signed, tooLate)
+    const signer = await within(request.deadline - clock.now(), signed, tooLate)
     const current = records.view.xksStore(request.prefix)
     if (current === store) return signer
     if (!current) throw noStore()
@@ -402,19 +403,6 @@ function wipe({ secrets, inDevice }: Asked): void {
   // What was given up at the deadline is still being worked with.
   if (inDevice) void inDevice.then(wipeAll)
   else wipeAll()
-}
-
-/** @param late makes the error of what has not settled after `ms` */
-async function before<T>(ms: number, work: Promise<T>, late: () => Error): Promise<T> {
-  let timer: NodeJS.Timeout | undefined
-  const overdue = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(late()), ms)
-  })
-  try {
-    return await Promise.race([work, overdue])
-  } finally {
-    clearTimeout(timer)
-  }
 }
 
 /** CloudTrail's limit on a caller's texts. ARNs may be longer. */
