@@ -1,6 +1,8 @@
 /** Stores of the XKS proxy for tests, and KMS' side of the conversation: signed requests handed to the inside of the proxy, as its door hands them over. */
 import { signRequest } from '../../src/auth/sigv4.ts'
-import { openXksProxy, type HealthSource, type XksApi, type XksProxy, type XksRequest } from '../../src/kms/xks/proxy.ts'
+import type { HealthSource } from '../../src/kms/xks/health.ts'
+import { openXksProxy, type XksProxy } from '../../src/kms/xks/proxy.ts'
+import type { XksApi, XksRequest } from '../../src/kms/xks/request.ts'
 import { administer, type InProcess } from './holdfast.ts'
 
 export interface StoreCredential {

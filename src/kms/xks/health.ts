@@ -11,7 +11,9 @@ import type { Log } from '../../base/log.ts'
 import { within } from '../../base/within.ts'
 import type { Token } from '../../hsm/token.ts'
 import type { Health } from '../../xks/protocol.ts'
-import type { HealthSource } from './proxy.ts'
+
+/** GetHealthStatus' answer, from a round trip on the canary key that is at most 20 s old. Never throws: what cannot be reached is UNAVAILABLE. */
+export type HealthSource = () => Promise<Health>
 
 export interface HealthOptions {
   /** By name; each is an entry of the answer, up to ten. */

@@ -63,3 +63,5 @@ export function ofDevice(error: unknown, token: Pick<Token, 'health'>): unknown 
   if (!(error instanceof TokenError) || error.failure !== 'unavailable' || token.health().state !== 'up') return error
   return new XksRefusal('DependencyTimeoutException', 'The key manager did not answer in time.', { cause: error })
 }
+
+export const tooLate = (): XksRefusal => new XksRefusal('DependencyTimeoutException', 'The key manager did not answer in time.')
