@@ -5,10 +5,10 @@
  */
 
 import { randomUUID } from 'node:crypto'
-import type { Log } from '../base/log.ts'
 import type { KeyStoreRecord } from '../store/store.ts'
 import { XksError, type ProxySettings, type XksClient } from '../xks/client.ts'
 import type { Health } from '../xks/protocol.ts'
+import type { Service } from './service.ts'
 
 export const managerStates = ['ACTIVE', 'DEGRADED', 'UNAVAILABLE'] as const
 
@@ -21,18 +21,24 @@ export interface KeyStoreHealth {
 }
 
 interface KeyStoreWatch {
-  /** Asks all of them, at once. Never rejects. */
-  look(keyStores: readonly KeyStoreRecord[]): Promise<void>
+  /** Asks all that are connected, if it is time to. In the background: a proxy that hangs holds up nothing. */
+  lookWhenDue(): void
   /** What the last look found. */
   read(): readonly KeyStoreHealth[]
+  /** Resolves when nobody is being asked. */
+  close(): Promise<void>
 }
 
-export function openKeyStoreWatch(options: {
-  readonly xks: Pick<XksClient, 'health'>
-  readonly proxyOf: (keyStore: KeyStoreRecord) => Promise<ProxySettings>
-  readonly log: () => Log
-}): KeyStoreWatch {
-  const { xks, proxyOf, log } = options
+/** Asks every `intervalMs`; with 0 never. */
+export function openKeyStoreWatch(
+  service: () => Pick<Service, 'store' | 'clock' | 'log'>,
+  options: {
+    readonly xks: Pick<XksClient, 'health'>
+    readonly proxyOf: (keyStore: KeyStoreRecord) => Promise<ProxySettings>
+    readonly intervalMs: number
+  },
+): KeyStoreWatch {
+  const { xks, proxyOf, intervalMs } = options
   let found = new Map<string, KeyStoreHealth>()
 
   const ask = async (keyStore: KeyStoreRecord): Promise<KeyStoreHealth> => {
@@ -46,21 +52,41 @@ export function openKeyStoreWatch(options: {
     try {
       const about = { kmsRequestId: randomUUID(), kmsOperation: 'KmsHealthCheck' }
       const now = told(await xks.health(await proxyOf(keyStore), about), true)
-      if (before?.isServing === false) log().info({ keyStore: id }, 'the proxy of a connected external key store serves again')
+      if (before?.isServing === false) service().log.info({ keyStore: id }, 'the proxy of a connected external key store serves again')
       return now
     } catch (error) {
       const about = error instanceof XksError ? { failure: error.failure, reason: error.message } : { err: error }
-      if (before?.isServing !== false) log().warn({ keyStore: id, ...about }, 'the proxy of a connected external key store does not serve')
+      if (before?.isServing !== false)
+        service().log.warn({ keyStore: id, ...about }, 'the proxy of a connected external key store does not serve')
       return told(error instanceof XksError ? error.health : undefined, false)
     }
   }
 
+  /** Never rejects. */
+  const look = async (): Promise<void> => {
+    const connected = service()
+      .store.view.allKeyStores()
+      .filter(({ state, backing }) => state === 'CONNECTED' && backing.type === 'EXTERNAL_KEY_STORE')
+    const results = await Promise.all(connected.map(ask))
+    found = new Map(results.map((health) => [health.keyStore.id, health]))
+  }
+
+  let lookedAt: number | undefined
+  const looking = new Set<Promise<void>>()
   return {
-    async look(keyStores) {
-      const results = await Promise.all(keyStores.map(ask))
-      found = new Map(results.map((health) => [health.keyStore.id, health]))
+    lookWhenDue() {
+      const now = service().clock.now()
+      // From the first round on: who connected it asked just then.
+      lookedAt ??= now
+      if (intervalMs === 0 || now - lookedAt < intervalMs) return
+      lookedAt = now
+      const task = look().finally(() => looking.delete(task))
+      looking.add(task)
     },
     read: () => [...found.values()],
+    async close() {
+      await Promise.all(looking)
+    },
   }
 }
 

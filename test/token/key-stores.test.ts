@@ -5,7 +5,7 @@ import { CreateCustomKeyStoreCommand, CreateKeyCommand, KMSClient, ScheduleKeyDe
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { openToken } from '../../src/hsm/client.ts'
 import type { Token } from '../../src/hsm/token.ts'
-import { sealSecret } from '../../src/kms/key-stores.ts'
+import { sealSecret } from '../../src/kms/key-store-secrets.ts'
 import type { KeyStoreRecord } from '../../src/store/store.ts'
 import { openXksClient } from '../../src/xks/client.ts'
 import { silentLog } from '../../src/base/log.ts'
