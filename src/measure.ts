@@ -21,6 +21,7 @@ import { openLog } from './base/log.ts'
 import { OperatorError } from './base/operator-error.ts'
 import type { BenchService, BenchToken, Means, PartContext, ServiceOptions, TokenOptions } from './bench/part.ts'
 import { selfSigned } from './bench/certificate.ts'
+import { endLoad } from './bench/load.ts'
 import { parts } from './bench/parts.ts'
 import { planFor, runParts, type Bench, type Machine, type PlanWishes } from './bench/run.ts'
 import { parseCredentials } from './cli/credentials-file.ts'
@@ -65,6 +66,7 @@ export async function measure(config: Config, wishes: BenchWishes, progress: (pa
     })
     return await runParts(chosen, context, plan, machine, systemClock)
   } finally {
+    await endLoad()
     await site.close()
   }
 }

@@ -4,7 +4,7 @@
  */
 
 import { monitorEventLoopDelay } from 'node:perf_hooks'
-import { createKey, load, requestsFor } from './load.ts'
+import { createKey, load, requestsFor, warmUp } from './load.ts'
 import {
   figure,
   inTurns,
@@ -37,7 +37,6 @@ const resolutionMs = 1
  */
 const warmingMs = 1
 const steadyWithin = { windowMs: 500, longestMs: 6000 }
-const serviceSteadyWithin = { windowMs: 1500, longestMs: 18_000 }
 
 /** Of the service over the model, as the road's own numbers are stated: 16 sessions, 256 connections. */
 const serviceSessions = 16
@@ -190,11 +189,7 @@ async function measureService(
           const side = async (name: string, service: typeof waiting): Promise<Side> => {
             const KeyId = await createKey(service)
             const first = requestsFor(service, 'Encrypt', () => ({ KeyId, Plaintext: Buffer.alloc(32).toString('base64') }))
-            await untilSteady(
-              async (durationMs) =>
-                (await load(service.endpoint, { warmupMs: 0, durationMs }, { connections: serviceConnections, requests: first })).perSecond,
-              serviceSteadyWithin,
-            )
+            await warmUp(service.endpoint, plan, { connections: serviceConnections, requests: first })
             return {
               name,
               async measure() {

@@ -2,7 +2,7 @@
  * The load generator, a process of its own so that it takes nothing from the event loop that it measures. It keeps N connections busy with
  * requests that were signed beforehand, one at a time each, and reads just enough of an answer to know where it ends.
  *
- * Started by fork; takes one LoadOrder, answers one LoadResult, ends.
+ * Started by fork; takes a LoadOrder, answers a LoadResult, and takes the next. Ends with its parent.
  */
 
 import { connect } from 'node:net'
@@ -105,9 +105,9 @@ function run(order: LoadOrder): Promise<LoadResult> {
   })
 }
 
-process.once('message', (order: LoadOrder) => {
+process.on('message', (order: LoadOrder) => {
   run(order).then(
-    (result) => process.send?.(result, () => process.disconnect()),
+    (result) => process.send?.(result),
     (error: unknown) => {
       process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`)
       process.exit(1)

@@ -3,11 +3,12 @@
  * not 200 fails the bench: its figures would mean nothing.
  */
 
+import type { ChildProcess } from 'node:child_process'
 import { signRequest, type SigningCredentials } from '../auth/sigv4.ts'
 import type { BareOrder } from './bare-process.ts'
 import { ask, endChild, startChild } from './child.ts'
 import type { LoadOrder, LoadResult } from './load-process.ts'
-import type { BenchService, Plan } from './part.ts'
+import { untilSteady, type BenchService, type Plan } from './part.ts'
 
 interface Signer {
   readonly host: string
@@ -83,6 +84,20 @@ export async function createUser(service: BenchService, name: string): Promise<{
   return { arn: (User as { readonly Arn: string }).Arn, as: { ...service, credentials } }
 }
 
+/** What the service compiles while calls come is no figure of it: it gets as fast as it will within some fifteen seconds of load. */
+const steadyWithin = { windowMs: 1500, longestMs: 18_000 }
+
+/** Calls until the server gets no faster; in a quick run a moment only. */
+export async function warmUp(
+  at: { readonly hostname: string; readonly port: string },
+  { level, warmupMs }: Pick<Plan, 'level' | 'warmupMs'>,
+  order: Pick<LoadOrder, 'connections' | 'requests'>,
+): Promise<void> {
+  const run = async (durationMs: number): Promise<number> => (await load(at, { warmupMs: 0, durationMs }, order)).perSecond
+  if (level === 'quick') await run(4 * warmupMs)
+  else await untilSteady(run, steadyWithin)
+}
+
 /** Keeps the server busy for the plan's time, after its warm-up. */
 export async function load(
   at: { readonly hostname: string; readonly port: string },
@@ -94,17 +109,31 @@ export async function load(
   return result
 }
 
+/** The processes that make load. Each compiles its code for itself, which takes from the service what it uses: who has nothing to do is used again. */
+const loaders = new Set<ChildProcess>()
+const resting: ChildProcess[] = []
+
+/** Ends them, once they are done. */
+export async function endLoad(): Promise<void> {
+  resting.length = 0
+  await Promise.all([...loaders].map(endChild))
+  loaders.clear()
+}
+
 /** The same, whatever the server answers, over TLS too, and with rests. */
 export async function flood(
   at: { readonly hostname: string; readonly port: string },
   { warmupMs, durationMs }: Pick<Plan, 'warmupMs' | 'durationMs'>,
   order: Pick<LoadOrder, 'connections' | 'requests' | 'ca' | 'restMs'>,
 ): Promise<LoadResult> {
-  const process = startChild('load-process.ts')
+  const process = resting.pop() ?? startChild('load-process.ts')
+  loaders.add(process)
   try {
     return await ask<LoadResult>(process, { ...order, host: at.hostname, port: Number(at.port), warmupMs, durationMs } satisfies LoadOrder)
   } finally {
-    await endChild(process)
+    // One that failed has ended.
+    if (process.exitCode === null && process.signalCode === null) resting.push(process)
+    else loaders.delete(process)
   }
 }
 

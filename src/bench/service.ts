@@ -7,7 +7,7 @@ import { authorize } from '../auth/authorize.ts'
 import { compilePolicy } from '../auth/policy.ts'
 import type { Principal } from '../auth/principal.ts'
 import { layers, type Layer } from '../base/spans.ts'
-import { call, createKey, load, requestsFor, withBare } from './load.ts'
+import { call, createKey, load, requestsFor, warmUp, withBare } from './load.ts'
 import {
   figure,
   inTurns,
@@ -142,13 +142,8 @@ async function sweep(context: PartContext, lacking: string[]): Promise<Found> {
     const answer = JSON.stringify(await call(service, 'Encrypt', { KeyId: keyId, Plaintext: bytes32(1) }))
     const { secretAccessKey } = service.credentials
     return withBare({ secretAccessKey, answer }, async (bare) => {
-      // The service has run nothing yet: what its first calls take is the compiler's.
-      for (const { requests } of prepared)
-        await load(
-          service.endpoint,
-          { warmupMs: 0, durationMs: 4 * plan.warmupMs },
-          { connections: plan.connections, requests: requests() },
-        )
+      for (const { requests } of prepared) await warmUp(service.endpoint, plan, { connections: plan.connections, requests: requests() })
+      await warmUp(bare, plan, { connections: plan.connections, requests: first.requests() })
       const sides = steps.flatMap((connections): readonly Side[] => [
         {
           name: `bare/${connections}`,
@@ -473,7 +468,7 @@ async function beside(
   for (const { name, service } of sides) {
     const keyId = await createKey(service)
     const requests = (): readonly Uint8Array[] => requestsFor(service, 'Encrypt', (n) => ({ KeyId: keyId, Plaintext: bytes32(n) }))
-    await load(service.endpoint, { warmupMs: 0, durationMs: 4 * plan.warmupMs }, { connections: plan.connections, requests: requests() })
+    await warmUp(service.endpoint, plan, { connections: plan.connections, requests: requests() })
     measured.push({
       name,
       measure: async () => numbersOf(await load(service.endpoint, plan, { connections: plan.connections, requests: requests() })),
