@@ -13,7 +13,8 @@ import { Spans, timed } from './base/spans.ts'
 import type { Observed } from './bench/part.ts'
 import type { Config } from './config/settings.ts'
 import type { Token } from './hsm/token.ts'
-import { openHouse, type Fittings } from './serve.ts'
+import type { Fittings } from './ground.ts'
+import { openHouse } from './house.ts'
 
 export interface ServiceOrder {
   readonly config: Config

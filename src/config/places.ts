@@ -15,3 +15,5 @@ export function placesIn(dataDir: string) {
     endpoint: join(dataDir, 'endpoint.json'),
   }
 }
+
+export type Places = ReturnType<typeof placesIn>

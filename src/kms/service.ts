@@ -92,7 +92,7 @@ export interface Service {
   close(): Promise<void>
 }
 
-/** What is opened before the service: main.ts owns these and closes them after it. */
+/** What is opened before the service; who opened it (rooms.ts) closes it after the service. */
 export interface Foundations {
   readonly config: ServiceConfig
   readonly token: Token
