@@ -188,7 +188,7 @@ export interface RoomOptions {
   readonly published?: (credential: { readonly accessKeyId: string; readonly secretAccessKey: string }) => Promise<void>
 }
 
-/** Opens a service as main.ts does: system keys, trail, what was left half done, the account. */
+/** Opens a service as the house does: system keys, trail, what was left half done, the account. */
 export async function openRooms(options: RoomOptions): Promise<Rooms> {
   const { dir, clock, wire = new Tripwire(), log = silentLog, published = async () => undefined } = options
   const token = wiredToken(options.token, wire)
