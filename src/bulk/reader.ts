@@ -1,6 +1,6 @@
 /** A source of bytes, read chunk by chunk and as much at a time as is wanted. */
 
-/** A Readable, a generator, an array of chunks: asked for the next one when there is room to work on it. */
+/** A Readable, a generator, an array of chunks: asked for the next one when there is room to work on it. Until then a chunk must stay as it is; then it may be used again. */
 export type Source = AsyncIterable<Uint8Array> | Iterable<Uint8Array>
 
 /** A source that gave nothing for so long is not worth waiting for with what is whole already. Files and networks at work are quicker. */
@@ -69,7 +69,8 @@ export class Reader {
       const bytes = await this.next()
       if (!bytes) break
       const taken = bytes.subarray(0, atMost - length)
-      parts.push(taken)
+      // Of its own: a chunk is the source's again when the next one is asked for.
+      parts.push(Buffer.from(taken))
       length += taken.length
       this.unread(bytes.subarray(taken.length))
     }

@@ -5,6 +5,7 @@
 
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { SignatureError } from '../auth/sigv4.ts'
+import { discard } from '../base/discard.ts'
 import { Turns } from '../base/turns.ts'
 import { PoolFailure, type BulkPool } from '../bulk/bulk-pool.ts'
 import { kmsError, KmsError } from '../kms/errors.ts'
@@ -92,7 +93,7 @@ export class Exchange {
     response.on('close', this.#onClose)
   }
 
-  /** The request's bytes. @throws KmsError after the last one, when they are not those that were signed, Gone, PoolFailure */
+  /** The request's bytes, each chunk until the next is asked for. @throws KmsError after the last one, when they are not those that were signed, Gone, PoolFailure */
   async *body(pool: BulkPool, count: (bytes: number) => void): AsyncGenerator<Uint8Array> {
     const { request, response } = this
     const stated = request.headers['x-amz-content-sha256']
@@ -108,6 +109,7 @@ export class Exchange {
         const hashed = hash?.update(chunk)
         if (hashed) await hashed
         yield chunk
+        discard(chunk)
       }
       if (hash && (await hash.digest()) !== stated) throw kmsError(...payloadMismatch)
     } catch (cause) {

@@ -78,6 +78,17 @@ describe('turns of the event loop', () => {
   })
 })
 
+test('what was received is freed when the next of it is asked for', async () => {
+  const chunks = [10_000, 20_000, 100].map((length) => Buffer.alloc(length, 1))
+  const seen: (readonly number[])[] = []
+  for await (const _chunk of open({ chunks }).exchange.body(pool, () => undefined)) seen.push(chunks.map(({ length }) => length))
+  expect(seen).toEqual([
+    [10_000, 20_000, 100],
+    [0, 20_000, 100],
+    [0, 0, 100],
+  ])
+})
+
 test('who writes to a caller who goes away is told, once it waits and ever after', async () => {
   const { exchange, answer } = open({ isSlow: true })
   const written = exchange.write(Buffer.from('text'))
