@@ -18,7 +18,6 @@ import {
   evaluateResourcePolicy,
   type CompiledPolicy,
   type CompiledStatement,
-  type MatchedStatement,
   type PolicyQuestion,
   type ResourceVerdict,
 } from './policy.ts'
@@ -127,9 +126,9 @@ function decide(
     )
   }
   const identitySide = evaluatePolicies(principal.identityPolicies, question)
-  if (identitySide?.effect === 'Deny') return decided(false, 'ExplicitDenyInIdentityPolicy', 'identity', identitySide.by.statement)
+  if (identitySide?.effect === 'Deny') return decided(false, 'ExplicitDenyInIdentityPolicy', 'identity', identitySide.by)
   const sessionSide = principal.sessionPolicies && evaluatePolicies(principal.sessionPolicies, question)
-  if (sessionSide?.effect === 'Deny') return decided(false, 'ExplicitDenyInSessionPolicy', 'session', sessionSide.by.statement)
+  if (sessionSide?.effect === 'Deny') return decided(false, 'ExplicitDenyInSessionPolicy', 'session', sessionSide.by)
   const withinSession = principal.sessionPolicies === undefined || sessionSide?.effect === 'Allow'
 
   const allowed = decideAllow(principal, sameAccount, resourceSide, identitySide?.by, withinSession, policyName)
@@ -144,7 +143,7 @@ function decide(
 function allowParty(
   principal: Principal,
   match: PartyMatch | undefined,
-  identityAllow: MatchedStatement | undefined,
+  identityAllow: CompiledStatement | undefined,
   withinSession: boolean,
 ): Decision | undefined {
   if (match === undefined || (match === 'account' && principal.type !== 'Root' && !identityAllow)) return undefined
@@ -166,9 +165,9 @@ export function authorizeRetireGrant(request: {
   const { principal, match } = request
   const question = ask('kms:RetireGrant', request.keyArn, principal, request.context)
   const identitySide = evaluatePolicies(principal.identityPolicies, question)
-  if (identitySide?.effect === 'Deny') return decided(false, 'ExplicitDenyInIdentityPolicy', 'identity', identitySide.by.statement)
+  if (identitySide?.effect === 'Deny') return decided(false, 'ExplicitDenyInIdentityPolicy', 'identity', identitySide.by)
   const sessionSide = principal.sessionPolicies && evaluatePolicies(principal.sessionPolicies, question)
-  if (sessionSide?.effect === 'Deny') return decided(false, 'ExplicitDenyInSessionPolicy', 'session', sessionSide.by.statement)
+  if (sessionSide?.effect === 'Deny') return decided(false, 'ExplicitDenyInSessionPolicy', 'session', sessionSide.by)
   const withinSession = principal.sessionPolicies === undefined || sessionSide?.effect === 'Allow'
   return (
     allowParty(principal, match, identitySide?.by, withinSession) ?? {
@@ -183,7 +182,7 @@ function decideAllow(
   principal: Principal,
   sameAccount: boolean,
   resourceSide: ResourceVerdict | undefined,
-  identityAllow: MatchedStatement | undefined,
+  identityAllow: CompiledStatement | undefined,
   withinSession: boolean,
   policyName: 'resource' | 'trust',
 ): Decision {
@@ -207,7 +206,7 @@ function decideAllow(
   }
   if (!identityAllow) return { allowed: false, reason: 'NoIdentityPolicyAllows' }
   if (!withinSession) return { allowed: false, reason: 'NoSessionPolicyAllows' }
-  return decided(true, 'AllowedByIdentityPolicy', 'identity', identityAllow.statement)
+  return decided(true, 'AllowedByIdentityPolicy', 'identity', identityAllow)
 }
 
 function decided(

@@ -58,9 +58,6 @@ export interface PolicyDocument {
 
 /** A policy ready to be evaluated. Immutable for its user; make it with compilePolicy and keep it. */
 export interface CompiledPolicy {
-  readonly text: string
-  readonly kind: PolicyKind
-  readonly document: PolicyDocument
   /** The statements that speak of this action (lower-case), in order. */
   applicable(lowerCaseAction: string): ApplicableStatements
 }
@@ -81,8 +78,8 @@ export interface CompiledStatement {
 }
 
 /**
- * How a statement's principal element names the caller: as its account, as everybody, by the role behind its session, or by
- * its very own ARN. What follows from it differs, see `authorize`.
+ * How a statement's principal element names the caller: as its account, as everybody, by the role behind its session, or as
+ * itself, by ARN or unique id. What follows from it differs, see `authorize`.
  */
 export type PrincipalMatch = 'none' | 'account' | 'anyone' | 'role' | 'exact'
 
@@ -120,13 +117,10 @@ export function parsePolicy(text: string, kind: PolicyKind): PolicyDocument {
 
 /** @throws PolicyError, and nothing else */
 export function compilePolicy(text: string, kind: PolicyKind): CompiledPolicy {
-  const document = parsePolicy(text, kind)
-  const statements = document.statements.map((statement, index) => compileStatement(statement, index, document.version, kind))
+  const { version, statements: parsed } = parsePolicy(text, kind)
+  const statements = parsed.map((statement, index) => compileStatement(statement, index, version, kind))
   const index = new Map<string, ApplicableStatements>()
   return {
-    text,
-    kind,
-    document,
     applicable(action) {
       const known = index.get(action)
       if (known) return known
@@ -148,26 +142,17 @@ export interface PolicyQuestion extends ResourceQuestion {
   readonly lowerCaseAction: string
 }
 
-export interface MatchedStatement {
-  readonly policy: CompiledPolicy
-  readonly statement: CompiledStatement
-}
-
 /** The first statement of these policies that denies, else the first that allows. For policies without principals. */
 export function evaluatePolicies(
   policies: readonly CompiledPolicy[],
   question: PolicyQuestion,
-): { readonly effect: 'Deny' | 'Allow'; readonly by: MatchedStatement } | undefined {
-  let allowed: MatchedStatement | undefined
+): { readonly effect: 'Deny' | 'Allow'; readonly by: CompiledStatement } | undefined {
+  let allowed: CompiledStatement | undefined
   for (const policy of policies) {
     const { deny, allow } = policy.applicable(question.lowerCaseAction)
-    for (const statement of deny) if (applies(statement, question)) return { effect: 'Deny', by: { policy, statement } }
+    for (const statement of deny) if (applies(statement, question)) return { effect: 'Deny', by: statement }
     if (allowed) continue
-    for (const statement of allow) {
-      if (!applies(statement, question)) continue
-      allowed = { policy, statement }
-      break
-    }
+    allowed = allow.find((statement) => applies(statement, question))
   }
   return allowed && { effect: 'Allow', by: allowed }
 }
@@ -175,7 +160,7 @@ export function evaluatePolicies(
 /** What a policy with principals says about one of them. */
 export interface ResourceVerdict {
   readonly deny: CompiledStatement | undefined
-  /** Names the caller itself: by its own ARN. */
+  /** Names the caller itself. */
   readonly exact: CompiledStatement | undefined
   /** Names its role, or everybody. */
   readonly direct: CompiledStatement | undefined
@@ -286,7 +271,7 @@ function compilePrincipals({ effect, principal, notPrincipal }: PolicyStatement)
   const anyone = named.aws.includes('*')
   const accounts = new Set(named.aws.flatMap((text) => accountOf(text) ?? []))
   const names = new Set(named.aws)
-  // Services and federated identities are read and shown, and match nobody: no such caller exists here.
+  // Services, federated identities and canonical users are read and shown, and match nobody: no such caller exists here.
   const match = (caller: Principal): PrincipalMatch => {
     if (names.has(caller.arn) || names.has(caller.principalId)) return 'exact'
     if (caller.session && (names.has(caller.session.roleArn) || names.has(caller.session.roleId))) return 'role'
