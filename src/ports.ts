@@ -32,7 +32,7 @@ export function xksTls({ tls, xksProxy }: Config): TlsFiles | undefined {
   return { certFile, keyFile, suites: xksSuites, ...(clients && { clients }) }
 }
 
-export const openOpsPort = (config: Config, log: Log, told: OpsOptions): Promise<Listener> =>
+export const openOpsPort = (config: Config, log: Log, told: Omit<OpsOptions, 'log'>): Promise<Listener> =>
   listen({
     ...config.http,
     tls: tlsOf(config),
@@ -40,7 +40,7 @@ export const openOpsPort = (config: Config, log: Log, told: OpsOptions): Promise
     name: 'ops',
     host: config.opsHost ?? config.host,
     port: config.opsPort,
-    handle: openOps(told),
+    handle: openOps({ ...told, log }),
   })
 
 export interface Doors {
@@ -50,7 +50,7 @@ export interface Doors {
 
 /** What answers behind the main port: calls, streams, and a word to whoever asks for something else. */
 export function openDoors({ config, clock, log, metrics, opened }: Ground, service: Service): Doors {
-  const app = openApp()
+  const app = openApp(log)
   const cache = openCache(config)
   if (cache) opened.add('data keys', { close: async () => cache.close() })
   // Streams take what calls leave: a processor is the event loop's, and on the others a thread of theirs gets a third of the time of one that answers calls.

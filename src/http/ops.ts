@@ -1,9 +1,10 @@
 /**
- * The operations port: is the process there, can it serve, what has it counted. Open to whoever reaches the port, so it
- * names states and counts, never keys' content or callers.
+ * The operations port: is the process there, can it serve, what has it counted. Open to whoever reaches the port, so there are states and counts, by the
+ * ids of keys, accounts and credentials: nothing secret, and not who did what.
  */
 
 import type { Express } from 'express'
+import type { Log } from '../base/log.ts'
 import type { MetricsPage } from '../base/metrics.ts'
 import { within } from '../base/within.ts'
 import { endWithJson, plainExpress } from './app.ts'
@@ -31,12 +32,13 @@ export interface OpsOptions {
     page(overall: boolean): Promise<MetricsPage>
   }
   readonly readiness: () => Promise<Readiness>
+  readonly log: Log
 }
 
 /** How long an outcome is told again: a prober cannot load the device. */
 const freshForMs = 1000
 
-export function openOps({ metrics, readiness }: OpsOptions): Express {
+export function openOps({ metrics, readiness, log }: OpsOptions): Express {
   const app = plainExpress()
   app.get('/healthz', (_request, response) => void response.json({ status: 'ok' }))
   app.get('/readyz', async (_request, response) => {
@@ -55,9 +57,10 @@ export function openOps({ metrics, readiness }: OpsOptions): Express {
       response.set('Content-Type', contentType).send(text)
     })
   }
-  return endWithJson(app)
+  return endWithJson(app, log)
 }
 
+/** The answer of what goes down: it serves whom it has, and wants no new callers. */
 export const shuttingDown: Readiness = { ready: false, checks: { process: { ok: false, detail: 'shutting down' } } }
 
 /** Runs all checks at once; askers within a second share one run. */

@@ -57,7 +57,7 @@ async function openDoors(
   const cache = cacheLimits && openDataKeyCache(cacheLimits)
   const common = { service, apis, clock, log: silentLog, metrics }
   const envelope = openEnvelopeDoor({ ...common, pool, limits: { ...standard, ...limits }, cache })
-  const app = openApp()
+  const app = openApp(silentLog)
   const door = openDoor({
     ...common,
     maxBodyBytes: 1_048_576,

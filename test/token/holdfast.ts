@@ -312,7 +312,16 @@ export async function openInProcess(
     let credentials: Credentials | undefined
     await bootstrapAccount(service, async (made) => void (credentials = made))
     if (!credentials) throw new Error('a new store has no account')
-    const door = openDoor({ service, apis, clock, log, metrics, maxBodyBytes: 1_048_576, maxConcurrentCalls: 4096, otherwise: openApp() })
+    const door = openDoor({
+      service,
+      apis,
+      clock,
+      log,
+      metrics,
+      maxBodyBytes: 1_048_576,
+      maxConcurrentCalls: 4096,
+      otherwise: openApp(log),
+    })
     const listener = await listen({
       name: 'test',
       host: '127.0.0.1',

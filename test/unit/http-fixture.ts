@@ -128,7 +128,7 @@ export async function openTestServer(
     maxBodyBytes: options.maxBodyBytes ?? 65_536,
     maxConcurrentCalls: options.maxConcurrentCalls ?? 1000,
     ...(options.maxLongBodiesBytes !== undefined && { maxLongBodiesBytes: options.maxLongBodiesBytes }),
-    otherwise: openApp(),
+    otherwise: openApp(silentLog),
   })
   const listener = await listen({
     name: 'kms',

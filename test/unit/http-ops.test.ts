@@ -3,12 +3,17 @@
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
-import { joinMetrics, openMetrics, type Metrics } from '../../src/base/metrics.ts'
-import { openOps, openReadiness, type ReadinessOptions } from '../../src/http/ops.ts'
+import { silentLog, type Log } from '../../src/base/log.ts'
+import { joinMetrics, openMetrics } from '../../src/base/metrics.ts'
+import { openOps, openReadiness, type OpsOptions, type ReadinessOptions } from '../../src/http/ops.ts'
 
-async function opsAt({ metrics = openMetrics(), ...options }: Partial<ReadinessOptions> & { readonly metrics?: Metrics }): Promise<string> {
+async function opsAt({
+  metrics = openMetrics(),
+  log = silentLog,
+  ...options
+}: Partial<ReadinessOptions> & { readonly metrics?: OpsOptions['metrics']; readonly log?: Log }): Promise<string> {
   const readiness = openReadiness({ checks: {}, draining: () => false, ...options })
-  const server = createServer(openOps({ metrics, readiness }))
+  const server = createServer(openOps({ metrics, readiness, log }))
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   onTestFinished(() => void server.close())
   return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
@@ -27,6 +32,8 @@ test('ready is 200 only when every check is well; what is not says why', async (
   expect(await part.json()).toEqual({ ready: true, checks: { other: { ok: false, detail: 'off' }, token: { ok: true, detail: 'ok' } } })
   const ill = await fetch(`${await opsAt({ checks: { token: () => Promise.reject(new Error('no login')), store: ok } })}/readyz`)
   expect(ill.status).toBe(503)
+  // A balancer in front asks again.
+  expect(ill.headers.get('cache-control')).toBe('no-store')
   expect(await ill.json()).toMatchObject({ ready: false, checks: { token: { ok: false, detail: 'no login' }, store: { ok: true } } })
 })
 
@@ -90,6 +97,21 @@ test('the page of metrics is in the text format, with readings taken when it is 
   ]) {
     expect(text.split('\n')).toContain(line)
   }
+})
+
+test('a page that cannot be made says so in the log, and outside nothing but that it failed', async () => {
+  const logged: unknown[] = []
+  const log = { ...silentLog, error: (...line: unknown[]) => void logged.push(line) }
+  const reason = new Error('a reading with a secret in it')
+  const response = await fetch(`${await opsAt({ log, metrics: { page: () => Promise.reject(reason) } })}/metrics`)
+  expect([response.status, await response.json()]).toEqual([500, { message: 'The request failed.' }])
+  expect(logged).toEqual([[{ method: 'GET', path: '/metrics', err: reason }, 'a request that is no call failed']])
+})
+
+test('the page is of all processes together only where that is asked for', async () => {
+  const url = await opsAt({ metrics: { page: async (overall) => ({ contentType: 'text/plain', text: overall ? 'overall' : 'each' }) } })
+  expect(await (await fetch(`${url}/metrics`)).text()).toBe('each')
+  expect(await (await fetch(`${url}/metrics/overall`)).text()).toBe('overall')
 })
 
 test('anything else is 404 in JSON', async () => {
