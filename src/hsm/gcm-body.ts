@@ -15,7 +15,7 @@ export interface GcmParts {
 const tagBytes = 16
 const isGcm = (scheme: WrapScheme): boolean => scheme.startsWith('gcm-')
 
-/** undefined when the scheme is none of GCM. */
+/** Undefined for a scheme that is not of GCM. The body is one that such a scheme made. */
 export function splitGcmBody(scheme: WrapScheme, body: Buffer): GcmParts | undefined {
   if (!isGcm(scheme)) return undefined
   const ivEnd = 1 + (body[0] ?? 0)
@@ -23,7 +23,7 @@ export function splitGcmBody(scheme: WrapScheme, body: Buffer): GcmParts | undef
   return { iv: body.subarray(1, ivEnd), ciphertext: body.subarray(ivEnd, tagAt), tag: body.subarray(tagAt) }
 }
 
-/** The body to unwrap, and the scheme that does: who gave the IV makes no difference then. */
+/** The body to unwrap, and a scheme that does: one with an IV of this length, whoever gave it. */
 export function joinGcmBody({ iv, ciphertext, tag }: GcmParts): { readonly scheme: WrapScheme; readonly body: Buffer } {
   return {
     scheme: iv.length === 16 ? 'gcm-iv-tail' : 'gcm-iv-in',
