@@ -5,8 +5,9 @@
  * what it has would take longer than a fraction of a millisecond, then the next: a fast device is served by few
  * threads with large batches, a slow one by all of them at once.
  *
- * What a call of each operation and algorithm takes is measured. Calls that take long (RSA, key generation) have all workers but the first, and a few
- * milliseconds of that one while none of the others waits; the others go where none of these is, and pass those that wait.
+ * What a call of each operation and algorithm takes is measured. Calls that compute for long (RSA, key generation) have all workers but the first, and a few
+ * milliseconds of that one while none of the others waits; the others go where none of these is, and pass those that wait. A device that is far
+ * away makes every call wait: that alone makes none of them a long one, and they have all workers.
  */
 import type { Socket } from 'node:net'
 import { TokenError, type TokenFailure } from './token.ts'
@@ -28,18 +29,21 @@ const cheapCallUs = 100
 const batchCalls = 8
 /** Work given to one worker before the next one gets some. */
 const workerBacklogUs = 2000
-/** A call that takes this long is one that others should not be sent behind. */
+/** A call that takes so much longer than any call to this device takes is one that others should not be sent behind. */
 const slowCallUs = 500
 /** So much slow work a worker may have before it: it must not run dry while the service is busy with the answers of others. */
 const slowBacklogUs = 5000
 /** The same for the first worker, which is there for the others: it is what one of these may find before it. */
 const firstBacklogUs = 3000
-/** A single slow call of up to this length goes to the first worker when it has nothing to do. */
+/** A single slow call that takes so much longer at the most goes to the first worker when it has nothing to do. */
 const shortSlowCallUs = 5000
 /** As long a slow call that found no worker with room is passed by others; after that the others have only the first worker. */
 const passedMs = 20
 /** How long a worker rests for which the device had no room. */
 const busyRestMs = 500
+
+/** They compute next to nothing: what they take is what it takes to reach the device. */
+const basicOperations: ReadonlySet<Operation> = new Set<Operation>(['wrap', 'unwrap', 'mac', 'check'])
 
 /** A guess for the first call of each kind, in microseconds; after that the measured time, smoothed. */
 const firstGuessUs: Readonly<Record<Operation, number>> = {
@@ -92,6 +96,7 @@ interface Call extends Asked {
   readonly dueMs: number
   id: number
   expectedUs: number
+  isSlow: boolean
   settled: boolean
 }
 
@@ -179,34 +184,44 @@ function isUsable(lane: Lane): boolean {
   return true
 }
 
+/** What a call is expected to take. */
+interface Cost {
+  readonly us: number
+  /** Beyond what it takes to reach the device. */
+  readonly ownUs: number
+  readonly isSlow: boolean
+}
+
 /** The first lane has slow calls only when they are short, and few. */
-const firstHasRoom = (first: Lane, costUs: number): boolean =>
-  first.busyUs + costUs <= firstBacklogUs || (first.underWay.length === 0 && costUs <= shortSlowCallUs)
+const firstHasRoom = (first: Lane, { us, ownUs }: Cost): boolean =>
+  first.busyUs + us <= firstBacklogUs || (first.underWay.length === 0 && ownUs <= shortSlowCallUs)
 
 /**
  * Which lane a call of this cost goes to now.
  *
  * @param kept calls that are not slow wait while slow ones do: of the lanes these have all but the first, and the others the first
  */
-function findLane(lanes: readonly Lane[], costUs: number, kept: boolean): Lane | undefined {
+function findLane(lanes: readonly Lane[], cost: Cost, kept: boolean): Lane | undefined {
   const usable = lanes.filter(isUsable)
   const [first] = usable
   if (first === undefined) return lanes.find((lane) => lane.open && lane.underWay.length === 0)
-  const isSlow = costUs >= slowCallUs
-  if (usable.length === 1) return (kept && !isSlow) || !hasRoom(first, costUs) ? undefined : first
+  const { us, isSlow } = cost
+  if (usable.length === 1) return (kept && !isSlow) || !hasRoom(first, us) ? undefined : first
   if (!isSlow) {
-    if (kept) return hasRoom(first, costUs) ? first : undefined
+    if (kept) return hasRoom(first, us) ? first : undefined
+    const spreads = us >= cheapCallUs
     let withRoom: Lane | undefined
     for (const lane of usable) {
-      if (lane.underWay.length === 0 && (withRoom === undefined || costUs >= cheapCallUs)) return lane
-      if (withRoom === undefined && lane.slow === 0 && hasRoom(lane, costUs)) withRoom = lane
+      if (lane.underWay.length === 0 && (withRoom === undefined || spreads)) return lane
+      if (lane.slow > 0 || !hasRoom(lane, us)) continue
+      if (withRoom === undefined || (spreads && lane.busyUs < withRoom.busyUs)) withRoom = lane
     }
-    return withRoom ?? usable.find((lane) => hasRoom(lane, costUs))
+    return withRoom ?? usable.find((lane) => hasRoom(lane, us))
   }
   // The first one last of those that have as little to do.
   let least: Lane | undefined
   for (const lane of [...usable.slice(1), ...(kept ? [] : [first])]) {
-    const isOpen = lane === first ? firstHasRoom(lane, costUs) : hasRoom(lane, costUs)
+    const isOpen = lane === first ? firstHasRoom(lane, cost) : hasRoom(lane, us)
     if (isOpen && (least === undefined || lane.busyUs < least.busyUs)) least = lane
   }
   return least
@@ -226,6 +241,9 @@ export class Calls<C extends Crew> {
   #flushPlanned = false
   #sweeper: NodeJS.Timeout | undefined
   readonly #costUs = new Float64Array(Object.keys(operations).length * 256 + 256)
+  /** The places in it of basic operations that have been made, and the least of what they take. */
+  readonly #basic = new Set<number>()
+  #reachUs = 0
 
   constructor(owner: Owner<C>, limits: { readonly queueLimit: number; readonly deadlineMs: number }) {
     this.#owner = owner
@@ -252,9 +270,24 @@ export class Calls<C extends Crew> {
       }
       const { operation, scheme, ckaId, aad, data } = asked
       const due = performance.now() + deadlineMs
-      const queue = (this.#costUs[costPlace(asked)] ?? 0) < slowCallUs ? this.#quick : this.#slow
+      const queue = this.#cost(asked).isSlow ? this.#slow : this.#quick
       const dueMs = machineMs(due)
-      queue.push({ operation, scheme, ckaId, aad, data, resolve, reject, deadlineMs, due, dueMs, id: 0, expectedUs: 0, settled: false })
+      queue.push({
+        operation,
+        scheme,
+        ckaId,
+        aad,
+        data,
+        resolve,
+        reject,
+        deadlineMs,
+        due,
+        dueMs,
+        id: 0,
+        expectedUs: 0,
+        isSlow: false,
+        settled: false,
+      })
       this.#outstanding += 1
       this.#planFlush()
     })
@@ -287,24 +320,31 @@ export class Calls<C extends Crew> {
     let placed = 0
     for (const call of queue) {
       if (!call.settled) {
-        const learnt = this.#costUs[costPlace(call)] ?? 0
+        const learnt = this.#cost(call)
         // What waits among the slow ones is slow, whatever has been learnt since: else each queue could wait for the other for ever.
-        const costUs = queue === this.#slow ? Math.max(learnt, slowCallUs) : learnt
-        const lane = findLane(lanes, costUs, kept)
+        const cost = queue === this.#slow ? { ...learnt, isSlow: true } : learnt
+        const lane = findLane(lanes, cost, kept)
         if (lane === undefined) break
-        this.#give(lane, call, costUs)
+        this.#give(lane, call, cost)
       }
       placed += 1
     }
     if (placed > 0) queue.splice(0, placed)
   }
 
-  #give(lane: Lane, call: Call, costUs: number): void {
+  #cost(asked: Asked): Cost {
+    const us = this.#costUs[costPlace(asked)] ?? 0
+    const ownUs = us - this.#reachUs
+    return { us, ownUs, isSlow: ownUs >= slowCallUs }
+  }
+
+  #give(lane: Lane, call: Call, { us, isSlow }: Cost): void {
     call.id = this.#nextId
     this.#nextId = this.#nextId === 0xffff_ffff ? 1 : this.#nextId + 1
-    call.expectedUs = costUs
-    lane.busyUs += costUs
-    if (costUs >= slowCallUs) lane.slow += 1
+    call.expectedUs = us
+    call.isSlow = isSlow
+    lane.busyUs += us
+    if (isSlow) lane.slow += 1
     if (lane.underWay.length === 0) lane.since = performance.now()
     lane.underWay.push(call)
     lane.outgoing.push(call)
@@ -332,7 +372,7 @@ export class Calls<C extends Crew> {
       const call = lane?.underWay[0]
       if (lane === undefined || call?.id !== head.id) throw new RangeError('an answer that belongs to no call')
       lane.busyUs -= call.expectedUs
-      if (call.expectedUs >= slowCallUs) lane.slow -= 1
+      if (call.isSlow) lane.slow -= 1
       lane.since = performance.now()
       this.#learn(call, head.microseconds)
       if (head.failure === 'busy') lane.restUntil = performance.now() + busyRestMs
@@ -355,6 +395,9 @@ export class Calls<C extends Crew> {
     const known = this.#costUs[place] ?? 0
     const difference = microseconds - known
     this.#costUs[place] = known + difference / (difference < 0 ? 8 : 64)
+    if (!basicOperations.has(call.operation)) return
+    this.#basic.add(place)
+    this.#reachUs = Math.min(...Array.from(this.#basic, (each) => this.#costUs[each] ?? 0))
   }
 
   #settle(crew: C, call: Call, head: AnswerHead, data: Buffer): void {

@@ -76,7 +76,7 @@ describe('calls to workers', () => {
   const given = (): string[][] => workers.map(({ asked }) => asked.map(({ operation }) => operation))
 
   beforeEach(() => {
-    took[slow] = 2000
+    Object.assign(took, { [slow]: 2000, [cheap]: 10 })
     begin(2)
   })
   afterEach(() => stop())
@@ -164,6 +164,36 @@ describe('calls to workers', () => {
     for (let count = 0; count < 3; count += 1) void ask('generateKey')
     await turn()
     expect(given()).toEqual([[], ['generateKey', 'generateKey']])
+  })
+
+  test('a device that makes every call wait has all its workers for them, and what computes for long keeps the first one free as ever', async () => {
+    for (const waitsUs of [1100, 5000, 20_000]) {
+      begin(3)
+      Object.assign(took, { [cheap]: waitsUs, [slow]: waitsUs - 100, sign: waitsUs + 9000 })
+      for (const operation of [cheap, slow, 'sign'] as const) {
+        for (let count = 0; count < 600; count += 1) {
+          void ask(operation)
+          await turn()
+          answer(workers.find(({ asked }) => asked.length > 0))
+        }
+      }
+      const made = [ask(cheap), ask(slow), ask(cheap)]
+      await turn()
+      expect(given().map((each) => each.length)).toEqual([1, 1, 1])
+      // Each has its next one; a short wait leaves room for more.
+      for (let count = 0; count < 60; count += 1) void ask(cheap)
+      await turn()
+      expect(given().map((each) => each.length)).toEqual(waitsUs === 1100 ? [4, 4, 4] : [2, 2, 2])
+      for (const worker of workers) while (worker.asked.length > 0) answer(worker)
+      await Promise.all(made)
+      while (calls.outstanding > 0) {
+        await turn()
+        for (const worker of workers) while (worker.asked.length > 0) answer(worker)
+      }
+      for (let count = 0; count < 9; count += 1) void ask('sign')
+      await turn()
+      expect(given().map((each) => each.length)).toEqual([0, 2, 2])
+    }
   })
 
   test('the only worker takes what there is, in order', async () => {
