@@ -15,6 +15,8 @@ export { decrypt, decryptStream, encrypt, encryptStream, readHeader } from './bu
 export type { CommitmentPolicy, ReadLimits } from './bulk/header.ts'
 export type { DecryptOptions, EncryptOptions, MessageStream } from './bulk/stream.ts'
 export { openBulkPool, PoolFailure, type BulkPool, type BulkPoolOptions } from './bulk/bulk-pool.ts'
+export { SourceFailure } from './bulk/chunks.ts'
+export type { Source } from './bulk/reader.ts'
 export { rawAesKeyring, type DataKeyRequest, type Keyring } from './bulk/keyring.ts'
 export { MessageError, type EncryptedDataKey, type EncryptionContext, type MessageFault, type MessageHeader } from './bulk/message.ts'
 export { signedSuite, suites, unsignedSuite, type Suite } from './bulk/suites.ts'

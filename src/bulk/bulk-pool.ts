@@ -6,6 +6,7 @@
 import { availableParallelism } from 'node:os'
 import { MessageChannel, type MessagePort } from 'node:worker_threads'
 import type { NotaryAnswer, NotaryOrder, NotaryQuestion, RunAnswer, RunOrder } from './bulk-worker.ts'
+import { SourceFailure } from './chunks.ts'
 import type { OpenRun, SealRun } from './frames.ts'
 import { MessageError } from './message.ts'
 import type { SignatureKind } from './suites.ts'
@@ -14,15 +15,15 @@ import { openThreads, type Threads } from './threads.ts'
 export interface BulkPool {
   /** So many runs are worked on at once. */
   readonly threads: number
-  /** Seals a run in place. @throws PoolFailure */
+  /** Seals a run onto its slab. @throws SourceFailure, PoolFailure */
   seal(order: RunOrder<SealRun>): Promise<number>
-  /** Opens a run in place. @throws MessageError, PoolFailure */
+  /** Opens a run onto its slab. @throws MessageError, SourceFailure, PoolFailure */
   open(order: RunOrder<OpenRun>): Promise<number>
   /** One for every signed message; it must be closed. @throws MessageError for a public key that is none, PoolFailure */
   notary(kind: SignatureKind, publicKey?: Uint8Array): Promise<Notary>
   /** SHA-256 of bytes as they pass; it must be closed. @throws PoolFailure */
   hasher(): Promise<Hasher>
-  /** Memory to work on: of `slabBytes` it is kept from stream to stream; what was in it is wiped. */
+  /** Memory to work on: of `slabBytes` and `longSlabBytes` it is kept from stream to stream; what was in it is wiped. */
   takeSlab(bytes: number): Slab
   /** Back from a stream that has left it. */
   giveSlab(slab: Slab): void
@@ -72,7 +73,11 @@ export interface BulkPoolOptions {
 /** A run: long enough that handing it over costs little, short enough that several lie in the processor's cache. */
 export const slabBytes = 2 ** 20 + 4096
 
-const spareSlabs = 32
+/** For runs whose bytes are not copied to them. Threads have their caches for themselves then, and handing over is what is left to save. */
+export const longSlabBytes = (threads: number): number => slabBytes * Math.min(4, Math.max(1, Math.floor(16 / threads)))
+
+/** Of all that are kept together. */
+const spareBytes = 32 * slabBytes
 
 export function openBulkPool({ threads = availableParallelism(), niceness = 0 }: BulkPoolOptions = {}): BulkPool {
   // Two runs for each thread: the next one lies there when it is done with the first.
@@ -86,6 +91,8 @@ export function openBulkPool({ threads = availableParallelism(), niceness = 0 }:
     },
   })
   const spare: Slab[] = []
+  const kept = [slabBytes, longSlabBytes(threads)]
+  const spared = (): number => spare.reduce((sum, { memory }) => sum + memory.length, 0)
   return {
     threads,
     seal: async (order) => answered(await sealers.run<RunAnswer>('seal', order)),
@@ -96,7 +103,8 @@ export function openBulkPool({ threads = availableParallelism(), niceness = 0 }:
       return { update: (bytes) => notary.update(bytes), digest: () => notary.sign(), close: () => notary.close() }
     },
     takeSlab(bytes) {
-      const slab = bytes === slabBytes ? spare.pop() : undefined
+      const at = spare.findLastIndex(({ memory }) => memory.length === bytes)
+      const [slab] = at < 0 ? [] : spare.splice(at, 1)
       if (slab) return slab
       try {
         const shared = new SharedArrayBuffer(bytes)
@@ -108,7 +116,7 @@ export function openBulkPool({ threads = availableParallelism(), niceness = 0 }:
     giveSlab(slab) {
       slab.memory.fill(0, 0, slab.touched)
       slab.touched = 0
-      if (slab.memory.length === slabBytes && spare.length < spareSlabs) spare.push(slab)
+      if (kept.includes(slab.memory.length) && spared() + slab.memory.length <= spareBytes) spare.push(slab)
     },
     async close() {
       await Promise.all([sealers.close(), notaries.close()])
@@ -117,8 +125,8 @@ export function openBulkPool({ threads = availableParallelism(), niceness = 0 }:
 }
 
 function answered(answer: RunAnswer): number {
-  if (typeof answer === 'object') throw new MessageError(answer.fault, answer.message)
-  return answer
+  if (typeof answer !== 'object') return answer
+  throw answer.fault === 'source' ? new SourceFailure(answer.message) : new MessageError(answer.fault, answer.message)
 }
 
 let shared: BulkPool | undefined

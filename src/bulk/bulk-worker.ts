@@ -3,6 +3,7 @@
 import { createHash, createSign, createVerify, createPublicKey, ECDH, generateKeyPairSync, type KeyObject } from 'node:crypto'
 import { getPriority, setPriority } from 'node:os'
 import { isMainThread, workerData, type MessagePort } from 'node:worker_threads'
+import { SourceFailure } from './chunks.ts'
 import { freeAtOnce, openRun, sealRun, type OpenRun, type SealRun } from './frames.ts'
 import { MessageError, type MessageFault } from './message.ts'
 import type { SignatureKind, Suite } from './suites.ts'
@@ -26,18 +27,20 @@ export interface RunOrder<Run> {
   readonly run: Run
 }
 
-/** Bytes written to the slab; or what is wrong with the message: classes do not pass between threads. */
-export type RunAnswer = number | { readonly fault: MessageFault; readonly message: string }
+/** Bytes written to the slab; or what is wrong with the message, or with the file that it is read from: classes do not pass between threads. */
+export type RunAnswer = number | { readonly fault: MessageFault | 'source'; readonly message: string }
 
 const keysOf = ({ cipher, key, messageId }: RunOrder<unknown>) => ({ cipher, key: new Uint8Array(key), messageId })
 
-export const seal = (order: RunOrder<SealRun>): RunAnswer => sealRun(keysOf(order), Buffer.from(order.slab), order.run)
+export const seal = (order: RunOrder<SealRun>): RunAnswer => answer(() => sealRun(keysOf(order), Buffer.from(order.slab), order.run))
+export const open = (order: RunOrder<OpenRun>): RunAnswer => answer(() => openRun(keysOf(order), Buffer.from(order.slab), order.run))
 
-export function open(order: RunOrder<OpenRun>): RunAnswer {
+function answer(run: () => number): RunAnswer {
   try {
-    return openRun(keysOf(order), Buffer.from(order.slab), order.run)
+    return run()
   } catch (error) {
     if (error instanceof MessageError) return { fault: error.fault, message: error.message }
+    if (error instanceof SourceFailure) return { fault: 'source', message: error.message }
     throw error
   }
 }

@@ -9,19 +9,8 @@
 import { createCipheriv, createDecipheriv, type CipherGCM, type DecipherGCM } from 'node:crypto'
 import { once } from 'node:events'
 import { MessageChannel, type MessagePort } from 'node:worker_threads'
-import {
-  bodyAad,
-  fillBodyAad,
-  frameHeadBytes,
-  frameOverhead,
-  ivBytes,
-  lastFrameHeadBytes,
-  lastFrameMark,
-  lastFrameOverhead,
-  MessageError,
-  singleHeadBytes,
-  tagBytes,
-} from './message.ts'
+import { Cursor, type RunPart } from './chunks.ts'
+import { bodyAad, fillBodyAad, frameOverhead, ivBytes, lastFrameMark, lastFrameOverhead, MessageError, tagBytes } from './message.ts'
 import type { Suite } from './suites.ts'
 
 export interface RunKeys {
@@ -31,7 +20,9 @@ export interface RunKeys {
 }
 
 export interface SealRun {
-  /** Where the plaintext begins: behind room for what sealing adds, `sealRoom` bytes, so that a frame is never written over plaintext that is still to be read. */
+  /** What the plaintext is put together from, unless all of it is in the run's memory. */
+  readonly parts?: readonly RunPart[]
+  /** Where plaintext in the run's memory begins: behind room for what sealing adds, `sealRoom` bytes, so that a frame is never written over plaintext that is still to be read. */
   readonly at: number
   readonly plaintextBytes: number
   readonly frameLength: number
@@ -40,8 +31,10 @@ export interface SealRun {
   readonly last: boolean
 }
 
-/** From the beginning of the memory: whole frames, and what ends the message. */
+/** Whole frames, and what ends the message. */
 export interface OpenRun {
+  /** What they are put together from, unless all is in the run's memory, from its beginning on. */
+  readonly parts?: readonly RunPart[]
   readonly wholeFrames: number
   readonly frameLength: number
   readonly firstSequence: number
@@ -59,16 +52,23 @@ export const sealRoom = (frames: number): number => frames * frameOverhead + (la
 
 const pieceBytes = 65_536
 
-/** The message's next bytes, from the memory's beginning on: so many. */
+/** The message's next bytes, from the memory's beginning on: so many. @throws SourceFailure */
 export function sealRun(keys: RunKeys, memory: Buffer, run: SealRun): number {
+  const plaintext = new Cursor(memory, run.at, run.parts ?? [run.plaintextBytes], run.frameLength)
   try {
-    return sealFrames(keys, memory, run)
+    return sealFrames(keys, plaintext, memory, run)
   } finally {
+    plaintext.wipe()
     freeHeld()
   }
 }
 
-function sealFrames(keys: RunKeys, memory: Buffer, { at, plaintextBytes, frameLength, firstSequence, last }: SealRun): number {
+function sealFrames(
+  keys: RunKeys,
+  plaintext: Cursor,
+  memory: Buffer,
+  { plaintextBytes, frameLength, firstSequence, last }: SealRun,
+): number {
   const whole = last ? Math.max(0, Math.ceil(plaintextBytes / frameLength) - 1) : plaintextBytes / frameLength
   const iv = Buffer.alloc(ivBytes)
   let written = 0
@@ -77,29 +77,20 @@ function sealFrames(keys: RunKeys, memory: Buffer, { at, plaintextBytes, frameLe
     for (let n = 0; n < whole; n++) {
       const sequence = firstSequence + n
       memory.writeUInt32BE(sequence, written)
-      written = sealFrame(keys, memory, {
-        read: at + n * frameLength,
-        written: written + 4,
-        bytes: frameLength,
-        sequence,
-        iv,
-        aad,
-        lengthBytes: 0,
-      })
+      written = sealFrame(keys, plaintext, memory, { written: written + 4, bytes: frameLength, sequence, iv, aad, lengthBytes: 0 })
     }
   }
   if (last) {
-    const done = whole * frameLength
+    const bytes = plaintextBytes - whole * frameLength
     const sequence = firstSequence + whole
     const aad = bodyAad(keys.messageId, 'last')
     written = memory.writeUInt32BE(sequence, memory.writeUInt32BE(lastFrameMark, written))
-    written = sealFrame(keys, memory, { read: at + done, written, bytes: plaintextBytes - done, sequence, iv, aad, lengthBytes: 4 })
+    written = sealFrame(keys, plaintext, memory, { written, bytes, sequence, iv, aad, lengthBytes: 4 })
   }
   return written
 }
 
 interface Sealing {
-  readonly read: number
   /** Behind the sequence number. */
   readonly written: number
   readonly bytes: number
@@ -111,7 +102,12 @@ interface Sealing {
 }
 
 /** Where the next frame is written. */
-function sealFrame({ cipher, key }: RunKeys, memory: Buffer, { read, written, bytes, sequence, iv, aad, lengthBytes }: Sealing): number {
+function sealFrame(
+  { cipher, key }: RunKeys,
+  plaintext: Cursor,
+  memory: Buffer,
+  { written, bytes, sequence, iv, aad, lengthBytes }: Sealing,
+): number {
   iv.writeUInt32BE(sequence, ivBytes - 4)
   const lengthAt = written + ivBytes
   const begin = lengthAt + lengthBytes
@@ -120,68 +116,98 @@ function sealFrame({ cipher, key }: RunKeys, memory: Buffer, { read, written, by
   if (lengthBytes > 0) memory.writeUInt32BE(bytes, lengthAt)
   const gcm = createCipheriv(cipher, key, iv)
   gcm.setAAD(fillBodyAad(aad, sequence, bytes))
-  transform(gcm, memory, read, begin, bytes)
+  transform(gcm, plaintext, memory, begin, bytes)
   gcm.final()
   copyInto(memory, begin + bytes, gcm.getAuthTag())
   return begin + bytes + tagBytes
 }
 
-/** The plaintext, from the memory's beginning on: so many bytes. @throws MessageError and then nothing of it may be used */
+/** The plaintext, from the memory's beginning on: so many bytes. @throws MessageError and then nothing of it may be used; SourceFailure */
 export function openRun(keys: RunKeys, memory: Buffer, run: OpenRun): number {
+  const stride = run.frameLength + frameOverhead
+  const frames = new Cursor(memory, 0, run.parts ?? [memory.length], stride)
   try {
-    return openFrames(keys, memory, run)
+    return openFrames(keys, frames, memory, run)
   } finally {
+    frames.wipe()
     freeHeld()
   }
 }
 
-function openFrames(keys: RunKeys, memory: Buffer, { wholeFrames, frameLength, firstSequence, end, endBytes }: OpenRun): number {
+function openFrames(
+  keys: RunKeys,
+  frames: Cursor,
+  memory: Buffer,
+  { wholeFrames, frameLength, firstSequence, end, endBytes }: OpenRun,
+): number {
+  const head = Buffer.alloc(8 + ivBytes + tagBytes)
+  const number = head.subarray(0, 4)
+  const iv = head.subarray(8, 8 + ivBytes)
+  const tag = head.subarray(8 + ivBytes)
+  const uint32 = (): number => {
+    frames.read(number)
+    return number.readUInt32BE(0)
+  }
   if (end === 'single') {
+    frames.read(iv)
+    frames.read(head.subarray(0, 8))
     const aad = fillBodyAad(bodyAad(keys.messageId, 'single'), 1, endBytes)
-    openPiece(keys, memory, { iv: 0, read: singleHeadBytes, written: 0, bytes: endBytes, aad }, 0)
+    openPiece(keys, frames, memory, { iv, tag, written: 0, bytes: endBytes, aad }, 0)
     return endBytes
   }
-  const stride = frameLength + frameOverhead
   if (wholeFrames > 0) {
     const aad = bodyAad(keys.messageId, 'frame')
     for (let n = 0; n < wholeFrames; n++) {
-      const at = n * stride
       const sequence = firstSequence + n
-      expectSequence(memory.readUInt32BE(at), sequence)
-      const opening = {
-        iv: at + 4,
-        read: at + frameHeadBytes,
-        written: n * frameLength,
-        bytes: frameLength,
-        aad: fillBodyAad(aad, sequence, frameLength),
-      }
-      openPiece(keys, memory, opening, sequence)
+      const found = uint32()
+      if (found === lastFrameMark) throw new MessageError('trailing', `bytes follow frame ${sequence}, which says that it is the last`)
+      expectSequence(found, sequence)
+      frames.read(iv)
+      const opening = { iv, tag, written: n * frameLength, bytes: frameLength, aad: fillBodyAad(aad, sequence, frameLength) }
+      openPiece(keys, frames, memory, opening, sequence)
     }
   }
   const written = wholeFrames * frameLength
   if (end === 'none') return written
-  const at = wholeFrames * stride
   const sequence = firstSequence + wholeFrames
-  expectSequence(memory.readUInt32BE(at + 4), sequence)
+  if (uint32() !== lastFrameMark) throw truncated(`in frame ${sequence}`)
+  expectSequence(uint32(), sequence)
+  frames.read(iv)
+  const bytes = uint32()
+  if (bytes > frameLength) throw tooLongALast(bytes, frameLength)
+  if (bytes > endBytes) throw truncated(`in frame ${sequence}`)
+  if (bytes < endBytes) throw new MessageError('trailing', 'bytes follow the message')
   const aad = fillBodyAad(bodyAad(keys.messageId, 'last'), sequence, endBytes)
-  openPiece(keys, memory, { iv: at + 8, read: at + lastFrameHeadBytes, written, bytes: endBytes, aad }, sequence)
+  openPiece(keys, frames, memory, { iv, tag, written, bytes: endBytes, aad }, sequence)
   return written + endBytes
 }
 
+export const truncated = (where: string): MessageError => new MessageError('truncated', `the message ends too soon, ${where}`)
+
+export const tooLongALast = (bytes: number, frameLength: number): MessageError =>
+  new MessageError('malformed', `the last frame claims ${bytes} bytes; frames have ${frameLength} at the most`)
+
 interface Opening {
-  /** Where the IV is, where the ciphertext, where the plaintext is to be. */
-  readonly iv: number
-  readonly read: number
+  readonly iv: Buffer
+  readonly tag: Buffer
+  /** Where the plaintext is to be. */
   readonly written: number
   readonly bytes: number
   readonly aad: Buffer
 }
 
-function openPiece({ cipher, key }: RunKeys, memory: Buffer, { iv, read, written, bytes, aad }: Opening, sequence: number): void {
-  const gcm = createDecipheriv(cipher, key, memory.subarray(iv, iv + ivBytes))
+function openPiece(
+  { cipher, key }: RunKeys,
+  frames: Cursor,
+  memory: Buffer,
+  { iv, tag, written, bytes, aad }: Opening,
+  sequence: number,
+): void {
+  const gcm = createDecipheriv(cipher, key, iv)
   gcm.setAAD(aad)
-  gcm.setAuthTag(memory.subarray(read + bytes, read + bytes + tagBytes))
-  transform(gcm, memory, read, written, bytes)
+  transform(gcm, frames, memory, written, bytes)
+  frames.read(tag)
+  gcm.setAuthTag(tag)
   try {
     gcm.final()
   } catch (error) {
@@ -203,10 +229,11 @@ export function copyInto(target: Buffer, at: number, bytes: Uint8Array): void {
 }
 
 /** In place, in any overlap that reads ahead of where it writes. */
-function transform(gcm: CipherGCM | DecipherGCM, memory: Buffer, from: number, to: number, bytes: number): void {
-  for (let done = 0; done < bytes; done += pieceBytes) {
-    const piece = gcm.update(memory.subarray(from + done, from + Math.min(bytes, done + pieceBytes)))
+function transform(gcm: CipherGCM | DecipherGCM, from: Cursor, memory: Buffer, to: number, bytes: number): void {
+  for (let done = 0; done < bytes;) {
+    const piece = gcm.update(from.some(Math.min(bytes - done, pieceBytes)))
     copyInto(memory, to + done, piece)
+    done += piece.length
     free(piece)
   }
 }
@@ -214,7 +241,8 @@ function transform(gcm: CipherGCM | DecipherGCM, memory: Buffer, from: number, t
 /** A smaller block costs less to leave to the collector. */
 const freedBytes = 1024
 let nobody: MessagePort | undefined
-/** Blocks to be freed together, 64 KiB of them: they are still in the processor's cache, and one message costs as much as several blocks. */
+/** Blocks to be freed together, 256 KiB of them: they are still in the processor's cache, and one message costs as much as several blocks. */
+const heldAtMost = 2 ** 18
 let held: ArrayBuffer[] = []
 let heldBytes = 0
 
@@ -237,7 +265,7 @@ function free({ buffer, length }: Buffer): void {
   if (!nobody || length < freedBytes || length !== buffer.byteLength || !(buffer instanceof ArrayBuffer)) return
   held.push(buffer)
   heldBytes += length
-  if (heldBytes >= pieceBytes) freeHeld()
+  if (heldBytes >= heldAtMost) freeHeld()
 }
 
 /** With the end of a run: none of its bytes stay. */

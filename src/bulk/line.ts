@@ -3,8 +3,9 @@
  * is bounded: so many slabs, however long the stream.
  */
 
-import { own, PoolFailure, slabBytes, type BulkPool, type Notary, type Slab } from './bulk-pool.ts'
+import { longSlabBytes, own, PoolFailure, slabBytes, type BulkPool, type Notary, type Slab } from './bulk-pool.ts'
 import type { RunOrder } from './bulk-worker.ts'
+import { cutChunk, type Chunk, type RunPart } from './chunks.ts'
 import { copyInto, isFewUs, openRun, sealRoom, sealRun, type OpenRun, type SealRun } from './frames.ts'
 import { frameOverhead, lastFrameOverhead, maxUint32 } from './message.ts'
 import type { Suite } from './suites.ts'
@@ -19,11 +20,17 @@ export interface LineOptions {
   readonly frameLength: number
   /** Pieces are the slabs themselves. */
   readonly lend: boolean
+  /** Chunks in shared memory stay where they are until a thread takes them. */
+  readonly borrow: boolean
+  /** Told of so many bytes of the body more, with what they became. */
+  readonly onTaken: ((bytes: number) => void) | undefined
   readonly notary: Notary | undefined
 }
 
 interface Run {
   readonly slab: Slab
+  /** Bytes of the source. */
+  readonly taken: number
   /** The bytes it became. */
   readonly bytes: Promise<number>
   settled: boolean
@@ -34,12 +41,90 @@ const maxFramesInRun = 4096
 /** Of slabs that hold a long frame each. */
 const longFramesBytes = 2 ** 26
 
+/** Shorter ones cost less to copy than to tell of. */
+const borrowedBytes = 4096
+
+/** The bytes of a run as they come in: copied to its slab, or left where threads can read them. */
+export class Load {
+  readonly slab: Slab
+  /** So many whole frames it is to hold. */
+  readonly frames: number
+  length = 0
+  /** Where its first byte has its place on the slab. */
+  readonly at: number
+  readonly #borrow: boolean
+  readonly #chunks: Chunk[] = []
+
+  constructor(slab: Slab, at: number, frames: number, borrow: boolean) {
+    this.slab = slab
+    this.frames = frames
+    this.at = at
+    this.#borrow = borrow
+  }
+
+  add(chunk: Chunk): void {
+    const { slab, length } = this
+    this.length += chunk.length
+    if (!(chunk instanceof Uint8Array) || (this.#borrow && chunk.length >= borrowedBytes && chunk.buffer instanceof SharedArrayBuffer)) {
+      this.#chunks.push(chunk)
+      return
+    }
+    const end = this.at + this.length
+    copyInto(slab.memory, this.at + length, chunk)
+    slab.touched = Math.max(slab.touched, end)
+    const last = this.#chunks.at(-1)
+    const copied = last && this.#isCopied(last) ? this.#chunks.pop() : undefined
+    this.#chunks.push(slab.memory.subarray(end - chunk.length - (copied?.length ?? 0), end))
+  }
+
+  /** What lies there and behind it, in order, which this then lacks. Until something is added to it. */
+  cut(at: number): Chunk[] {
+    const rest: Chunk[] = []
+    while (this.length > at) {
+      const chunk = this.#chunks.pop()
+      if (!chunk) break
+      this.length -= chunk.length
+      const kept = Math.max(0, at - this.length)
+      rest.unshift(cutChunk(chunk, kept, chunk.length))
+      if (kept === 0) continue
+      this.#chunks.push(cutChunk(chunk, 0, kept))
+      this.length += kept
+    }
+    return rest
+  }
+
+  /** The number that is there in memory. */
+  uint32(at: number): number {
+    let value = 0
+    for (let n = 0; n < 4; n++) value = value * 256 + this.#byte(at + n)
+    return value
+  }
+
+  #byte(at: number): number {
+    let begin = 0
+    for (const chunk of this.#chunks) {
+      if (at < begin + chunk.length && chunk instanceof Uint8Array) return chunk[at - begin] ?? 0
+      begin += chunk.length
+    }
+    throw new RangeError(`byte ${at} is not in memory`)
+  }
+
+  get parts(): readonly RunPart[] {
+    return this.#chunks.map((chunk) => (this.#isCopied(chunk) ? chunk.length : chunk))
+  }
+
+  #isCopied(chunk: Chunk): boolean {
+    return chunk instanceof Uint8Array && chunk.buffer === this.slab.shared
+  }
+}
+
 export class Line {
-  /** Of whole frames, on a slab. */
-  readonly framesInRun: number
   readonly frameLength: number
   readonly notary: Notary | undefined
   readonly #options: LineOptions
+  /** Of whole frames: on a slab, and in a run whose bytes come little by little. */
+  readonly #maxFrames: number
+  readonly #usualFrames: number
   readonly #slabBytes: number
   readonly #maxRuns: number
   readonly #runs: Run[] = []
@@ -57,22 +142,18 @@ export class Line {
   #closed = false
 
   constructor(options: LineOptions) {
+    const { pool, frameLength, notary, borrow } = options
     this.#options = options
-    this.notary = options.notary
-    this.frameLength = options.frameLength
-    const frameBytes = options.frameLength + frameOverhead
-    this.framesInRun = Math.min(maxFramesInRun, Math.max(1, Math.floor((slabBytes - lastFrameOverhead) / frameBytes)))
-    this.#slabBytes = Math.max(slabBytes, frameBytes + lastFrameOverhead)
-    const runs = 2 * options.pool.threads
-    this.#maxRuns = this.#slabBytes === slabBytes ? runs : Math.min(runs, Math.max(1, Math.floor(longFramesBytes / this.#slabBytes)))
-  }
-
-  /** Where plaintext to be sealed begins on a slab, and how much of it there is room for. */
-  get plaintextAt(): number {
-    return sealRoom(this.framesInRun)
-  }
-  get plaintextCapacity(): number {
-    return this.framesInRun * this.frameLength
+    this.notary = notary
+    this.frameLength = frameLength
+    const frameBytes = frameLength + frameOverhead
+    const framesIn = (bytes: number): number => Math.min(maxFramesInRun, Math.max(1, Math.floor((bytes - lastFrameOverhead) / frameBytes)))
+    const usualBytes = borrow ? longSlabBytes(pool.threads) : slabBytes
+    this.#usualFrames = framesIn(slabBytes)
+    this.#maxFrames = framesIn(usualBytes)
+    this.#slabBytes = Math.max(usualBytes, frameBytes + lastFrameOverhead)
+    const runs = 2 * pool.threads
+    this.#maxRuns = this.#slabBytes === usualBytes ? runs : Math.min(runs, Math.max(1, Math.floor(longFramesBytes / this.#slabBytes)))
   }
 
   /** As many runs are under way as may be. */
@@ -91,8 +172,19 @@ export class Line {
     return this.#runs[0]?.settled === true
   }
 
-  /** To be filled. @throws RangeError when the machine has no memory for a frame so long */
-  slab(): Slab {
+  /**
+   * To be filled with plaintext, or with frames.
+   * @param atHand so many bytes are there that need not be copied: all threads are to have of them, and none more runs than it must
+   * @throws RangeError when the machine has no memory for a frame so long
+   */
+  load(kind: 'plaintext' | 'frames', atHand = 0): Load {
+    const { frameLength } = this
+    const share = Math.floor(atHand / (2 * this.#options.pool.threads) / frameLength)
+    const frames = Math.min(this.#maxFrames, Math.max(this.#usualFrames, share))
+    return new Load(this.#slab(), kind === 'plaintext' ? sealRoom(frames) : 0, frames, this.#options.borrow)
+  }
+
+  #slab(): Slab {
     const free = this.#free.pop()
     if (free) return free
     const slab = this.#options.pool.takeSlab(this.#slabBytes)
@@ -100,23 +192,19 @@ export class Line {
     return slab
   }
 
-  put(slab: Slab, at: number, bytes: Uint8Array): void {
-    copyInto(slab.memory, at, bytes)
-    slab.touched = Math.max(slab.touched, at + bytes.length)
-  }
-
-  /** Plaintext at `plaintextAt` becomes frames. */
-  seal(slab: Slab, plaintextBytes: number, last: boolean): void {
+  /** Plaintext becomes frames. */
+  seal(load: Load, last: boolean): void {
+    const { slab, parts, length: plaintextBytes } = load
     const { frameLength, notary } = this
     const frames = last ? Math.max(1, Math.ceil(plaintextBytes / frameLength)) : plaintextBytes / frameLength
-    const run: SealRun = { at: this.plaintextAt, plaintextBytes, frameLength, firstSequence: this.#next(frames, last), last }
-    // The head and the tag of a last frame of a byte or none.
-    slab.touched = Math.max(slab.touched, this.plaintextAt + lastFrameOverhead)
+    const run: SealRun = { parts, at: load.at, plaintextBytes, frameLength, firstSequence: this.#next(frames, last), last }
+    // Frames are no secret; where plaintext was on the slab, they go with it.
+    if (slab.touched > 0) slab.touched = Math.max(slab.touched, sealRoom(frames) + plaintextBytes)
     const sealed =
-      last && this.#isSmall(plaintextBytes, frames)
+      last && this.#isSmall(load, frames)
         ? Promise.resolve(sealRun(this.#keys, slab.memory, run))
         : this.#options.pool.seal(this.#order(slab, run))
-    if (!notary) return this.#add(slab, sealed)
+    if (!notary) return this.#add(load, sealed)
     const told = Promise.all([sealed, this.#told]).then(([length]) => ({ length, hashed: notary.update({ slab: slab.shared, length }) }))
     this.#told = told
     told.catch(() => undefined)
@@ -127,20 +215,22 @@ export class Line {
       await hashed
       return length
     }
-    this.#add(slab, done())
+    this.#add(load, done())
   }
 
-  /** Frames at the slab's beginning, `bytes` in all, become plaintext. */
-  open(slab: Slab, bytes: number, { wholeFrames, end, endBytes }: Pick<OpenRun, 'wholeFrames' | 'end' | 'endBytes'>): void {
+  /** Frames become plaintext. */
+  open(load: Load, { wholeFrames, end, endBytes }: Pick<OpenRun, 'wholeFrames' | 'end' | 'endBytes'>): void {
+    const { slab, parts, length: bytes } = load
     const { frameLength, notary } = this
     const frames = wholeFrames + (end === 'last' ? 1 : 0)
-    const run: OpenRun = { wholeFrames, frameLength, firstSequence: this.#sequence, end, endBytes }
+    const run: OpenRun = { parts, wholeFrames, frameLength, firstSequence: this.#sequence, end, endBytes }
     this.#sequence += frames
+    slab.touched = Math.max(slab.touched, wholeFrames * frameLength + endBytes)
     const open = async (): Promise<number> =>
-      end !== 'none' && this.#isSmall(bytes, frames)
+      end !== 'none' && this.#isSmall(load, frames)
         ? openRun(this.#keys, slab.memory, run)
         : this.#options.pool.open(this.#order(slab, run))
-    this.#add(slab, notary ? notary.update({ slab: slab.shared, length: bytes }).then(open) : open())
+    this.#add(load, notary ? notary.update({ slab: slab.shared, length: bytes }).then(open) : open())
   }
 
   /** The oldest run's bytes, as soon as they are done; a piece that was lent before is taken back. @throws MessageError, PoolFailure */
@@ -150,6 +240,7 @@ export class Line {
     if (!run) throw new Error('no run is under way')
     const bytes = run.slab.memory.subarray(0, await run.bytes)
     this.#runs.shift()
+    this.#options.onTaken?.(run.taken)
     if (this.#options.lend) {
       this.#lent = run.slab
       return bytes
@@ -180,8 +271,8 @@ export class Line {
     this.#lent = undefined
   }
 
-  #add(slab: Slab, bytes: Promise<number>): void {
-    const run: Run = { slab, bytes, settled: false }
+  #add({ slab, length }: Load, bytes: Promise<number>): void {
+    const run: Run = { slab, taken: length, bytes, settled: false }
     this.#runs.push(run)
     bytes.then(
       () => (run.settled = true),
@@ -203,8 +294,9 @@ export class Line {
     return first
   }
 
-  #isSmall(bytes: number, frames: number): boolean {
-    return this.#runs.length === 0 && isFewUs(bytes, frames)
+  #isSmall({ length, parts }: Load, frames: number): boolean {
+    const isThere = parts.every((part) => typeof part === 'number' || part instanceof Uint8Array)
+    return this.#runs.length === 0 && isFewUs(length, frames) && isThere
   }
 
   get #keys() {

@@ -1,14 +1,27 @@
 /** A source of bytes, read chunk by chunk and as much at a time as is wanted. */
 
-/** A Readable, a generator, an array of chunks: asked for the next one when there is room to work on it. Until then a chunk must stay as it is; then it may be used again. */
-export type Source = AsyncIterable<Uint8Array> | Iterable<Uint8Array>
+import type { FileHandle } from 'node:fs/promises'
+import { shrunk, SourceFailure, type Chunk, type FilePart } from './chunks.ts'
+
+/**
+ * A Readable, a generator, an array of chunks: asked for the next one when there is room to work on it. Until then a chunk must stay as it is; then it may be used again (but
+ * for the option `borrow`). Or a file, which must stay open, and as long as it is, until the stream has ended: threads read it from its beginning to its end. It is
+ * not closed. What is no regular file is read by the event loop, as other streams are.
+ */
+export type Source = AsyncIterable<Uint8Array> | Iterable<Uint8Array> | FileHandle
 
 /** A source that gave nothing for so long is not worth waiting for with what is whole already. Files and networks at work are quicker. */
 const pauseMs = 10
+/** What is read of a file at a time where threads do not. */
+const fileChunkBytes = 2 ** 20
+/** A shorter file is not worth a thread. */
+const shortFileBytes = 16_384
 
 export class Reader {
   readonly #source: Source
-  readonly #iterator: AsyncIterator<Uint8Array> | Iterator<Uint8Array>
+  /** None before it is asked for, nor of files that threads read. */
+  #iterator: AsyncIterator<Uint8Array> | Iterator<Uint8Array> | undefined
+  #file: OpenFile | undefined
   /** To be read again, the next one last. */
   readonly #left: Uint8Array[] = []
   /** Asked for, and not yet handed on. */
@@ -19,21 +32,24 @@ export class Reader {
 
   constructor(source: Source) {
     this.#source = source
-    this.#iterator = Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]()
+    if (!isFile(source)) this.#iterator = iteratorOf(source)
   }
 
-  /** The next bytes, never none; nothing at the end. */
-  async next(): Promise<Uint8Array | undefined> {
-    const left = this.#left.pop()
-    if (left) return left
-    const asked = this.#asked ?? this.#read()
-    this.#asked = undefined
-    return asked
+  /** The next bytes, never none; nothing at the end. @throws SourceFailure, and what the source throws */
+  async next(): Promise<Chunk | undefined> {
+    const file = await this.#openFile()
+    return file ? file.part() : this.#nextBytes()
+  }
+
+  /** The same in memory, of files, too. */
+  async bytes(): Promise<Uint8Array | undefined> {
+    const file = await this.#openFile()
+    return file ? file.bytes(fileChunkBytes) : this.#nextBytes()
   }
 
   /** Whether the source gives nothing for a while. What it gives then, or how it fails, is still for `next` to say. */
   async pauses(): Promise<boolean> {
-    if (this.#left.length > 0) return false
+    if (this.#left.length > 0 || this.#file) return false
     const asked = (this.#asked ??= this.#read())
     return new Promise((resolve) => {
       this.#onPause = () => resolve(true)
@@ -47,8 +63,16 @@ export class Reader {
     })
   }
 
+  async #nextBytes(): Promise<Uint8Array | undefined> {
+    const left = this.#left.pop()
+    if (left) return left
+    const asked = this.#asked ?? this.#read()
+    this.#asked = undefined
+    return asked
+  }
+
   async #read(): Promise<Uint8Array | undefined> {
-    while (!this.#ended) {
+    while (!this.#ended && this.#iterator) {
       const { done, value } = await this.#iterator.next()
       if (done) this.#ended = true
       else if (bytesOf(value).length > 0) return value
@@ -56,9 +80,22 @@ export class Reader {
     return undefined
   }
 
+  /** A file that threads can read: regular, and worth it. A file may say that it is empty and still have something in it (/proc). */
+  async #openFile(): Promise<OpenFile | undefined> {
+    if (this.#iterator || this.#file || !isFile(this.#source)) return this.#file
+    const found = await this.#source.stat()
+    if (found.isFile() && found.size > shortFileBytes) this.#file = new OpenFile(this.#source, found.size)
+    else
+      this.#iterator = iteratorOf(
+        this.#source.createReadStream({ autoClose: false, start: found.isFile() ? 0 : undefined, highWaterMark: fileChunkBytes }),
+      )
+    return this.#file
+  }
+
   /** What was read too far comes again, first; its memory must stay as it is. */
-  unread(bytes: Uint8Array): void {
-    if (bytes.length > 0) this.#left.push(bytes)
+  unread(chunk: Chunk): void {
+    if (this.#file) this.#file.unread(chunk.length)
+    else if (chunk.length > 0 && chunk instanceof Uint8Array) this.#left.push(chunk)
   }
 
   /** `begun` and what follows it, in memory of their own: at least so many bytes, unless the source ends, and no more than `atMost`. */
@@ -66,7 +103,8 @@ export class Reader {
     const parts: Uint8Array[] = [begun]
     let length = begun.length
     while (length < atLeast) {
-      const bytes = await this.next()
+      const file = await this.#openFile()
+      const bytes = await (file ? file.bytes(atMost - length) : this.#nextBytes())
       if (!bytes) break
       const taken = bytes.subarray(0, atMost - length)
       // Of its own: a chunk is the source's again when the next one is asked for.
@@ -82,14 +120,60 @@ export class Reader {
     clearTimeout(this.#timer)
     if (this.#ended) return
     this.#ended = true
-    if (!this.#asked) await this.#iterator.return?.()
+    if (!this.#asked) await this.#iterator?.return?.()
     else {
       if ('destroy' in this.#source && typeof this.#source.destroy === 'function') this.#source.destroy()
-      const told = Promise.resolve(this.#iterator.return?.())
+      const told = Promise.resolve(this.#iterator?.return?.())
       told.catch(() => {})
     }
   }
 }
+
+/** From its beginning to its end, as long as it was at first. */
+class OpenFile {
+  readonly #handle: FileHandle
+  readonly #size: number
+  #position = 0
+
+  constructor(handle: FileHandle, size: number) {
+    this.#handle = handle
+    this.#size = size
+  }
+
+  /** All that is left. */
+  async part(): Promise<FilePart | undefined> {
+    const position = this.#position
+    if (position === this.#size) return this.#expectEnd()
+    this.#position = this.#size
+    return { fd: this.#handle.fd, position, length: this.#size - position }
+  }
+
+  async bytes(atMost: number): Promise<Uint8Array | undefined> {
+    const wanted = Math.min(atMost, this.#size - this.#position)
+    if (wanted === 0) return this.#expectEnd()
+    const { buffer, bytesRead } = await this.#handle.read(Buffer.allocUnsafe(wanted), 0, wanted, this.#position)
+    if (bytesRead === 0) throw shrunk(this.#position)
+    this.#position += bytesRead
+    return buffer.subarray(0, bytesRead)
+  }
+
+  unread(bytes: number): void {
+    this.#position -= bytes
+  }
+
+  async #expectEnd(): Promise<undefined> {
+    const { size } = await this.#handle.stat()
+    if (size < this.#size) throw shrunk(size)
+    if (size > this.#size) throw new SourceFailure(`the file became longer while it was read: it had ${this.#size} bytes, and has ${size}`)
+  }
+}
+
+export function isFile(source: Source): source is FileHandle {
+  return !(Symbol.asyncIterator in source) && !(Symbol.iterator in source)
+}
+
+const iteratorOf = (source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): AsyncIterator<Uint8Array> | Iterator<Uint8Array> =>
+  Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]()
 
 /** @throws TypeError for what are no bytes: text of a stream with an encoding, numbers of an array of bytes. */
 export function bytesOf(chunk: unknown): Uint8Array {

@@ -3,9 +3,11 @@
  */
 
 import { sharedPool, type BulkPool, type Notary } from './bulk-pool.ts'
+import { cutChunk, type FilePart } from './chunks.ts'
+import { tooLongALast, truncated } from './frames.ts'
 import { believeHeader, makeHeader, tooLong, type Believing, type CommitmentPolicy, type HeaderWish, type ReadLimits } from './header.ts'
 import type { Keyring } from './keyring.ts'
-import { Line } from './line.ts'
+import { Line, type Load } from './line.ts'
 import {
   checkCallersContext,
   defaultHeaderLimits,
@@ -13,6 +15,7 @@ import {
   headerParser,
   lastFrameHeadBytes,
   lastFrameMark,
+  lastFrameOverhead,
   maxUint32,
   MessageError,
   publicKeyName,
@@ -23,7 +26,7 @@ import {
   type MessageHeader,
   type WrittenHeader,
 } from './message.ts'
-import { Reader, type Source } from './reader.ts'
+import { isFile, Reader, type Source } from './reader.ts'
 import { isShort, openShort, readShort, sealShort } from './short.ts'
 import { unsignedSuite, type Suite } from './suites.ts'
 
@@ -42,6 +45,13 @@ interface Common {
    * (`await file.write(piece)`), wrong for who keeps them or queues them (pipeline, Readable.from). Without it each piece is memory of its own.
    */
   readonly lend?: boolean
+  /**
+   * Chunks in shared memory (of a SharedArrayBuffer) are read where they are, by the threads: each must stay as it is until all that it became has come out. Without it
+   * they are copied, as all others are, and may change once the next is asked for.
+   */
+  readonly borrow?: boolean
+  /** Told with each piece that comes out of how many bytes of the source, headers and signatures aside, it was made. */
+  readonly onTaken?: (bytes: number) => void
 }
 
 export interface EncryptOptions extends Common {
@@ -205,7 +215,11 @@ class OpenedBody implements Opened {
   }
 }
 
-async function openSealing(source: Source, wish: HeaderWish, { pool = sharedPool(), lend = false }: EncryptOptions): Promise<Opened> {
+async function openSealing(
+  source: Source,
+  wish: HeaderWish,
+  { pool = sharedPool(), lend = false, borrow = false, onTaken }: EncryptOptions,
+): Promise<Opened> {
   const { suite, frameLength } = wish
   const reader = new Reader(source)
   let notary: Notary | undefined
@@ -215,7 +229,17 @@ async function openSealing(source: Source, wish: HeaderWish, { pool = sharedPool
       ? { ...wish.context, [publicKeyName]: Buffer.from(notary.publicKey).toString('base64') }
       : wish.context
     const { header, head, key } = await makeHeader({ ...wish, context })
-    const line = new Line({ pool, suite, key, messageId: header.messageId, frameLength, lend, notary })
+    const line = new Line({
+      pool,
+      suite,
+      key,
+      messageId: header.messageId,
+      frameLength,
+      lend,
+      borrow: borrow || isFile(source),
+      onTaken,
+      notary,
+    })
     try {
       await notary?.update(head)
       return new OpenedBody(header, line, reader, () => sealPieces(reader, line, head))
@@ -233,40 +257,35 @@ async function openSealing(source: Source, wish: HeaderWish, { pool = sharedPool
 async function* sealPieces(reader: Reader, line: Line, head: Buffer): AsyncGenerator<Buffer, void> {
   try {
     yield head
-    let slab = line.slab()
-    let filled = 0
+    let load: Load | undefined
     for (;;) {
       // Whatever is whole does not wait for a source that pauses, but for the last byte, as below.
-      const whole = Math.floor((filled - 1) / line.frameLength)
+      const whole = load ? Math.floor((load.length - 1) / line.frameLength) : 0
       if ((whole > 0 || line.runs > 0) && (await reader.pauses())) {
-        if (whole > 0) {
-          const sealed = slab
-          const bytes = whole * line.frameLength
-          slab = line.slab()
-          line.put(slab, line.plaintextAt, sealed.memory.subarray(line.plaintextAt + bytes, line.plaintextAt + filled))
-          line.seal(sealed, bytes, false)
-          filled -= bytes
+        if (load && whole > 0) {
+          const sealed = load
+          load = line.load('plaintext')
+          for (const chunk of sealed.cut(whole * line.frameLength)) load.add(chunk)
+          line.seal(sealed, false)
         }
         while (line.runs > 0) yield await line.next()
       }
-      const bytes = await reader.next()
-      if (!bytes) break
-      let at = 0
-      while (at < bytes.length) {
+      const chunk = await reader.next()
+      if (!chunk) break
+      for (let at = 0; at < chunk.length;) {
         // A full slab waits for a byte more: the message's last frame is made when it is known to be the last.
-        if (filled === line.plaintextCapacity) {
-          line.seal(slab, filled, false)
+        if (load && load.length === load.frames * line.frameLength) {
+          line.seal(load, false)
           while (line.full || line.ready) yield await line.next()
-          slab = line.slab()
-          filled = 0
+          load = undefined
         }
-        const taken = Math.min(bytes.length - at, line.plaintextCapacity - filled)
-        line.put(slab, line.plaintextAt + filled, bytes.subarray(at, at + taken))
+        load ??= line.load('plaintext', chunk.length - at)
+        const taken = Math.min(chunk.length - at, load.frames * line.frameLength - load.length)
+        load.add(cutChunk(chunk, at, at + taken))
         at += taken
-        filled += taken
       }
     }
-    line.seal(slab, filled, true)
+    line.seal(load ?? line.load('plaintext'), true)
     while (line.runs > 0) yield await line.next()
     if (line.notary) yield encodeFooter(await line.notary.sign())
   } finally {
@@ -275,7 +294,7 @@ async function* sealPieces(reader: Reader, line: Line, head: Buffer): AsyncGener
 }
 
 async function openOpening(source: Source, believing: Believing, options: DecryptOptions): Promise<Opened> {
-  const { pool = sharedPool(), lend = false } = options
+  const { pool = sharedPool(), lend = false, borrow = false, onTaken } = options
   const { limits } = believing
   const reader = new Reader(source)
   let notary: Notary | undefined
@@ -290,7 +309,19 @@ async function openOpening(source: Source, believing: Believing, options: Decryp
       const single = header.frameLength === 0
       const frameLength = single ? await readSingleLength(reader, limits) : header.frameLength
       const holdBytes = notary && options.holdBytes
-      const line = new Line({ pool, suite, key, messageId, frameLength, lend: lend && holdBytes === undefined, notary })
+      // What is hashed in order lies on slabs.
+      const mayBorrow = !notary && (borrow || isFile(source))
+      const line = new Line({
+        pool,
+        suite,
+        key,
+        messageId,
+        frameLength,
+        lend: lend && holdBytes === undefined,
+        borrow: mayBorrow,
+        onTaken,
+        notary,
+      })
       return new OpenedBody(header, line, reader, () =>
         holdBytes === undefined ? openPieces(reader, line, single) : held(openPieces(reader, line, single), holdBytes),
       )
@@ -317,49 +348,12 @@ async function readSingleLength(reader: Reader, limits: ReadLimits): Promise<num
 
 async function* openPieces(reader: Reader, line: Line, single: boolean): AsyncGenerator<Buffer, void> {
   try {
-    const stride = line.frameLength + frameOverhead
-    const capacity = line.framesInRun * stride
-    for (;;) {
-      let slab = line.slab()
-      let filled = 0
-      /** Where the next frame begins. */
-      let frameAt = 0
-      let end = single ? { at: singleHeadBytes + line.frameLength + tagBytes, bytes: line.frameLength } : undefined
-      while (filled < (end?.at ?? capacity)) {
-        // As when sealing: what is whole goes out when the source pauses.
-        const whole = end ? 0 : Math.floor(filled / stride)
-        if ((whole > 0 || line.runs > 0) && (await reader.pauses())) {
-          if (whole > 0) {
-            const opened = slab
-            slab = line.slab()
-            line.put(slab, 0, opened.memory.subarray(whole * stride, filled))
-            line.open(opened, whole * stride, { wholeFrames: whole, end: 'none', endBytes: 0 })
-            filled -= whole * stride
-            frameAt -= whole * stride
-          }
-          while (line.runs > 0) yield await line.next()
-        }
-        const bytes = await reader.next()
-        if (!bytes) throw truncated(single ? 'in its body' : `in frame ${line.sequence + Math.floor(filled / stride)}`)
-        const taken = bytes.subarray(0, (end?.at ?? capacity) - filled)
-        line.put(slab, filled, taken)
-        filled += taken.length
-        reader.unread(bytes.subarray(taken.length))
-        while (!end && frameAt < capacity && filled >= frameAt + 4) {
-          if (slab.memory.readUInt32BE(frameAt) !== lastFrameMark) frameAt += stride
-          else if (filled < frameAt + lastFrameHeadBytes) break
-          else end = lastFrame(slab.memory, frameAt, line.frameLength)
-        }
-        // Of what follows the last frame, some may be here already.
-        if (end && filled > end.at) {
-          reader.unread(Buffer.from(slab.memory.subarray(end.at, filled)))
-          filled = end.at
-        }
-      }
-      const wholeFrames = Math.floor(frameAt / stride)
-      line.open(slab, filled, { wholeFrames, end: single ? 'single' : end ? 'last' : 'none', endBytes: end?.bytes ?? 0 })
-      if (end) break
-      while (line.full || line.ready) yield await line.next()
+    // A signature covers what was hashed in order, in memory.
+    const first = line.notary ? undefined : await reader.next()
+    if (first && !(first instanceof Uint8Array)) yield* openFile(first, line, single)
+    else {
+      if (first) reader.unread(first)
+      yield* openBytes(reader, line, single)
     }
     while (line.runs > 1) yield await line.next()
     const signature = line.notary && (await readFooter(reader))
@@ -373,10 +367,97 @@ async function* openPieces(reader: Reader, line: Line, single: boolean): AsyncGe
   }
 }
 
-function lastFrame(memory: Buffer, at: number, frameLength: number): { readonly at: number; readonly bytes: number } {
-  const bytes = memory.readUInt32BE(at + lastFrameHeadBytes - 4)
-  if (bytes > frameLength)
-    throw new MessageError('malformed', `the last frame claims ${bytes} bytes; frames have ${frameLength} at the most`)
+/** Until the last run is under way. Where frames lie shows as they come. */
+async function* openBytes(reader: Reader, line: Line, single: boolean): AsyncGenerator<Buffer, void> {
+  const stride = line.frameLength + frameOverhead
+  for (;;) {
+    let load: Load | undefined
+    /** Where the next frame begins. */
+    let frameAt = 0
+    let end = single ? { at: singleHeadBytes + line.frameLength + tagBytes, bytes: line.frameLength } : undefined
+    for (;;) {
+      // As when sealing: what is whole goes out when the source pauses.
+      const whole = end || !load ? 0 : Math.floor(load.length / stride)
+      if ((whole > 0 || line.runs > 0) && (await reader.pauses())) {
+        if (load && whole > 0) {
+          const opened = load
+          load = line.load('frames')
+          for (const chunk of opened.cut(whole * stride)) load.add(chunk)
+          line.open(opened, { wholeFrames: whole, end: 'none', endBytes: 0 })
+          frameAt -= whole * stride
+        }
+        while (line.runs > 0) yield await line.next()
+      }
+      const chunk = await reader.bytes()
+      if (!chunk) throw truncated(single ? 'in its body' : `in frame ${line.sequence + Math.floor((load?.length ?? 0) / stride)}`)
+      load ??= line.load('frames', chunk.length)
+      const capacity = load.frames * stride
+      const taken = Math.min(chunk.length, (end?.at ?? capacity) - load.length)
+      load.add(chunk.subarray(0, taken))
+      reader.unread(chunk.subarray(taken))
+      while (!end && frameAt < capacity && load.length >= frameAt + 4) {
+        if (load.uint32(frameAt) !== lastFrameMark) frameAt += stride
+        else if (load.length < frameAt + lastFrameHeadBytes) break
+        else end = lastFrame(load.uint32(frameAt + lastFrameHeadBytes - 4), frameAt, line.frameLength)
+      }
+      // Of what follows the last frame, some may be here already.
+      if (end && load.length > end.at)
+        for (const rest of load.cut(end.at).toReversed()) reader.unread(rest instanceof Uint8Array ? Buffer.from(rest) : rest)
+      if (load.length < (end?.at ?? capacity)) continue
+      const wholeFrames = Math.floor(frameAt / stride)
+      line.open(load, { wholeFrames, end: single ? 'single' : end ? 'last' : 'none', endBytes: end?.bytes ?? 0 })
+      break
+    }
+    if (end) return
+    while (line.full || line.ready) yield await line.next()
+  }
+}
+
+/** The same for all the rest of a file: where frames lie follows from its length, and the threads find whether they do. */
+async function* openFile(rest: FilePart, line: Line, single: boolean): AsyncGenerator<Buffer, void> {
+  const { frameLength } = line
+  if (single) {
+    const bytes = singleHeadBytes + frameLength + tagBytes
+    if (rest.length < bytes) throw truncated('in its body')
+    if (rest.length > bytes) throw new MessageError('trailing', 'bytes follow the message')
+    const load = line.load('frames')
+    load.add(rest)
+    line.open(load, { wholeFrames: 0, end: 'single', endBytes: frameLength })
+    return
+  }
+  const stride = frameLength + frameOverhead
+  const { whole, endBytes } = layout(rest.length, frameLength)
+  for (let frame = 0, at = 0; ;) {
+    const load = line.load('frames', rest.length - at)
+    const frames = Math.min(load.frames, whole - frame)
+    const isLast = endBytes !== undefined && frame + frames === whole && frames < load.frames
+    const end = at + frames * stride + (isLast ? lastFrameOverhead + endBytes : 0)
+    load.add(cutChunk(rest, at, end))
+    at = end
+    frame += frames
+    line.open(load, { wholeFrames: frames, end: isLast ? 'last' : 'none', endBytes: isLast ? endBytes : 0 })
+    if (isLast) return
+    while (line.full || line.ready) yield await line.next()
+    if (frame < whole || endBytes !== undefined) continue
+    while (line.runs > 0) yield await line.next()
+    throw truncated(`in frame ${line.sequence}`)
+  }
+}
+
+/** How a body of so many bytes would be made up: whole frames, and a last one of so many bytes, unless no message has this length. */
+function layout(bytes: number, frameLength: number): { readonly whole: number; readonly endBytes: number | undefined } {
+  const stride = frameLength + frameOverhead
+  const whole = Math.floor(bytes / stride)
+  // The head of the last frame is longer than others: of as many bytes as they have, it is longer than they are.
+  for (const count of [whole, whole - 1]) {
+    const endBytes = bytes - count * stride - lastFrameOverhead
+    if (count >= 0 && endBytes >= 0 && endBytes <= frameLength) return { whole: count, endBytes }
+  }
+  return { whole, endBytes: undefined }
+}
+
+function lastFrame(bytes: number, at: number, frameLength: number): { readonly at: number; readonly bytes: number } {
+  if (bytes > frameLength) throw tooLongALast(bytes, frameLength)
   return { at: at + lastFrameHeadBytes + bytes + tagBytes, bytes }
 }
 
@@ -430,8 +511,6 @@ async function readFooter(reader: Reader): Promise<Buffer> {
   return signature
 }
 
-const truncated = (where: string): MessageError => new MessageError('truncated', `the message ends too soon, ${where}`)
-
 async function closeBoth(line: Line, reader: Reader): Promise<void> {
   try {
     await line.close()
@@ -458,7 +537,7 @@ export async function splitHeader(
     const rest: AsyncIterableIterator<Uint8Array> = {
       [Symbol.asyncIterator]: () => rest,
       async next() {
-        const value = await reader.next()
+        const value = await reader.bytes()
         return value ? { value } : { value, done: true }
       },
       async return() {

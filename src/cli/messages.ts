@@ -3,13 +3,14 @@
  * only when all of it is there and authentic.
  */
 
-import { createReadStream } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { addAbortSignal, type Readable } from 'node:stream'
 import type { SigningCredentials } from '../auth/sigv4.ts'
 import { PoolFailure } from '../bulk/bulk-pool.ts'
 import type { CommitmentPolicy, ReadLimits } from '../bulk/header.ts'
+import { SourceFailure } from '../bulk/chunks.ts'
 import { MessageError, publicKeyName, type EncryptionContext, type WrittenHeader } from '../bulk/message.ts'
+import type { Source } from '../bulk/reader.ts'
 import { decryptStream, encryptStream, readHeader, splitHeader } from '../bulk/stream.ts'
 import { signedSuite, suites, unsignedSuite, type Suite } from '../bulk/suites.ts'
 import { KmsFailure, openKmsClients, type KmsClients } from '../envelope/kms.ts'
@@ -39,7 +40,7 @@ export async function encrypt(args: Arguments, wiring: Wiring): Promise<number> 
   }
   return withKms(args, wiring, ({ keyring }) => {
     const to = keyring(args.flags['key'] ?? [])
-    return transform(args, wiring, (source) => encryptStream(source, { ...options, keyring: to, lend: true }))
+    return transform(args, wiring, (source, onTaken) => encryptStream(source, { ...options, keyring: to, lend: true, onTaken }))
   })
 }
 
@@ -54,7 +55,7 @@ export async function decrypt(args: Arguments, wiring: Wiring): Promise<number> 
   }
   return withKms(args, wiring, ({ keyring, regionGiven }) => {
     const from = keyring(args.flags['key'] ?? [], readDiscovery(args, regionGiven))
-    return transform(args, wiring, (source) => decryptStream(source, { ...options, keyring: from, lend: true }))
+    return transform(args, wiring, (source, onTaken) => decryptStream(source, { ...options, keyring: from, lend: true, onTaken }))
   })
 }
 
@@ -66,6 +67,8 @@ export async function inspect(args: Arguments, wiring: Wiring): Promise<number> 
     return exitCodes.done
   } catch (error) {
     throw inWords(error, input.name)
+  } finally {
+    await input.close()
   }
 }
 
@@ -79,8 +82,10 @@ export async function rewrap(args: Arguments, wiring: Wiring): Promise<number> {
     const to = keyring(args.flags['key'] ?? [])
     const from = keyring(args.flags['from'] ?? [], readDiscovery(args, regionGiven))
     const move = { from, to, context, commitmentPolicy, limits }
-    return transform(args, wiring, (source) =>
-      again ? encryptedAgain(source, move) : rewrapped(source, { ...move, add: args.flags['add'] !== undefined }, wiring),
+    return transform(args, wiring, (source, onTaken) =>
+      again
+        ? encryptedAgain(source, { ...move, onTaken })
+        : rewrapped(source, { ...move, onTaken, add: args.flags['add'] !== undefined }, wiring),
     )
   })
 }
@@ -91,17 +96,17 @@ interface Move {
   readonly context: EncryptionContext
   readonly commitmentPolicy: CommitmentPolicy
   readonly limits: Partial<ReadLimits>
+  readonly onTaken: (bytes: number) => void
 }
 
-async function* rewrapped(
-  source: AsyncIterable<Uint8Array>,
-  move: Move & { readonly add: boolean },
-  wiring: Wiring,
-): AsyncGenerator<Uint8Array> {
+async function* rewrapped(source: Source, move: Move & { readonly add: boolean }, wiring: Wiring): AsyncGenerator<Uint8Array> {
   const { written, rest } = await splitHeader(source)
   try {
     yield await rewrapHeader(written, move)
-    yield* rest
+    for await (const bytes of rest) {
+      move.onTaken(bytes.length)
+      yield bytes
+    }
   } finally {
     await rest.return?.()
   }
@@ -111,11 +116,8 @@ async function* rewrapped(
 }
 
 /** Frame length and context as before; what was kept out stays out. Of an older suite it becomes today's. */
-async function* encryptedAgain(
-  source: AsyncIterable<Uint8Array>,
-  { from, to, context, commitmentPolicy, limits }: Move,
-): AsyncGenerator<Uint8Array> {
-  const plain = decryptStream(source, { keyring: from, context, commitmentPolicy, limits })
+async function* encryptedAgain(source: Source, { from, to, context, commitmentPolicy, limits, onTaken }: Move): AsyncGenerator<Uint8Array> {
+  const plain = decryptStream(source, { keyring: from, context, commitmentPolicy, limits, onTaken })
   try {
     const header = await plain.header
     const carried = Object.entries(header.context).filter(([name]) => name !== publicKeyName)
@@ -254,17 +256,22 @@ function readEndpoint(endpoint: string): URL {
 // ---- bytes in, bytes out ----
 
 interface Input {
-  readonly source: Readable
+  /** A regular file is read by the threads. */
+  readonly source: Source
   readonly name: string
   /** Of a file. */
   readonly bytes: number | undefined
+  /** Of what may keep who reads it waiting for ever. */
+  readonly pausing: Readable | undefined
+  close(): Promise<void>
 }
 
+/** Of a device. */
 const chunkBytes = 1_048_576
 
 async function openInput(args: Arguments, wiring: Wiring): Promise<Input> {
   const path = args.positionals['FILE']
-  if (path === undefined || path === '-') return { source: wiring.streams.input(), name: 'standard input', bytes: undefined }
+  if (path === undefined || path === '-') return inputOf(wiring.streams.input(), 'standard input')
   try {
     const handle = await open(path, 'r')
     const found = await handle.stat()
@@ -272,16 +279,21 @@ async function openInput(args: Arguments, wiring: Wiring): Promise<Input> {
       await handle.close()
       throw new CommandFailure(`${path} is a directory.`)
     }
-    return {
-      source: createReadStream(path, { fd: handle, highWaterMark: chunkBytes }),
-      name: path,
-      bytes: found.isFile() ? found.size : undefined,
-    }
+    if (!found.isFile()) return inputOf(handle.createReadStream({ highWaterMark: chunkBytes }), path)
+    return { source: handle, name: path, bytes: found.size, pausing: undefined, close: () => handle.close() }
   } catch (cause) {
     if (cause instanceof CommandFailure) throw cause
     throw new CommandFailure(`${path} cannot be read: ${cause instanceof Error ? cause.message : ''}.`, { cause })
   }
 }
+
+const inputOf = (readable: Readable, name: string): Input => ({
+  source: readable,
+  name,
+  bytes: undefined,
+  pausing: readable,
+  close: async () => void readable.destroy(),
+})
 
 interface Output {
   write(bytes: Uint8Array): Promise<void>
@@ -306,7 +318,7 @@ async function openOutput(args: Arguments, wiring: Wiring): Promise<Output> {
 async function transform(
   args: Arguments,
   wiring: Wiring,
-  work: (source: AsyncIterable<Uint8Array>) => AsyncIterable<Uint8Array>,
+  work: (source: Source, onTaken: (bytes: number) => void) => AsyncIterable<Uint8Array>,
 ): Promise<number> {
   const input = await openInput(args, wiring)
   const interruption = wiring.streams.interruption()
@@ -316,8 +328,8 @@ async function transform(
   const progress = wantsProgress ? openProgress(input.bytes, (text) => void wiring.printError(text)) : undefined
   try {
     output = await openOutput(args, wiring)
-    addAbortSignal(interruption.signal, input.source)
-    for await (const piece of work(counted(input.source, (bytes) => progress?.add(bytes)))) {
+    if (input.pausing) addAbortSignal(interruption.signal, input.pausing)
+    for await (const piece of work(input.source, (bytes) => progress?.add(bytes))) {
       await output.write(piece)
       wrote += piece.length
       interruption.signal.throwIfAborted()
@@ -326,7 +338,6 @@ async function transform(
     await output.commit()
     return exitCodes.done
   } catch (error) {
-    input.source.destroy()
     await output?.abandon()
     progress?.close()
     if (interruption.signal.aborted) throw new CommandFailure(`Interrupted. ${leftBehind(output, wrote)}`, { cause: error })
@@ -337,6 +348,7 @@ async function transform(
   } finally {
     progress?.close()
     interruption.close()
+    await input.close()
   }
 }
 
@@ -345,17 +357,11 @@ function leftBehind(output: Output | undefined, wrote: number): string {
   return wrote > 0 ? 'What was written to standard output is NOT all of it: do not use it.' : 'Nothing was written.'
 }
 
-async function* counted(source: Readable, count: (bytes: number) => void): AsyncGenerator<Uint8Array> {
-  for await (const chunk of source as AsyncIterable<Uint8Array>) {
-    count(chunk.length)
-    yield chunk
-  }
-}
-
 /** What went wrong, for whoever typed the command. A defect stays what it is. */
 function inWords(error: unknown, input: string): unknown {
   if (error instanceof CommandFailure || error instanceof UsageError) return error
-  if (error instanceof MessageError) return new CommandFailure(ended(`${input}: ${error.message}`), { cause: error })
+  if (error instanceof MessageError || error instanceof SourceFailure)
+    return new CommandFailure(ended(`${input}: ${error.message}`), { cause: error })
   if (error instanceof DataKeyError || error instanceof KmsFailure || error instanceof PoolFailure)
     return new CommandFailure(ended(error.message), { cause: error })
   // An encryption context, or frames, that no message can hold.

@@ -2,9 +2,10 @@
  * `holdfast encrypt`, `decrypt`, `inspect`, `rewrap` against a service in a process of its own, and the AWS Encryption SDK at the other end: what comes
  * out, and that nothing lies under the target's name until all of it does. Where signals and pipes matter, the command is a process too.
  */
-import { execFile, spawn, type ChildProcess } from 'node:child_process'
+import { execFile, execFileSync, spawn, type ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
@@ -273,6 +274,14 @@ describe('the target', () => {
       expect(statSync(path(name)).mode & 0o777).toBe(0o600)
       rmSync(path(name))
     }
+  })
+
+  test('of a pipe that has a name is made of what comes through it', async () => {
+    execFileSync('mkfifo', [path('pipe')])
+    const text = randomBytes(300_000)
+    const [made] = await Promise.all([program(['encrypt', 'pipe', '--key', key, '--output', 'piped']), writeFile(path('pipe'), text)])
+    expect(made).toMatchObject(done)
+    expect((await cli(['decrypt', 'piped'])).out.equals(text)).toBe(true)
   })
 
   test('a reader that goes away ends the program with an error', async () => {

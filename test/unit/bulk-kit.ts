@@ -1,6 +1,6 @@
 /** What the tests of bulk encryption share: one wrapping key, as ours and as the AWS Encryption SDK's, and messages taken apart. */
 
-import { createHash } from 'node:crypto'
+import { createCipheriv, createHash, randomBytes } from 'node:crypto'
 import {
   AlgorithmSuiteIdentifier,
   buildClient,
@@ -8,9 +8,10 @@ import {
   RawAesKeyringNode,
   RawAesWrappingSuiteIdentifier,
 } from '@aws-crypto/client-node'
+import { headerTag } from '../../src/bulk/derive.ts'
 import { rawAesKeyring } from '../../src/bulk/keyring.ts'
-import { MessageError, parseHeader, type WrittenHeader } from '../../src/bulk/message.ts'
-import type { Source } from '../../src/bulk/reader.ts'
+import { encodeHeaderBody, MessageError, parseHeader, type MessageHeader, type WrittenHeader } from '../../src/bulk/message.ts'
+import type { Suite } from '../../src/bulk/suites.ts'
 
 export const wrappingKey = createHash('sha256').update('the wrapping key of the tests').digest()
 export const names = { namespace: 'holdfast-tests', name: 'wrapping key' }
@@ -45,7 +46,9 @@ export function* inChunks(whole: Uint8Array, length: number): Generator<Uint8Arr
 }
 
 /** What came out, copied at once, and what went wrong then. */
-export async function drain(stream: Source): Promise<{ readonly out: Buffer; readonly error: unknown }> {
+export async function drain(
+  stream: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+): Promise<{ readonly out: Buffer; readonly error: unknown }> {
   const pieces: Buffer[] = []
   try {
     for await (const piece of stream) pieces.push(Buffer.from(piece))
@@ -73,4 +76,20 @@ export function takeApart(message: Buffer): { readonly head: Buffer; readonly fr
     frames.push(message.subarray(at, at + header.frameLength + 32))
   const end = at + 24 + message.readUInt32BE(at + 20) + 16
   return { head: message.subarray(0, byteLength), frames: [...frames, message.subarray(at, end)], footer: message.subarray(end) }
+}
+
+/** As early versions of the SDK wrote them; the last of a body is its tag. */
+export async function withoutFrames(suite: Suite, plaintext: Buffer): Promise<Buffer> {
+  const { dataKey, encryptedDataKeys } = await keyring.encrypting({ suite, context: {} })
+  const messageId = randomBytes(16)
+  const header: MessageHeader = { suite, messageId, context: {}, encryptedDataKeys, frameLength: 0, commitment: undefined }
+  const body = encodeHeaderBody(header)
+  const [headerIv, iv, length, aadLength] = [randomBytes(12), randomBytes(12), Buffer.alloc(8), Buffer.alloc(12)]
+  length.writeBigUInt64BE(BigInt(plaintext.length))
+  aadLength.writeUInt32BE(1)
+  length.copy(aadLength, 4)
+  const gcm = createCipheriv(suite.cipher, dataKey, iv)
+  gcm.setAAD(Buffer.concat([messageId, Buffer.from('AWSKMSEncryptionClient Single Block'), aadLength]))
+  const sealed = Buffer.concat([gcm.update(plaintext), gcm.final(), gcm.getAuthTag()])
+  return Buffer.concat([body, headerIv, headerTag(suite, dataKey, headerIv, body, {}), iv, length, sealed])
 }

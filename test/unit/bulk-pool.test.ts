@@ -1,11 +1,15 @@
 import { once } from 'node:events'
-import { readdirSync, readFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { open, type FileHandle } from 'node:fs/promises'
 import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type { Worker } from 'node:worker_threads'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { openBulkPool, PoolFailure, slabBytes, type BulkPool, type Slab } from '../../src/bulk/bulk-pool.ts'
+import type { Source } from '../../src/bulk/reader.ts'
 import { decryptStream, encrypt, encryptStream } from '../../src/bulk/stream.ts'
 import { signedSuite, unsignedSuite } from '../../src/bulk/suites.ts'
 import { bytes, drain, keyring, sdk, sdkKeyring } from './bulk-kit.ts'
@@ -27,7 +31,13 @@ beforeAll(() => {
 afterAll(async () => {
   module.Worker = Original
   await pool.close()
+  await handle?.close()
+  rmSync(dir, { recursive: true, force: true })
 })
+
+const dir = mkdtempSync(join(tmpdir(), 'holdfast-pool-'))
+const file = join(dir, 'source')
+let handle: FileHandle | undefined
 
 const chunk = bytes(100_000)
 /** Without end; counts what was asked of it. */
@@ -168,6 +178,62 @@ describe.each([unsignedSuite, signedSuite])('$name', (suite) => {
     await stream.return?.()
     expect((await stream.next()).done).toBe(true)
     expectWiped(at)
+  })
+})
+
+describe.each<readonly [name: string, source: (whole: Buffer) => Promise<Source>]>([
+  ['shared memory', async (whole) => [Buffer.from(new SharedArrayBuffer(whole.length)).fill(whole)]],
+  [
+    'a file',
+    async (whole) => {
+      writeFileSync(file, whole)
+      await handle?.close()
+      return (handle = await open(file))
+    },
+  ],
+])('of %s', (_name, source) => {
+  const plaintext = bytes(9_000_000)
+
+  test('that is sealed nothing is copied to slabs, and that is opened nothing stays there', async () => {
+    const at = watched()
+    const { out } = await drain(encryptStream(await source(plaintext), { keyring, pool: at.pool, borrow: true, lend: true }))
+    expect([...at.slabs].filter(({ memory }) => memory.includes(plaintext.subarray(0, 61)))).toEqual([])
+    expect([...at.keys].every((key) => Buffer.from(key).equals(Buffer.alloc(32)))).toBe(true)
+    const reading = watched()
+    const { out: back } = await drain(decryptStream(await source(out), { keyring, pool: reading.pool, borrow: true, lend: true }))
+    expect(back.equals(plaintext)).toBe(true)
+    for (const { memory } of reading.slabs) expect(memory.includes(plaintext.subarray(0, 61))).toBe(false)
+    expect(reading.given.length).toBe(reading.slabs.size)
+  })
+
+  test('a forged frame ends the stream, and nothing of the others stays', async () => {
+    const message = await encrypt(plaintext, { keyring, pool })
+    message.writeUInt8(message.readUInt8(7_000_000) ^ 1, 7_000_000)
+    const at = watched()
+    const { error } = await drain(decryptStream(await source(message), { keyring, pool: at.pool, borrow: true }))
+    expect(String(error)).toMatch(/frame 107 is not authentic/)
+    for (const { memory } of at.slabs) expect(memory.includes(plaintext.subarray(0, 61))).toBe(false)
+    expect(at.given.length).toBe(at.slabs.size)
+  })
+
+  test('a thread that is killed is an error of its stream, and the pool works on', async () => {
+    let orders = 0
+    const killed: Promise<number>[] = []
+    const deadly: BulkPool = {
+      ...pool,
+      seal(order) {
+        const sealed = pool.seal(order)
+        if (++orders === 5) killed.push(...threads.splice(0).map((thread) => thread.terminate()))
+        return sealed
+      },
+    }
+    const from = await source(plaintext.subarray(0, 100_000))
+    const { error } = await drain(encryptStream(from, { keyring, pool: deadly, borrow: true, frameLength: 1 }))
+    expect(killed.length).toBeGreaterThan(0)
+    await Promise.all(killed)
+    expect(error).toBeInstanceOf(PoolFailure)
+    const { out } = await drain(encryptStream(await source(plaintext), { keyring, pool, borrow: true }))
+    expect(Buffer.from((await sdk.decrypt(sdkKeyring, out)).plaintext).equals(plaintext)).toBe(true)
   })
 })
 

@@ -1,15 +1,26 @@
-import { createCipheriv, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { EventEmitter, once } from 'node:events'
 import { PassThrough } from 'node:stream'
 import fc from 'fast-check'
 import { afterAll, describe, expect, test } from 'vitest'
 import { openBulkPool } from '../../src/bulk/bulk-pool.ts'
-import { headerTag } from '../../src/bulk/derive.ts'
 import type { Keyring } from '../../src/bulk/keyring.ts'
-import { encodeHeaderBody, type MessageHeader } from '../../src/bulk/message.ts'
 import { decrypt, decryptStream, encrypt, encryptStream, readHeader } from '../../src/bulk/stream.ts'
-import { signedSuite, suites, unsignedSuite, type Suite } from '../../src/bulk/suites.ts'
-import { bytes, drain, faultOf, headerOf, inChunks, keyring, olderSdk, sdk, sdkKeyring, sdkSuite, takeApart } from './bulk-kit.ts'
+import { signedSuite, suites, unsignedSuite } from '../../src/bulk/suites.ts'
+import {
+  bytes,
+  drain,
+  faultOf,
+  headerOf,
+  inChunks,
+  keyring,
+  olderSdk,
+  sdk,
+  sdkKeyring,
+  sdkSuite,
+  takeApart,
+  withoutFrames,
+} from './bulk-kit.ts'
 
 const pool = openBulkPool({ threads: 2 })
 afterAll(() => pool.close())
@@ -173,21 +184,6 @@ describe('the older suites', () => {
     }
   })
 
-  /** As early versions of the SDK wrote them; the last of a body is its tag. */
-  async function withoutFrames(suite: Suite, plaintext: Buffer): Promise<Buffer> {
-    const { dataKey, encryptedDataKeys } = await keyring.encrypting({ suite, context: {} })
-    const messageId = randomBytes(16)
-    const header: MessageHeader = { suite, messageId, context: {}, encryptedDataKeys, frameLength: 0, commitment: undefined }
-    const body = encodeHeaderBody(header)
-    const [headerIv, iv, length, aadLength] = [randomBytes(12), randomBytes(12), Buffer.alloc(8), Buffer.alloc(12)]
-    length.writeBigUInt64BE(BigInt(plaintext.length))
-    aadLength.writeUInt32BE(1)
-    length.copy(aadLength, 4)
-    const gcm = createCipheriv(suite.cipher, dataKey, iv)
-    gcm.setAAD(Buffer.concat([messageId, Buffer.from('AWSKMSEncryptionClient Single Block'), aadLength]))
-    const sealed = Buffer.concat([gcm.update(plaintext), gcm.final(), gcm.getAuthTag()])
-    return Buffer.concat([body, headerIv, headerTag(suite, dataKey, headerIv, body, {}), iv, length, sealed])
-  }
   const plain = suites.get(0x0078) ?? unsignedSuite
 
   test.each([0, 1, 70_000, 3_000_000])('a body without frames, %i bytes, is read as the SDK reads it', async (size) => {
