@@ -3,8 +3,10 @@
  *
  * Group commit: records that arrive while commits are under way form the next batch, so the number of fsyncs follows the
  * disk and not the load. A second batch is handed over while the first is being committed, once it is worth it: the append
- * thread then goes on without this thread, whose turns take longer than a commit. On this thread a record costs its
- * serialisation; hashing and SQL are the append thread's.
+ * thread then goes on without this thread, whose turns take longer than a commit. For the same reason that thread says in
+ * shared memory what is durable, where every append looks: its message waits until the turn is over, and so long as calls
+ * wait here there are fewer of them for everything else to do together. On this thread a record costs its serialisation;
+ * hashing and SQL are the append thread's.
  * Appending refuses when too much waits: a trail that cannot keep up must stop the calls it is to record.
  */
 
@@ -15,6 +17,7 @@ import type { StoredSeal } from '../store/audit-log.ts'
 import { openThread } from '../store/worker.ts'
 import { encodeSealStatement, keyIdOf, sha256, verifySeal } from './chain.ts'
 import type { ChainHead, SealStatement } from './chain.ts'
+import { isDurable, newDurableBatches, nextBatch } from './durable.ts'
 import type { AuditRecord, LookupPage, Trail } from './trail.ts'
 import type { TrailRequest, TrailState, TrailThreadData } from './worker.ts'
 
@@ -56,7 +59,7 @@ const recordsPerRemoval = 2000
 export async function openTrail(options: TrailOptions): Promise<Trail> {
   const { file, clock, log, sealEveryMs = 60_000, sealEveryRecords = 10_000, maxPending = 20_000, onCommit } = options
   const program = new URL('./worker.ts', import.meta.url)
-  const data: TrailThreadData = { file, trailId: randomBytes(16).toString('hex'), nowMs: clock.now() }
+  const data: TrailThreadData = { file, trailId: randomBytes(16).toString('hex'), nowMs: clock.now(), durable: newDurableBatches() }
   const appender = await openThread<TrailRequest>(program, data, `the audit trail ${file}`)
   // Second, because the first makes the file, and not waited for: nothing needs it before the first call is answered.
   const reading = openThread<TrailRequest>(program, data, `the audit trail ${file}`)
@@ -68,7 +71,9 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
 
   let pending = 0
   let queue: Batch[] = []
-  let underWay = 0
+  /** In the order handed over, which is that in which they become durable. */
+  const underWay: { readonly number: number; readonly committed: () => void }[] = []
+  let lastNumber = 0
   let scheduled = false
   let closing = false
   let unsealed = 0
@@ -85,29 +90,40 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
   const commitNext = (): void => {
     scheduled = false
     const batch = queue[0]
-    if (!batch || underWay === maxCommitsUnderWay || (underWay > 0 && batch.texts.length < recordsWorthACommit)) return
+    if (!batch || underWay.length === maxCommitsUnderWay || (underWay.length > 0 && batch.texts.length < recordsWorthACommit)) return
     queue = queue.slice(1)
-    underWay++
     const startedAt = performance.now()
     const count = batch.texts.length
-    const settle = (): void => {
+    const number = (lastNumber = nextBatch(lastNumber))
+    /** False when it was settled before. */
+    const leave = (): boolean => {
+      const at = underWay.indexOf(handed)
+      if (at < 0) return false
+      underWay.splice(at, 1)
       pending -= count
-      underWay--
-      commitNext()
+      return true
     }
     const committed = (): void => {
+      if (!leave()) return
       onCommit?.(count, (performance.now() - startedAt) / 1000)
       unsealed += count
       batch.resolve()
-      settle()
+      commitNext()
       if (unsealed >= sealEveryRecords) sealSoon()
     }
     const failed = (error: Error): void => {
+      if (!leave()) return
       log?.error({ err: error, records: count }, 'audit records not written; their calls fail')
       batch.reject(error)
-      settle()
+      commitNext()
     }
-    appender.call({ kind: 'append', texts: batch.texts }).then(committed, failed)
+    const handed = { number, committed }
+    underWay.push(handed)
+    appender.call({ kind: 'append', texts: batch.texts, batch: number }).then(committed, failed)
+  }
+  /** Answers what is durable by now without waiting for the thread's message. */
+  const settleDurable = (): void => {
+    for (let first = underWay[0]; first && isDurable(data.durable, first.number); first = underWay[0]) first.committed()
   }
 
   // --- Sealing
@@ -176,6 +192,7 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
 
   return {
     append(record: AuditRecord) {
+      settleDurable()
       if (closing) return Promise.reject(new Error('the audit trail is closed'))
       if (pending >= maxPending) return Promise.reject(new Error(`the audit trail is ${pending} records behind and takes no more`))
       const text = JSON.stringify(record)
@@ -184,7 +201,7 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
       batch.texts.push(text)
       pending++
       // After what else this turn brings: calls that end together are committed together.
-      if (!scheduled && underWay < maxCommitsUnderWay) {
+      if (!scheduled && underWay.length < maxCommitsUnderWay) {
         scheduled = true
         setImmediate(commitNext)
       }

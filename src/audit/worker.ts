@@ -11,12 +11,13 @@ import type { AuditLog, StoredKey, StoredSeal } from '../store/audit-log.ts'
 import type { ThreadCall, ThreadWord } from '../store/worker.ts'
 import { chainStart, recordHash } from './chain.ts'
 import type { ChainHead } from './chain.ts'
+import { setDurable, type DurableBatches } from './durable.ts'
 import { fileBlocks, lookup, recordsPerBlock } from './lookup.ts'
 import type { LookupQuery } from './trail.ts'
 
 export type TrailRequest =
-  /** Answers the head's sequence number when all are durable. */
-  | { readonly kind: 'append'; readonly texts: readonly string[] }
+  /** Answers when all are durable, as the shared `durable` says by then. */
+  | { readonly kind: 'append'; readonly texts: readonly string[]; readonly batch: number }
   /** Answers TrailState. */
   | { readonly kind: 'state' }
   /** Answers the newest seal made at or before the time, or undefined. */
@@ -46,13 +47,16 @@ export interface TrailThreadData {
   readonly file: string
   readonly trailId: string
   readonly nowMs: number
+  readonly durable: DurableBatches
 }
 
-function serve(log: AuditLog, request: TrailRequest): unknown {
+function serve(log: AuditLog, durable: DurableBatches, request: TrailRequest): unknown {
   const start = chainStart(log.trailId)
   switch (request.kind) {
     case 'append':
-      return log.append(request.texts, (previous, text) => recordHash(previous ?? start, text)).sequence
+      log.append(request.texts, (previous, text) => recordHash(previous ?? start, text))
+      setDurable(durable, request.batch)
+      return undefined
     case 'state': {
       const last = log.lastSeal()
       return {
@@ -83,7 +87,7 @@ if (!port) throw new Error('worker.ts runs as a worker thread only')
 const say = (word: ThreadWord): void => port.postMessage(word)
 
 try {
-  const { file, trailId, nowMs } = workerData as TrailThreadData
+  const { file, trailId, nowMs, durable } = workerData as TrailThreadData
   const log = openAuditLog(file, { trailId, nowMs })
   port.on('message', ({ id, request }: ThreadCall<TrailRequest>) => {
     if (!request) {
@@ -92,7 +96,7 @@ try {
       return
     }
     try {
-      say({ id, answer: serve(log, request) })
+      say({ id, answer: serve(log, durable, request) })
     } catch (error) {
       say({ id, error: { code: (error as { code?: string }).code ?? 'ERROR', message: (error as Error).message } })
     }
