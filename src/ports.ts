@@ -53,9 +53,9 @@ export function openDoors({ config, clock, log, metrics, opened }: Ground, servi
   const app = openApp(log)
   const cache = openCache(config)
   if (cache) opened.add('data keys', { close: async () => cache.close() })
-  // Streams take what calls leave: a processor is the event loop's, and on the others a thread of theirs gets a third of the time of one that answers calls.
+  // Streams take what calls leave: a processor is the event loop's, and on the others threads of theirs run when nothing else of the service has to.
   const spareProcessors = Math.max(1, availableParallelism() - 1)
-  const pool = opened.add('bulk threads', openBulkPool({ niceness: 5, threads: config.envelope.threads ?? spareProcessors }))
+  const pool = opened.add('bulk threads', openBulkPool({ niceness: 19, threads: config.envelope.threads ?? spareProcessors }))
   const envelope = openEnvelopeDoor({ service, apis, clock, log, metrics, pool, limits: config.envelope, cache })
   const door = openDoor({
     service,

@@ -47,7 +47,7 @@ export interface ExchangeLimits {
  * Between two turns everything else has its own: calls that came meanwhile are answered first, however fast a stream could go. Where there is nothing
  * else, turns are short, and a stream has as many as it can use.
  */
-const turns = new Turns(3)
+const turns = new Turns(2)
 const pieceBytes = 131_072
 
 /** A request and its answer while both are under way, and the two clocks over them. */
