@@ -69,13 +69,19 @@ export class Cursor {
     return from === 0 && this.#at === this.#bytes.length ? this.#bytes : this.#bytes.subarray(from, this.#at)
   }
 
-  /** As many as there is room for. */
-  read(target: Buffer): void {
-    for (let done = 0; done < target.length;) {
-      const bytes = this.some(target.length - done)
-      target.set(bytes, done)
-      done += bytes.length
-    }
+  /** The next few bytes, exactly so many; good until the next are asked for. */
+  take(count: number): Buffer {
+    const bytes = this.some(count)
+    if (bytes.length === count) return bytes
+    const gathered = Buffer.alloc(count)
+    for (let done = bytes.copy(gathered); done < count;) done += this.some(count - done).copy(gathered, done)
+    return gathered
+  }
+
+  uint32(): number {
+    if (this.#at + 4 > this.#bytes.length) return this.take(4).readUInt32BE()
+    this.#at += 4
+    return this.#bytes.readUInt32BE(this.#at - 4)
   }
 
   /** Nothing that was read from files stays. */

@@ -10,7 +10,17 @@ import { createCipheriv, createDecipheriv, type CipherGCM, type DecipherGCM } fr
 import { once } from 'node:events'
 import { MessageChannel, type MessagePort } from 'node:worker_threads'
 import { Cursor, type RunPart } from './chunks.ts'
-import { bodyAad, fillBodyAad, frameOverhead, ivBytes, lastFrameMark, lastFrameOverhead, MessageError, tagBytes } from './message.ts'
+import {
+  bodyAad,
+  fillBodyAad,
+  frameOverhead,
+  ivBytes,
+  lastFrameMark,
+  lastFrameOverhead,
+  MessageError,
+  singleHeadBytes,
+  tagBytes,
+} from './message.ts'
 import type { Suite } from './suites.ts'
 
 export interface RunKeys {
@@ -140,45 +150,37 @@ function openFrames(
   memory: Buffer,
   { wholeFrames, frameLength, firstSequence, end, endBytes }: OpenRun,
 ): number {
-  const head = Buffer.alloc(8 + ivBytes + tagBytes)
-  const number = head.subarray(0, 4)
-  const iv = head.subarray(8, 8 + ivBytes)
-  const tag = head.subarray(8 + ivBytes)
-  const uint32 = (): number => {
-    frames.read(number)
-    return number.readUInt32BE(0)
-  }
   if (end === 'single') {
-    frames.read(iv)
-    frames.read(head.subarray(0, 8))
+    const iv = Buffer.from(frames.take(ivBytes))
+    frames.take(singleHeadBytes - ivBytes)
     const aad = fillBodyAad(bodyAad(keys.messageId, 'single'), 1, endBytes)
-    openPiece(keys, frames, memory, { iv, tag, written: 0, bytes: endBytes, aad }, 0)
+    openPiece(keys, frames, memory, { iv, written: 0, bytes: endBytes, aad }, 0)
     return endBytes
   }
   if (wholeFrames > 0) {
     const aad = bodyAad(keys.messageId, 'frame')
     for (let n = 0; n < wholeFrames; n++) {
       const sequence = firstSequence + n
-      const found = uint32()
+      const found = frames.uint32()
       if (found === lastFrameMark) throw new MessageError('trailing', `bytes follow frame ${sequence}, which says that it is the last`)
       expectSequence(found, sequence)
-      frames.read(iv)
-      const opening = { iv, tag, written: n * frameLength, bytes: frameLength, aad: fillBodyAad(aad, sequence, frameLength) }
+      const iv = frames.take(ivBytes)
+      const opening = { iv, written: n * frameLength, bytes: frameLength, aad: fillBodyAad(aad, sequence, frameLength) }
       openPiece(keys, frames, memory, opening, sequence)
     }
   }
   const written = wholeFrames * frameLength
   if (end === 'none') return written
   const sequence = firstSequence + wholeFrames
-  if (uint32() !== lastFrameMark) throw truncated(`in frame ${sequence}`)
-  expectSequence(uint32(), sequence)
-  frames.read(iv)
-  const bytes = uint32()
+  if (frames.uint32() !== lastFrameMark) throw truncated(`in frame ${sequence}`)
+  expectSequence(frames.uint32(), sequence)
+  const iv = Buffer.from(frames.take(ivBytes))
+  const bytes = frames.uint32()
   if (bytes > frameLength) throw tooLongALast(bytes, frameLength)
   if (bytes > endBytes) throw truncated(`in frame ${sequence}`)
   if (bytes < endBytes) throw new MessageError('trailing', 'bytes follow the message')
   const aad = fillBodyAad(bodyAad(keys.messageId, 'last'), sequence, endBytes)
-  openPiece(keys, frames, memory, { iv, tag, written, bytes: endBytes, aad }, sequence)
+  openPiece(keys, frames, memory, { iv, written, bytes: endBytes, aad }, sequence)
   return written + endBytes
 }
 
@@ -189,25 +191,17 @@ export const tooLongALast = (bytes: number, frameLength: number): MessageError =
 
 interface Opening {
   readonly iv: Buffer
-  readonly tag: Buffer
   /** Where the plaintext is to be. */
   readonly written: number
   readonly bytes: number
   readonly aad: Buffer
 }
 
-function openPiece(
-  { cipher, key }: RunKeys,
-  frames: Cursor,
-  memory: Buffer,
-  { iv, tag, written, bytes, aad }: Opening,
-  sequence: number,
-): void {
+function openPiece({ cipher, key }: RunKeys, frames: Cursor, memory: Buffer, { iv, written, bytes, aad }: Opening, sequence: number): void {
   const gcm = createDecipheriv(cipher, key, iv)
   gcm.setAAD(aad)
   transform(gcm, frames, memory, written, bytes)
-  frames.read(tag)
-  gcm.setAuthTag(tag)
+  gcm.setAuthTag(frames.take(tagBytes))
   try {
     gcm.final()
   } catch (error) {
@@ -225,7 +219,8 @@ function expectSequence(found: number, sequence: number): void {
  * room for is memcpy, at 20 to 40.
  */
 export function copyInto(target: Buffer, at: number, bytes: Uint8Array): void {
-  if (bytes.length > 0) target.fill(bytes, at, at + bytes.length)
+  if (bytes.length > tagBytes) target.fill(bytes, at, at + bytes.length)
+  else for (let n = 0; n < bytes.length; n++) target[at + n] = bytes[n] ?? 0
 }
 
 /** In place, in any overlap that reads ahead of where it writes. */

@@ -5,7 +5,7 @@
 
 import { longSlabBytes, own, PoolFailure, slabBytes, type BulkPool, type Notary, type Slab } from './bulk-pool.ts'
 import type { RunOrder } from './bulk-worker.ts'
-import { cutChunk, type Chunk, type RunPart } from './chunks.ts'
+import { cutChunk, type Chunk, type FilePart, type RunPart } from './chunks.ts'
 import { copyInto, isFewUs, openRun, sealRoom, sealRun, type OpenRun, type SealRun } from './frames.ts'
 import { frameOverhead, lastFrameOverhead, maxUint32 } from './message.ts'
 import type { Suite } from './suites.ts'
@@ -41,8 +41,12 @@ const maxFramesInRun = 4096
 /** Of slabs that hold a long frame each. */
 const longFramesBytes = 2 ** 26
 
-/** Shorter ones cost less to copy than to tell of. */
+/** Shorter chunks cost less to copy than to tell of. */
 const borrowedBytes = 4096
+const staysWhereItIs = (chunk: Chunk, borrow: boolean): chunk is FilePart | Uint8Array<SharedArrayBuffer> =>
+  !(chunk instanceof Uint8Array) || (borrow && chunk.length >= borrowedBytes && chunk.buffer instanceof SharedArrayBuffer)
+
+const none = Buffer.alloc(0)
 
 /** The bytes of a run as they come in: copied to its slab, or left where threads can read them. */
 export class Load {
@@ -65,7 +69,7 @@ export class Load {
   add(chunk: Chunk): void {
     const { slab, length } = this
     this.length += chunk.length
-    if (!(chunk instanceof Uint8Array) || (this.#borrow && chunk.length >= borrowedBytes && chunk.buffer instanceof SharedArrayBuffer)) {
+    if (staysWhereItIs(chunk, this.#borrow)) {
       this.#chunks.push(chunk)
       return
     }
@@ -96,17 +100,14 @@ export class Load {
   /** The number that is there in memory. */
   uint32(at: number): number {
     let value = 0
-    for (let n = 0; n < 4; n++) value = value * 256 + this.#byte(at + n)
-    return value
-  }
-
-  #byte(at: number): number {
     let begin = 0
+    let left = 4
     for (const chunk of this.#chunks) {
-      if (at < begin + chunk.length && chunk instanceof Uint8Array) return chunk[at - begin] ?? 0
+      const bytes = chunk instanceof Uint8Array ? chunk : none
+      for (let from = at + 4 - left - begin; left > 0 && from < bytes.length; from++, left--) value = value * 256 + (bytes[from] ?? 0)
       begin += chunk.length
     }
-    throw new RangeError(`byte ${at} is not in memory`)
+    return value
   }
 
   get parts(): readonly RunPart[] {
@@ -174,14 +175,14 @@ export class Line {
 
   /**
    * To be filled with plaintext, or with frames.
-   * @param atHand so many bytes are there that need not be copied: all threads are to have of them, and none more runs than it must
+   * @param next what is there for it and for runs after it. If it need not be copied, runs are long, but all threads are to have of it
    * @throws RangeError when the machine has no memory for a frame so long
    */
-  load(kind: 'plaintext' | 'frames', atHand = 0): Load {
-    const { frameLength } = this
-    const share = Math.floor(atHand / (2 * this.#options.pool.threads) / frameLength)
-    const frames = Math.min(this.#maxFrames, Math.max(this.#usualFrames, share))
-    return new Load(this.#slab(), kind === 'plaintext' ? sealRoom(frames) : 0, frames, this.#options.borrow)
+  load(kind: 'plaintext' | 'frames', next?: Chunk): Load {
+    const { pool, borrow } = this.#options
+    const shared = next && staysWhereItIs(next, borrow) ? next.length / (2 * pool.threads) : 0
+    const frames = Math.min(this.#maxFrames, Math.max(this.#usualFrames, Math.floor(shared / this.frameLength)))
+    return new Load(this.#slab(), kind === 'plaintext' ? sealRoom(frames) : 0, frames, borrow)
   }
 
   #slab(): Slab {

@@ -94,7 +94,7 @@ export function decryptStream(source: Source, options: DecryptOptions): MessageS
 /** The same for bytes that are there: a message of its own memory. */
 export function encrypt(plaintext: Uint8Array, options: EncryptOptions): Promise<Buffer> {
   const wish = wishOf(options)
-  return isShort(plaintext, wish) ? sealShort(plaintext, wish) : collect(encryptStream([plaintext], options))
+  return isShort(plaintext, wish) ? sealShort(plaintext, wish) : collect(encryptStream([plaintext], { ...options, lend: false }))
 }
 
 export async function decrypt(
@@ -104,7 +104,7 @@ export async function decrypt(
   const believing = believingOf(options)
   const short = readShort(message, believing.limits)
   if (short) return openShort(short, believing)
-  const stream = decryptStream([message], options)
+  const stream = decryptStream([message], { ...options, lend: false })
   const plaintext = await collect(stream)
   return { plaintext, header: await stream.header }
 }
@@ -279,7 +279,7 @@ async function* sealPieces(reader: Reader, line: Line, head: Buffer): AsyncGener
           while (line.full || line.ready) yield await line.next()
           load = undefined
         }
-        load ??= line.load('plaintext', chunk.length - at)
+        load ??= line.load('plaintext', cutChunk(chunk, at, chunk.length))
         const taken = Math.min(chunk.length - at, load.frames * line.frameLength - load.length)
         load.add(cutChunk(chunk, at, at + taken))
         at += taken
@@ -390,7 +390,7 @@ async function* openBytes(reader: Reader, line: Line, single: boolean): AsyncGen
       }
       const chunk = await reader.bytes()
       if (!chunk) throw truncated(single ? 'in its body' : `in frame ${line.sequence + Math.floor((load?.length ?? 0) / stride)}`)
-      load ??= line.load('frames', chunk.length)
+      load ??= line.load('frames', chunk)
       const capacity = load.frames * stride
       const taken = Math.min(chunk.length, (end?.at ?? capacity) - load.length)
       load.add(chunk.subarray(0, taken))
@@ -428,7 +428,7 @@ async function* openFile(rest: FilePart, line: Line, single: boolean): AsyncGene
   const stride = frameLength + frameOverhead
   const { whole, endBytes } = layout(rest.length, frameLength)
   for (let frame = 0, at = 0; ;) {
-    const load = line.load('frames', rest.length - at)
+    const load = line.load('frames', cutChunk(rest, at, rest.length))
     const frames = Math.min(load.frames, whole - frame)
     const isLast = endBytes !== undefined && frame + frames === whole && frames < load.frames
     const end = at + frames * stride + (isLast ? lastFrameOverhead + endBytes : 0)

@@ -152,6 +152,13 @@ test('any bytes, in any chunks, under any context and frame length, come back', 
   )
 })
 
+test('bytes at once are in memory of their own, whatever a stream may lend', async () => {
+  const plaintext = bytes(9_000_000)
+  const options = { keyring, pool, lend: true }
+  const message = await encrypt(plaintext, options)
+  expect((await decrypt(message, options)).plaintext.equals(plaintext)).toBe(true)
+})
+
 test('a long frame is read and written in one piece, beside many at once', async () => {
   const plaintext = bytes(5_000_001)
   const frameLength = 2 ** 21
