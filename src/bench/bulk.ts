@@ -2,13 +2,17 @@
  * What bulk encryption gives: messages of the AWS Encryption SDK by Holdfast and by that SDK's implementation for Node, of the same bytes, with the same
  * raw AES keyring, in turn. Beside them what the machine can do: one thread of node:crypto, and OpenSSL alone.
  *
- * The source is in memory, what comes out is counted and dropped. Holdfast lends its pieces, as a writer to a file takes them.
+ * The source is in memory, in shared memory or in a file, the same for each side; what comes out is counted and dropped. Holdfast lends its pieces, as a writer
+ * to a file takes them.
  */
 
 import { spawn } from 'node:child_process'
 import { createCipheriv, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { availableParallelism } from 'node:os'
+import { readSync } from 'node:fs'
+import { mkdtemp, open, rm, writeFile, type FileHandle } from 'node:fs/promises'
+import { availableParallelism, tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { openBulkPool, slabBytes, type BulkPool } from '../bulk/bulk-pool.ts'
 import { copyInto, sealRoom } from '../bulk/frames.ts'
 import { rawAesKeyring, type Keyring } from '../bulk/keyring.ts'
@@ -69,7 +73,10 @@ export const bulkPart: Part = {
       figures['rss/growth'] = figure('bytes', 'lower', rss)
       const source = Buffer.alloc(bytes, 'what is encrypted ')
       const subject: Subject = { part, source, keyring, pool, figures, key, ...(sdk && { sdk }) }
-      for (const frameLength of frameLengths) await measureFrames(subject, frameLength)
+      for (const frameLength of frameLengths) {
+        await measureFrames(subject, frameLength)
+        await measureSources(subject, frameLength)
+      }
       await measureSigned(subject)
       await measureSmall(subject)
       await measureParts(subject)
@@ -175,16 +182,79 @@ async function measureFrames(subject: Subject, frameLength: number): Promise<voi
   setRatio(figures, `${at}/encrypt-by-one-thread`, `${at}/encrypt`, `${at}/one-thread`)
 }
 
+/** Sources that threads read themselves: shared memory, and a file that the system has in its own. */
+async function measureSources(subject: Subject, frameLength: number): Promise<void> {
+  const { keyring, pool, figures } = subject
+  const client = sdkClient(subject)
+  const options = { keyring, pool, context, frameLength, borrow: true, lend: true }
+  const source = share(subject.source)
+  const message = share(await encrypt(source, { keyring, pool, context, frameLength }))
+  const folder = await mkdtemp(join(tmpdir(), 'holdfast-bench-'))
+  const files: FileHandle[] = []
+  const inFile = async (name: string, bytes: Buffer): Promise<FileHandle> => {
+    await writeFile(join(folder, name), bytes, { mode: 0o600 })
+    const handle = await open(join(folder, name))
+    files.push(handle)
+    return handle
+  }
+  const at = `${frameLength}`
+  try {
+    const [sourceFile, messageFile] = [await inFile('source', source), await inFile('message', message)]
+    await measureRates(subject, at, source.length, [
+      { name: 'encrypt-shared', run: () => dropped(encryptStream([source], options)) },
+      { name: 'one-thread-shared', run: async () => sealFrames(source, frameLength) },
+      { name: 'encrypt-file', run: () => dropped(encryptStream(sourceFile, options)) },
+      { name: 'one-thread-file', run: async () => sealFile(sourceFile, source.length, frameLength) },
+      { name: 'decrypt-shared', run: () => dropped(decryptStream([message], options)) },
+      { name: 'decrypt-file', run: () => dropped(decryptStream(messageFile, options)) },
+      ...(client
+        ? [
+            {
+              name: 'sdk-encrypt-shared',
+              run: () => client.encrypt(client.keyring, source, { suiteId: client.suiteId, encryptionContext: context, frameLength }),
+            },
+            { name: 'sdk-decrypt-shared', run: () => client.decrypt(client.keyring, message) },
+          ]
+        : []),
+    ])
+  } finally {
+    for (const handle of files) await handle.close()
+    await rm(folder, { recursive: true, force: true })
+  }
+  for (const kind of ['shared', 'file'])
+    setRatio(figures, `${at}/encrypt-${kind}-by-one-thread`, `${at}/encrypt-${kind}`, `${at}/one-thread-${kind}`)
+  for (const way of ['encrypt', 'decrypt'])
+    setRatio(figures, `${at}/${way}-shared-by-sdk`, `${at}/${way}-shared`, `${at}/sdk-${way}-shared`)
+}
+
+const share = (bytes: Buffer): Buffer => Buffer.from(new SharedArrayBuffer(bytes.length)).fill(bytes)
+
 /** What one thread of node:crypto does: independent frames, each into memory of its own. */
 function sealFrames(source: Buffer, frameLength: number): void {
+  const seal = frameSealer()
+  for (let at = 0; at < source.length; at += frameLength) seal(source.subarray(at, at + frameLength))
+}
+
+/** The same of what it reads, into memory that it uses again. */
+function sealFile({ fd }: FileHandle, bytes: number, frameLength: number): void {
+  const seal = frameSealer()
+  const room = Buffer.alloc(Math.max(frameLength, 65_536))
+  for (let position = 0; position < bytes; position += room.length) {
+    const read = readSync(fd, room, 0, room.length, position)
+    for (let at = 0; at < read; at += frameLength) seal(room.subarray(at, Math.min(read, at + frameLength)))
+  }
+}
+
+function frameSealer(): (frame: Buffer) => void {
   const key = Buffer.alloc(32, 1)
   const iv = Buffer.alloc(12)
   const aad = Buffer.alloc(76)
-  for (let at = 0; at < source.length; at += frameLength) {
-    iv.writeUInt32BE(at / frameLength, 8)
+  let sequence = 0
+  return (frame) => {
+    iv.writeUInt32BE(sequence++, 8)
     const gcm = createCipheriv('aes-256-gcm', key, iv)
     gcm.setAAD(aad)
-    gcm.update(source.subarray(at, at + frameLength))
+    gcm.update(frame)
     gcm.final()
     gcm.getAuthTag()
   }
@@ -392,6 +462,26 @@ function views(figures: Readonly<Record<string, Figure>>): PartReport['views'] {
       ]),
     ),
   }
+  const places = { shared: 'shared memory', file: 'a file' } as const
+  const sources: Table = {
+    kind: 'table',
+    title: 'Out of what threads read themselves',
+    about:
+      'The same message out of shared memory that is lent (borrow), and out of a file that the system has in memory. The SDK is given the same shared memory; the one thread reads the same.',
+    columns: ['', 'Holdfast', 'AWS SDK', 'times the SDK', 'one thread', 'times one thread'],
+    rows: frameLengths.flatMap((length) =>
+      ways.flatMap((way) =>
+        (['shared', 'file'] as const).map((kind) => [
+          `${showLength(length)}, ${way}, ${places[kind]}`,
+          cell(`${length}/${way}-${kind}`),
+          kind === 'shared' ? cell(`${length}/sdk-${way}-shared`) : '',
+          kind === 'shared' ? cell(`${length}/${way}-shared-by-sdk`) : '',
+          way === 'encrypt' ? cell(`${length}/one-thread-${kind}`) : '',
+          way === 'encrypt' ? cell(`${length}/encrypt-${kind}-by-one-thread`) : '',
+        ]),
+      ),
+    ),
+  }
   const signed: Table = {
     kind: 'table',
     title: 'Signed (0x0578), frames of 64 KiB',
@@ -440,7 +530,7 @@ function views(figures: Readonly<Record<string, Figure>>): PartReport['views'] {
       })),
     ),
   }
-  return [frames, chart, signed, small, parts]
+  return [frames, chart, sources, signed, small, parts]
 }
 
 function headlines(figures: Readonly<Record<string, Figure>>): readonly string[] {
@@ -448,8 +538,10 @@ function headlines(figures: Readonly<Record<string, Figure>>): readonly string[]
   const byLength = frameLengths.map(
     (length) => `${of(`${length}/encrypt-by-sdk`)}/${of(`${length}/decrypt-by-sdk`)}× at ${showLength(length)} (wanted ${wanted[length]}×)`,
   )
+  const shared = frameLengths.map((length) => `${of(`${length}/encrypt-shared-by-sdk`)}/${of(`${length}/decrypt-shared-by-sdk`)}×`)
+  const byThread = ['', '-shared', '-file'].map((kind) => `${of(`65536/encrypt${kind}-by-one-thread`)}×`)
   return [
-    `Bulk, encrypting/decrypting against the AWS Encryption SDK: ${byLength.join(', ')}; ${of('65536/encrypt-by-one-thread')}× one thread (wanted 1.6×)`,
+    `Bulk, encrypting/decrypting against the AWS Encryption SDK: ${byLength.join(', ')}; out of shared memory ${shared.join(', ')}; out of memory, shared memory, a file ${byThread.join(', ')} one thread (wanted 1.6×)`,
     `Bulk, messages of 1 KiB: ${of('small/encrypt-by-sdk')}/${of('small/decrypt-by-sdk')}× the SDK (wanted 8×); a long stream takes ${showNumber(median(figures['rss/growth']?.rounds ?? []) / mebi)} MiB more memory (wanted at most 200)`,
   ]
 }

@@ -26,7 +26,14 @@ test('both directions are measured at each frame length, against the SDK and aga
       expect(own).toBeGreaterThan(0)
       expect(ratio).toBeCloseTo((own ?? 0) / (sdk ?? 0), 6)
     }
-    expect(figures[`${length}/encrypt-by-one-thread`]?.median).toBeGreaterThan(0)
+    for (const kind of ['', '-shared', '-file']) {
+      const [own, one, ratio] = [`${length}/encrypt${kind}`, `${length}/one-thread${kind}`, `${length}/encrypt${kind}-by-one-thread`].map(
+        (id) => figures[id]?.median ?? Number.NaN,
+      )
+      expect(own).toBeGreaterThan(0)
+      expect(ratio).toBeCloseTo((own ?? 0) / (one ?? 0), 6)
+      expect(figures[`${length}/decrypt${kind}`]?.median).toBeGreaterThan(0)
+    }
   }
   for (const id of [
     'signed/encrypt-by-sdk',
