@@ -4,7 +4,19 @@
  */
 import { execFile, execFileSync, spawn, type ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  appendFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -73,7 +85,12 @@ function program(words: readonly string[], input?: Buffer): Promise<Ran> {
 }
 
 /** The same command line without a process of its own. Files are those of the folder. */
-async function cli(words: readonly string[], input: Buffer = Buffer.alloc(0), settings: Partial<ClientSettings> = {}): Promise<Ran> {
+async function cli(
+  words: readonly string[],
+  input: Buffer = Buffer.alloc(0),
+  settings: Partial<ClientSettings> = {},
+  onOutput: (pieces: number) => void = () => undefined,
+): Promise<Ran> {
   const out: Buffer[] = []
   let err = ''
   const placed = words.map((word, at) => (!word.startsWith('-') && (at === 1 || words[at - 1] === '--output') ? path(word) : word))
@@ -83,7 +100,7 @@ async function cli(words: readonly string[], input: Buffer = Buffer.alloc(0), se
     printError: async (text) => void (err += text),
     streams: {
       input: () => Readable.from([input], { objectMode: false }),
-      write: async (bytes) => void out.push(Buffer.from(bytes)),
+      write: async (bytes) => onOutput(out.push(Buffer.from(bytes))),
       outputIsTerminal: () => false,
       errorIsTerminal: () => false,
       interruption: () => ({ signal: new AbortController().signal, close: () => undefined }),
@@ -273,6 +290,20 @@ describe('the target', () => {
       expect(name).toMatch(/^\.never\.[0-9a-f]{12}\.part$/)
       expect(statSync(path(name)).mode & 0o777).toBe(0o600)
       rmSync(path(name))
+    }
+  })
+
+  test('of a file that changes its length meanwhile is not all of it', async () => {
+    const changes: readonly (readonly [said: string, change: () => void])[] = [
+      ['longer', () => appendFileSync(path('changing'), 'more')],
+      ['shorter', () => truncateSync(path('changing'), 100)],
+    ]
+    for (const [said, change] of changes) {
+      place('changing', Buffer.alloc(40_000_000))
+      // Its length is known when the first of its frames come out.
+      const ran = await cli(['encrypt', 'changing', '--key', key], undefined, {}, (pieces) => pieces === 2 && change())
+      expect(ran).toMatchObject({ code: 1, err: expect.stringContaining(`changing: the file became ${said} while it was read`) })
+      expect(ran.err).toContain('NOT all of it')
     }
   })
 
