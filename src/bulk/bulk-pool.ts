@@ -5,7 +5,7 @@
 
 import { availableParallelism } from 'node:os'
 import { MessageChannel, type MessagePort } from 'node:worker_threads'
-import type { NotaryAnswer, NotaryOrder, NotaryQuestion, RunAnswer, RunOrder } from './bulk-worker.ts'
+import type { NotaryAnswer, NotaryOrder, NotaryQuestion, RunAnswer, RunOrder, WipeOrder } from './bulk-worker.ts'
 import { SourceFailure } from './chunks.ts'
 import type { OpenRun, SealRun } from './frames.ts'
 import { MessageError } from './message.ts'
@@ -25,6 +25,8 @@ export interface BulkPool {
   hasher(): Promise<Hasher>
   /** Memory to work on: of `slabBytes` and `longSlabBytes` it is kept from stream to stream; what was in it is wiped. */
   takeSlab(bytes: number): Slab
+  /** Wipes a long slab in a thread: the event loop would stand still for a millisecond. What was not wiped so is when it is given back. */
+  wipe(slab: Slab): Promise<void>
   /** Back from a stream that has left it. */
   giveSlab(slab: Slab): void
   /** Ends the threads; streams under way fail. */
@@ -112,6 +114,15 @@ export function openBulkPool({ threads = availableParallelism(), niceness = 0 }:
       } catch (cause) {
         throw new RangeError(`there is no memory for ${bytes} bytes in one piece: the frames are too long for this machine`, { cause })
       }
+    },
+    async wipe(slab) {
+      if (slab.touched <= slabBytes) return
+      const order: WipeOrder = { slab: slab.shared, bytes: slab.touched }
+      const isWiped = await sealers.run('wipe', order).then(
+        () => true,
+        () => false,
+      )
+      if (isWiped) slab.touched = 0
     },
     giveSlab(slab) {
       slab.memory.fill(0, 0, slab.touched)

@@ -45,6 +45,17 @@ function answer(run: () => number): RunAnswer {
   }
 }
 
+/** Zeroes, from the slab's beginning on. */
+export function wipe({ slab, bytes }: WipeOrder): null {
+  new Uint8Array(slab, 0, bytes).fill(0)
+  return null
+}
+
+export interface WipeOrder {
+  readonly slab: SharedArrayBuffer
+  readonly bytes: number
+}
+
 /** Does nothing; for what starts a thread. */
 export const wake = (): null => null
 

@@ -260,9 +260,11 @@ export class Line {
     this.notary?.close()
     this.#options.key.fill(0)
     if (this.#shared) new Uint8Array(this.#shared).fill(0)
+    // After a failure some thread may still be writing: nobody else gets its slab.
+    const isLost = this.#poolFailed
+    if (!isLost) await Promise.all(this.#slabs.map((slab) => this.#options.pool.wipe(slab)))
     for (const slab of this.#slabs) {
-      // After a failure some thread may still be writing: nobody else gets its slab.
-      if (this.#poolFailed) slab.memory.fill(0, 0, slab.touched)
+      if (isLost) slab.memory.fill(0, 0, slab.touched)
       else this.#options.pool.giveSlab(slab)
     }
   }

@@ -206,6 +206,15 @@ describe.each<readonly [name: string, source: (whole: Buffer) => Promise<Source>
     expect(reading.given.length).toBe(reading.slabs.size)
   })
 
+  test('long slabs that no thread could wipe are wiped all the same', async () => {
+    const { out } = await drain(encryptStream([plaintext], { keyring, pool }))
+    const at = watched()
+    const tired: BulkPool = { ...at.pool, wipe: async () => undefined }
+    const { out: back } = await drain(decryptStream(await source(out), { keyring, pool: tired, borrow: true, lend: true }))
+    expect(back.equals(plaintext)).toBe(true)
+    for (const { memory } of at.slabs) expect(memory.includes(plaintext.subarray(0, 61))).toBe(false)
+  })
+
   test('a forged frame ends the stream, and nothing of the others stays', async () => {
     const message = await encrypt(plaintext, { keyring, pool })
     message.writeUInt8(message.readUInt8(7_000_000) ^ 1, 7_000_000)
