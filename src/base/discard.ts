@@ -13,9 +13,13 @@ const leastBytes = 4096
 
 /** Of a block that has memory of its own; others stay as they are. Nobody may want to read it any more: it has no bytes then. */
 export function discard({ buffer, length }: Uint8Array): void {
-  if (length < leastBytes || length !== buffer.byteLength || !(buffer instanceof ArrayBuffer)) return
+  if (length >= leastBytes && length === buffer.byteLength && buffer instanceof ArrayBuffer) discardAll([buffer])
+}
+
+/** The same of all that is there of each, in one go. */
+export function discardAll(blocks: readonly ArrayBuffer[]): void {
   closed ??= closedPort()
-  closed.postMessage(undefined, [buffer])
+  closed.postMessage(undefined, blocks)
 }
 
 function closedPort(): MessagePort {

@@ -16,7 +16,7 @@ if (!isMainThread && process.platform === 'linux') {
   const { niceness } = workerData as { readonly niceness: number }
   if (niceness > 0) setPriority(Math.min(leastPriority, getPriority() + niceness))
 }
-if (!isMainThread) await freeAtOnce()
+if (!isMainThread) freeAtOnce()
 
 /** A run of frames and where it lies. The key is in memory that its stream shares, and wipes; nothing here keeps it. */
 export interface RunOrder<Run> {

@@ -7,8 +7,7 @@
  */
 
 import { createCipheriv, createDecipheriv, type CipherGCM, type DecipherGCM } from 'node:crypto'
-import { once } from 'node:events'
-import { MessageChannel, type MessagePort } from 'node:worker_threads'
+import { discardAll } from '../base/discard.ts'
 import { Cursor, type RunPart } from './chunks.ts'
 import {
   bodyAad,
@@ -235,7 +234,7 @@ function transform(gcm: CipherGCM | DecipherGCM, from: Cursor, memory: Buffer, t
 
 /** A smaller block costs less to leave to the collector. */
 const freedBytes = 1024
-let nobody: MessagePort | undefined
+let freesAtOnce = false
 /** Blocks to be freed together, 256 KiB of them: they are still in the processor's cache, and one message costs as much as several blocks. */
 const heldAtMost = 2 ** 18
 let held: ArrayBuffer[] = []
@@ -244,20 +243,13 @@ let heldBytes = 0
 /**
  * In this thread, from now on, the cipher's output is freed as soon as it was copied. Left to the collector, 32 MiB of it pile up before they are freed
  * together: every block is then new, cold to the processor's caches and mapped in afresh, which takes as long as the cipher.
- *
- * What frees memory is to hand it to a port that nobody is at the other end of. It takes turns of the event loop to have one.
  */
-export async function freeAtOnce(): Promise<void> {
-  const { port1, port2 } = new MessageChannel()
-  const closed = once(port1, 'close')
-  port1.ref()
-  port2.close()
-  await closed
-  nobody = port1
+export function freeAtOnce(): void {
+  freesAtOnce = true
 }
 
 function free({ buffer, length }: Buffer): void {
-  if (!nobody || length < freedBytes || length !== buffer.byteLength || !(buffer instanceof ArrayBuffer)) return
+  if (!freesAtOnce || length < freedBytes || length !== buffer.byteLength || !(buffer instanceof ArrayBuffer)) return
   held.push(buffer)
   heldBytes += length
   if (heldBytes >= heldAtMost) freeHeld()
@@ -266,7 +258,7 @@ function free({ buffer, length }: Buffer): void {
 /** With the end of a run: none of its bytes stay. */
 function freeHeld(): void {
   if (heldBytes === 0) return
-  nobody?.postMessage(undefined, held)
+  discardAll(held)
   held = []
   heldBytes = 0
 }
