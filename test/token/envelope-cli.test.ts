@@ -18,7 +18,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
@@ -299,7 +299,9 @@ describe('the target', () => {
       ['shorter', () => truncateSync(path('changing'), 100)],
     ]
     for (const [said, change] of changes) {
-      place('changing', Buffer.alloc(40_000_000))
+      place('changing', Buffer.alloc(0))
+      // Longer than what all threads have under way.
+      truncateSync(path('changing'), Math.max(40_000_000, availableParallelism() * 2 ** 23))
       // Its length is known when the first of its frames come out.
       const ran = await cli(['encrypt', 'changing', '--key', key], undefined, {}, (pieces) => pieces === 2 && change())
       expect(ran).toMatchObject({ code: 1, err: expect.stringContaining(`changing: the file became ${said} while it was read`) })
