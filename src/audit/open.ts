@@ -1,12 +1,11 @@
 /**
  * Opens the audit trail.
  *
- * Group commit: records that arrive while commits are under way form the next batch, so the number of fsyncs follows the
- * disk and not the load. A second batch is handed over while the first is being committed, once it is worth it: the append
- * thread then goes on without this thread, whose turns take longer than a commit. For the same reason that thread says in
- * shared memory what is durable, where every append looks: its message waits until the turn is over, and so long as calls
- * wait here there are fewer of them for everything else to do together. On this thread a record costs its serialisation;
- * hashing and SQL are the append thread's.
+ * Group commit: records that arrive while a commit is under way form the next batch, so the number of fsyncs follows the
+ * disk and not the load. The append thread says in shared memory what is durable, where every append looks: its message waits
+ * for the end of this thread's turn, which takes longer than a commit, and so long as calls wait here there are fewer of
+ * them for everything else to do together. On this thread a record costs its serialisation; hashing and SQL are the append
+ * thread's.
  * Appending refuses when too much waits: a trail that cannot keep up must stop the calls it is to record.
  */
 
@@ -17,7 +16,6 @@ import type { StoredSeal } from '../store/audit-log.ts'
 import { openThread } from '../store/worker.ts'
 import { encodeSealStatement, keyIdOf, sha256, verifySeal } from './chain.ts'
 import type { ChainHead, SealStatement } from './chain.ts'
-import { isDurable, newDurableBatches, nextBatch } from './durable.ts'
 import type { AuditRecord, LookupPage, Trail } from './trail.ts'
 import type { TrailRequest, TrailState, TrailThreadData } from './worker.ts'
 
@@ -50,16 +48,18 @@ interface Batch {
 
 /** A transaction longer than this would keep the next batch waiting for nothing. */
 const recordsPerCommit = 1000
-const maxCommitsUnderWay = 2
-/** A commit costs as much as some dozen records, most of it in waking threads: fewer wait until none is under way. */
-const recordsWorthACommit = 8
 const blocksPerRound = 4
 const recordsPerRemoval = 2000
 
 export async function openTrail(options: TrailOptions): Promise<Trail> {
   const { file, clock, log, sealEveryMs = 60_000, sealEveryRecords = 10_000, maxPending = 20_000, onCommit } = options
   const program = new URL('./worker.ts', import.meta.url)
-  const data: TrailThreadData = { file, trailId: randomBytes(16).toString('hex'), nowMs: clock.now(), durable: newDurableBatches() }
+  const data: TrailThreadData = {
+    file,
+    trailId: randomBytes(16).toString('hex'),
+    nowMs: clock.now(),
+    durable: new Int32Array(new SharedArrayBuffer(4)),
+  }
   const appender = await openThread<TrailRequest>(program, data, `the audit trail ${file}`)
   // Second, because the first makes the file, and not waited for: nothing needs it before the first call is answered.
   const reading = openThread<TrailRequest>(program, data, `the audit trail ${file}`)
@@ -71,8 +71,8 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
 
   let pending = 0
   let queue: Batch[] = []
-  /** In the order handed over, which is that in which they become durable. */
-  const underWay: { readonly number: number; readonly committed: () => void }[] = []
+  let underWay: { readonly number: number; readonly committed: () => void } | undefined
+  /** 32 bits long: it goes round. */
   let lastNumber = 0
   let scheduled = false
   let closing = false
@@ -90,16 +90,14 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
   const commitNext = (): void => {
     scheduled = false
     const batch = queue[0]
-    if (!batch || underWay.length === maxCommitsUnderWay || (underWay.length > 0 && batch.texts.length < recordsWorthACommit)) return
+    if (!batch || underWay) return
     queue = queue.slice(1)
     const startedAt = performance.now()
     const count = batch.texts.length
-    const number = (lastNumber = nextBatch(lastNumber))
     /** False when it was settled before. */
     const leave = (): boolean => {
-      const at = underWay.indexOf(handed)
-      if (at < 0) return false
-      underWay.splice(at, 1)
+      if (underWay !== handed) return false
+      underWay = undefined
       pending -= count
       return true
     }
@@ -117,13 +115,13 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
       batch.reject(error)
       commitNext()
     }
-    const handed = { number, committed }
-    underWay.push(handed)
-    appender.call({ kind: 'append', texts: batch.texts, batch: number }).then(committed, failed)
+    const handed = { number: (lastNumber = (lastNumber + 1) | 0), committed }
+    underWay = handed
+    appender.call({ kind: 'append', texts: batch.texts, batch: handed.number }).then(committed, failed)
   }
   /** Answers what is durable by now without waiting for the thread's message. */
   const settleDurable = (): void => {
-    for (let first = underWay[0]; first && isDurable(data.durable, first.number); first = underWay[0]) first.committed()
+    if (underWay && Atomics.load(data.durable, 0) === underWay.number) underWay.committed()
   }
 
   // --- Sealing
@@ -201,7 +199,7 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
       batch.texts.push(text)
       pending++
       // After what else this turn brings: calls that end together are committed together.
-      if (!scheduled && underWay.length < maxCommitsUnderWay) {
+      if (!scheduled && !underWay) {
         scheduled = true
         setImmediate(commitNext)
       }

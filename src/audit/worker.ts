@@ -11,12 +11,11 @@ import type { AuditLog, StoredKey, StoredSeal } from '../store/audit-log.ts'
 import type { ThreadCall, ThreadWord } from '../store/worker.ts'
 import { chainStart, recordHash } from './chain.ts'
 import type { ChainHead } from './chain.ts'
-import { setDurable, type DurableBatches } from './durable.ts'
 import { fileBlocks, lookup, recordsPerBlock } from './lookup.ts'
 import type { LookupQuery } from './trail.ts'
 
 export type TrailRequest =
-  /** Answers when all are durable, as the shared `durable` says by then. */
+  /** Answers when all are durable, as the shared `durable` says from then on. */
   | { readonly kind: 'append'; readonly texts: readonly string[]; readonly batch: number }
   /** Answers TrailState. */
   | { readonly kind: 'state' }
@@ -47,15 +46,16 @@ export interface TrailThreadData {
   readonly file: string
   readonly trailId: string
   readonly nowMs: number
-  readonly durable: DurableBatches
+  /** Shared memory: the number of the batch that became durable last. A message is heard only when the turn of the event loop is over. */
+  readonly durable: Int32Array
 }
 
-function serve(log: AuditLog, durable: DurableBatches, request: TrailRequest): unknown {
+function serve(log: AuditLog, durable: Int32Array, request: TrailRequest): unknown {
   const start = chainStart(log.trailId)
   switch (request.kind) {
     case 'append':
       log.append(request.texts, (previous, text) => recordHash(previous ?? start, text))
-      setDurable(durable, request.batch)
+      Atomics.store(durable, 0, request.batch)
       return undefined
     case 'state': {
       const last = log.lastSeal()

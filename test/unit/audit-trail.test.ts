@@ -3,7 +3,6 @@ import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import Database from 'better-sqlite3'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
-import { isDurable, newDurableBatches, nextBatch, setDurable } from '../../src/audit/durable.ts'
 import { verifyTrail } from '../../src/audit/verify.ts'
 import type { LookupQuery, Trail } from '../../src/audit/trail.ts'
 import { accountId, linesUntilKilled, makeSigner, makeTrail, region, sampleRecord, startMs, startProgram } from './audit-suite.ts'
@@ -55,21 +54,9 @@ describe('appending', () => {
     expect(commits).toEqual([1])
     expect(trail.pending()).toBe(others.length)
     await Promise.all([first, ...others])
-    expect(commits).toEqual([1, others.length])
+    expect(commits.reduce((sum, records) => sum + records)).toBe(1 + others.length)
     expect(trail.pending()).toBe(0)
     expect(await lookupAll(trail, {})).toHaveLength(1 + others.length)
-  })
-
-  test('the numbers of durable batches go round', () => {
-    for (const before of [0, 7, 2 ** 31 - 2, 2 ** 31 - 1, -(2 ** 31), -9, -1]) {
-      const durable = newDurableBatches()
-      const [batch, next] = [nextBatch(before), nextBatch(nextBatch(before))]
-      expect(isDurable(durable, batch)).toBe(batch === 0)
-      setDurable(durable, batch)
-      expect([isDurable(durable, batch), isDurable(durable, next)]).toEqual([true, next === 0])
-      setDurable(durable, next)
-      expect([isDurable(durable, batch), isDurable(durable, next)]).toEqual([true, true])
-    }
   })
 
   test('a record is in the file when append returns, exactly as it was serialised', async () => {
