@@ -55,7 +55,7 @@ export function openDoors({ config, clock, log, metrics, opened }: Ground, servi
   if (cache) opened.add('data keys', { close: async () => cache.close() })
   // Streams take what calls leave: a processor is the event loop's, and on the others threads of theirs run when nothing else of the service has to.
   const spareProcessors = Math.max(1, availableParallelism() - 1)
-  const pool = opened.add('bulk threads', openBulkPool({ niceness: 19, threads: config.envelope.threads ?? spareProcessors }))
+  const pool = opened.add('bulk threads', openBulkPool({ niceness: 10, threads: config.envelope.threads ?? spareProcessors }))
   const envelope = openEnvelopeDoor({ service, apis, clock, log, metrics, pool, limits: config.envelope, cache })
   const door = openDoor({
     service,
