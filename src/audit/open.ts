@@ -1,11 +1,10 @@
 /**
  * Opens the audit trail.
  *
- * Group commit: records that arrive while a commit is under way form the next batch, so the number of fsyncs follows the
- * disk and not the load. The append thread says in shared memory what is durable, where every append looks: its message waits
- * for the end of this thread's turn, which takes longer than a commit, and so long as calls wait here there are fewer of
- * them for everything else to do together. On this thread a record costs its serialisation; hashing and SQL are the append
- * thread's.
+ * Group commit: records that arrive while commits are under way form the next batch, so the number of fsyncs follows the
+ * disk and not the load. A second batch is handed over while the first is being committed, once it is worth it: the append
+ * thread then goes on without this thread, whose turns take longer than a commit. On this thread a record costs its
+ * serialisation; hashing and SQL are the append thread's.
  * Appending refuses when too much waits: a trail that cannot keep up must stop the calls it is to record.
  */
 
@@ -48,18 +47,16 @@ interface Batch {
 
 /** A transaction longer than this would keep the next batch waiting for nothing. */
 const recordsPerCommit = 1000
+const maxCommitsUnderWay = 2
+/** A commit costs as much as some dozen records, most of it in waking threads: fewer wait until none is under way. */
+const recordsWorthACommit = 8
 const blocksPerRound = 4
 const recordsPerRemoval = 2000
 
 export async function openTrail(options: TrailOptions): Promise<Trail> {
   const { file, clock, log, sealEveryMs = 60_000, sealEveryRecords = 10_000, maxPending = 20_000, onCommit } = options
   const program = new URL('./worker.ts', import.meta.url)
-  const data: TrailThreadData = {
-    file,
-    trailId: randomBytes(16).toString('hex'),
-    nowMs: clock.now(),
-    durable: new Int32Array(new SharedArrayBuffer(4)),
-  }
+  const data: TrailThreadData = { file, trailId: randomBytes(16).toString('hex'), nowMs: clock.now() }
   const appender = await openThread<TrailRequest>(program, data, `the audit trail ${file}`)
   // Second, because the first makes the file, and not waited for: nothing needs it before the first call is answered.
   const reading = openThread<TrailRequest>(program, data, `the audit trail ${file}`)
@@ -71,9 +68,7 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
 
   let pending = 0
   let queue: Batch[] = []
-  let underWay: { readonly number: number; readonly committed: () => void } | undefined
-  /** 32 bits long: it goes round. */
-  let lastNumber = 0
+  let underWay = 0
   let scheduled = false
   let closing = false
   let unsealed = 0
@@ -90,38 +85,29 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
   const commitNext = (): void => {
     scheduled = false
     const batch = queue[0]
-    if (!batch || underWay) return
+    if (!batch || underWay === maxCommitsUnderWay || (underWay > 0 && batch.texts.length < recordsWorthACommit)) return
     queue = queue.slice(1)
+    underWay++
     const startedAt = performance.now()
     const count = batch.texts.length
-    /** False when it was settled before. */
-    const leave = (): boolean => {
-      if (underWay !== handed) return false
-      underWay = undefined
+    const settle = (): void => {
       pending -= count
-      return true
+      underWay--
+      commitNext()
     }
     const committed = (): void => {
-      if (!leave()) return
       onCommit?.(count, (performance.now() - startedAt) / 1000)
       unsealed += count
       batch.resolve()
-      commitNext()
+      settle()
       if (unsealed >= sealEveryRecords) sealSoon()
     }
     const failed = (error: Error): void => {
-      if (!leave()) return
       log?.error({ err: error, records: count }, 'audit records not written; their calls fail')
       batch.reject(error)
-      commitNext()
+      settle()
     }
-    const handed = { number: (lastNumber = (lastNumber + 1) | 0), committed }
-    underWay = handed
-    appender.call({ kind: 'append', texts: batch.texts, batch: handed.number }).then(committed, failed)
-  }
-  /** Answers what is durable by now without waiting for the thread's message. */
-  const settleDurable = (): void => {
-    if (underWay && Atomics.load(data.durable, 0) === underWay.number) underWay.committed()
+    appender.call({ kind: 'append', texts: batch.texts }).then(committed, failed)
   }
 
   // --- Sealing
@@ -190,7 +176,6 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
 
   return {
     append(record: AuditRecord) {
-      settleDurable()
       if (closing) return Promise.reject(new Error('the audit trail is closed'))
       if (pending >= maxPending) return Promise.reject(new Error(`the audit trail is ${pending} records behind and takes no more`))
       const text = JSON.stringify(record)
@@ -199,7 +184,7 @@ export async function openTrail(options: TrailOptions): Promise<Trail> {
       batch.texts.push(text)
       pending++
       // After what else this turn brings: calls that end together are committed together.
-      if (!scheduled && !underWay) {
+      if (!scheduled && underWay < maxCommitsUnderWay) {
         scheduled = true
         setImmediate(commitNext)
       }

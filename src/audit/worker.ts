@@ -15,8 +15,8 @@ import { fileBlocks, lookup, recordsPerBlock } from './lookup.ts'
 import type { LookupQuery } from './trail.ts'
 
 export type TrailRequest =
-  /** Answers when all are durable, as the shared `durable` says from then on. */
-  | { readonly kind: 'append'; readonly texts: readonly string[]; readonly batch: number }
+  /** Answers the head's sequence number when all are durable. */
+  | { readonly kind: 'append'; readonly texts: readonly string[] }
   /** Answers TrailState. */
   | { readonly kind: 'state' }
   /** Answers the newest seal made at or before the time, or undefined. */
@@ -46,17 +46,13 @@ export interface TrailThreadData {
   readonly file: string
   readonly trailId: string
   readonly nowMs: number
-  /** Shared memory: the number of the batch that became durable last. A message is heard only when the turn of the event loop is over. */
-  readonly durable: Int32Array
 }
 
-function serve(log: AuditLog, durable: Int32Array, request: TrailRequest): unknown {
+function serve(log: AuditLog, request: TrailRequest): unknown {
   const start = chainStart(log.trailId)
   switch (request.kind) {
     case 'append':
-      log.append(request.texts, (previous, text) => recordHash(previous ?? start, text))
-      Atomics.store(durable, 0, request.batch)
-      return undefined
+      return log.append(request.texts, (previous, text) => recordHash(previous ?? start, text)).sequence
     case 'state': {
       const last = log.lastSeal()
       return {
@@ -87,7 +83,7 @@ if (!port) throw new Error('worker.ts runs as a worker thread only')
 const say = (word: ThreadWord): void => port.postMessage(word)
 
 try {
-  const { file, trailId, nowMs, durable } = workerData as TrailThreadData
+  const { file, trailId, nowMs } = workerData as TrailThreadData
   const log = openAuditLog(file, { trailId, nowMs })
   port.on('message', ({ id, request }: ThreadCall<TrailRequest>) => {
     if (!request) {
@@ -96,7 +92,7 @@ try {
       return
     }
     try {
-      say({ id, answer: serve(log, durable, request) })
+      say({ id, answer: serve(log, request) })
     } catch (error) {
       say({ id, error: { code: (error as { code?: string }).code ?? 'ERROR', message: (error as Error).message } })
     }

@@ -1,6 +1,5 @@
 import { chmodSync, readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { setImmediate } from 'node:timers/promises'
 import Database from 'better-sqlite3'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { verifyTrail } from '../../src/audit/verify.ts'
@@ -37,26 +36,6 @@ describe('appending', () => {
     expect(commits).toEqual([100])
     const records = await lookupAll(trail, {})
     expect(records.map(({ eventID }) => eventID)).toEqual(Array.from({ length: 100 }, (_, i) => String(99 - i)))
-  })
-
-  test('what is durable is settled by the next append of the same turn of the event loop', async () => {
-    const commits: number[] = []
-    const trail = await at.open({ onCommit: (records) => commits.push(records) })
-    const first = trail.append(sampleRecord())
-    await setImmediate()
-    // It is handed over now, and from here on no message of its thread can be heard.
-    const others: Promise<void>[] = []
-    const until = performance.now() + 30_000
-    while (commits.length === 0 && performance.now() < until) {
-      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5)
-      others.push(trail.append(sampleRecord()))
-    }
-    expect(commits).toEqual([1])
-    expect(trail.pending()).toBe(others.length)
-    await Promise.all([first, ...others])
-    expect(commits.reduce((sum, records) => sum + records)).toBe(1 + others.length)
-    expect(trail.pending()).toBe(0)
-    expect(await lookupAll(trail, {})).toHaveLength(1 + others.length)
   })
 
   test('a record is in the file when append returns, exactly as it was serialised', async () => {
