@@ -19,6 +19,7 @@ import {
   operations,
   parseAnswerHead,
   requestBytes,
+  wantedBytes,
   type AnswerHead,
   type Operation,
 } from './wire.ts'
@@ -27,13 +28,14 @@ import {
 const cheapCallUs = 100
 /** As many cheap calls go to a worker in one piece while it is busy; all of them together would leave it and us waiting for each other. */
 const batchCalls = 8
-/** Work given to one worker before the next one gets some. */
+/** Work given to one worker before the next one gets some, of calls that take less than `longCallUs`. */
 const workerBacklogUs = 2000
+const longCallUs = 500
+/** So much work of longer calls a worker may have before it: it must not run dry while the service is busy with the answers of others. */
+const longBacklogUs = 5000
 /** A call that takes so much longer than any call to this device takes is one that others should not be sent behind. */
 const slowCallUs = 500
-/** So much slow work a worker may have before it: it must not run dry while the service is busy with the answers of others. */
-const slowBacklogUs = 5000
-/** The same for the first worker, which is there for the others: it is what one of these may find before it. */
+/** So much work of slow ones the first worker may have before it, which is there for the others: it is what one of these may find before it. */
 const firstBacklogUs = 3000
 /** A single slow call that takes so much longer at the most goes to the first worker when it has nothing to do. */
 const shortSlowCallUs = 5000
@@ -72,8 +74,6 @@ const firstGuessUs: Readonly<Record<Operation, number>> = {
  * overtaken. They are answered when the worker comes to them, or end with its agent.
  */
 const leavesObjects: ReadonlySet<Operation> = new Set<Operation>(['generateKey', 'destroyKey', 'importKey', 'adoptKey'])
-
-const nothing = Buffer.alloc(0)
 
 export interface Asked {
   readonly operation: Operation
@@ -128,11 +128,38 @@ export const newLane = (socket: Socket): Lane => ({
   restUntil: 0,
 })
 
+/** Pieces of an answer, joined when all of it is there: one may be megabytes long, and comes in pieces of 64 KiB. */
+export class Received {
+  #pieces: Buffer[] = []
+  #bytes = 0
+  /** So many bytes are worth looking at. */
+  #wanted = 0
+
+  /** What is there now, undefined while it is no answer yet. */
+  add(piece: Buffer): Buffer | undefined {
+    this.#pieces.push(piece)
+    this.#bytes += piece.length
+    if (this.#bytes < this.#wanted) return undefined
+    const all = this.#pieces.length === 1 ? piece : Buffer.concat(this.#pieces, this.#bytes)
+    if (all !== piece) for (const each of this.#pieces) each.fill(0)
+    this.#pieces = []
+    this.#bytes = 0
+    return all
+  }
+
+  /** The rest of what `add` answered. */
+  keep(rest: Buffer): void {
+    this.#wanted = wantedBytes(rest, 0, rest.length)
+    if (rest.length > 0) this.#pieces.push(Buffer.from(rest))
+    this.#bytes = rest.length
+  }
+}
+
 /** The lanes of one agent process. */
 export interface Crew {
   readonly lanes: readonly Lane[]
   /** The beginning of an answer whose rest has not come. */
-  received: Buffer
+  readonly received: Received
 }
 
 /** Who owns the agents. */
@@ -174,7 +201,7 @@ function write(lane: Lane): void {
 
 /** Two calls in any case, so that none waits for its next one. */
 const hasRoom = (lane: Lane, costUs: number): boolean =>
-  lane.busyUs + costUs <= Math.max(costUs < slowCallUs ? workerBacklogUs : slowBacklogUs, 2 * costUs)
+  lane.busyUs + costUs <= Math.max(costUs < longCallUs ? workerBacklogUs : longBacklogUs, 2 * costUs)
 
 function isUsable(lane: Lane): boolean {
   if (!lane.open) return false
@@ -227,6 +254,9 @@ function findLane(lanes: readonly Lane[], cost: Cost, kept: boolean): Lane | und
   return least
 }
 
+/** Falls quickly and rises slowly: what a thread waited for a processor says nothing about the device. */
+const smoothed = (known: number, measured: number): number => known + (measured - known) / (measured < known ? 8 : 64)
+
 /** Where the cost of calls like this one is kept. */
 const costPlace = ({ operation, scheme }: Asked): number => (operations[operation] << 8) | scheme
 
@@ -241,9 +271,8 @@ export class Calls<C extends Crew> {
   #flushPlanned = false
   #sweeper: NodeJS.Timeout | undefined
   readonly #costUs = new Float64Array(Object.keys(operations).length * 256 + 256)
-  /** The places in it of basic operations that have been made, and the least of what they take. */
-  readonly #basic = new Set<number>()
-  #reachUs = 0
+  /** What basic operations take. */
+  #reachUs: number | undefined
 
   constructor(owner: Owner<C>, limits: { readonly queueLimit: number; readonly deadlineMs: number }) {
     this.#owner = owner
@@ -334,7 +363,7 @@ export class Calls<C extends Crew> {
 
   #cost(asked: Asked): Cost {
     const us = this.#costUs[costPlace(asked)] ?? 0
-    const ownUs = us - this.#reachUs
+    const ownUs = us - (this.#reachUs ?? 0)
     return { us, ownUs, isSlow: ownUs >= slowCallUs }
   }
 
@@ -360,8 +389,8 @@ export class Calls<C extends Crew> {
   }
 
   #answers(crew: C, chunk: Buffer): void {
-    const buffer = crew.received.length === 0 ? chunk : Buffer.concat([crew.received, chunk])
-    if (buffer !== chunk) crew.received.fill(0)
+    const buffer = crew.received.add(chunk)
+    if (buffer === undefined) return
     let at = 0
     for (;;) {
       const bytes = findFrame(buffer, at, buffer.length)
@@ -374,30 +403,25 @@ export class Calls<C extends Crew> {
       lane.busyUs -= call.expectedUs
       if (call.isSlow) lane.slow -= 1
       lane.since = performance.now()
-      this.#learn(call, head.microseconds)
+      // A refusal may have cost the device nothing.
+      if (head.failure === undefined) this.#learn(call, head.microseconds)
       if (head.failure === 'busy') lane.restUntil = performance.now() + busyRestMs
       this.#settle(crew, call, head, buffer.subarray(at + headerBytes, at + bytes))
       lane.underWay.shift()
       at += bytes
     }
-    crew.received = at === buffer.length ? nothing : Buffer.from(buffer.subarray(at))
-    if (chunk.length > 0) chunk.fill(0)
-    if (buffer !== chunk) buffer.fill(0)
+    crew.received.keep(buffer.subarray(at))
+    buffer.fill(0)
     if (this.#owner.draining().has(crew)) {
       for (const lane of crew.lanes) if (mayWrite(lane)) write(lane)
       this.#owner.idle(crew)
     } else this.#planFlush()
   }
 
-  /** Falls quickly and rises slowly: what a thread waited for a processor says nothing about the device. */
   #learn(call: Call, microseconds: number): void {
     const place = costPlace(call)
-    const known = this.#costUs[place] ?? 0
-    const difference = microseconds - known
-    this.#costUs[place] = known + difference / (difference < 0 ? 8 : 64)
-    if (!basicOperations.has(call.operation)) return
-    this.#basic.add(place)
-    this.#reachUs = Math.min(...Array.from(this.#basic, (each) => this.#costUs[each] ?? 0))
+    this.#costUs[place] = smoothed(this.#costUs[place] ?? 0, microseconds)
+    if (basicOperations.has(call.operation)) this.#reachUs = smoothed(this.#reachUs ?? microseconds, microseconds)
   }
 
   #settle(crew: C, call: Call, head: AnswerHead, data: Buffer): void {

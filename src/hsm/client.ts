@@ -14,7 +14,7 @@ import { fork, type ChildProcess } from 'node:child_process'
 import type { Socket } from 'node:net'
 import type { Log } from '../base/log.ts'
 import { loaderFlags, programOf } from '../base/program.ts'
-import { Calls, newLane, type Answered, type Crew, type Lane, type Owner } from './calls.ts'
+import { Calls, newLane, Received, type Answered, type Crew, type Lane, type Owner } from './calls.ts'
 import { PrefetchedRandom } from './prefetched.ts'
 import {
   TokenError,
@@ -109,7 +109,7 @@ class AgentProcess implements Crew {
   readonly child: ChildProcess
   readonly lanes: Lane[]
   readonly answers: Socket
-  received: Buffer = nothing
+  readonly received = new Received()
   readonly startedAt = performance.now()
   state: AgentState = 'starting'
   failure: Extract<FromAgent, { type: 'failed' }> | undefined

@@ -110,12 +110,20 @@ export function encodeRequest(request: Request, target: Buffer, at: number): num
   return end + data.length
 }
 
+const lengthBytes = 4
+
+/** Of the frame that begins at `at`: all its bytes, or those that say how many they are. @throws RangeError for a frame that cannot be */
+export function wantedBytes(buffer: Buffer, at: number, end: number): number {
+  if (end - at < lengthBytes) return lengthBytes
+  const bytes = lengthBytes + buffer.readUInt32LE(at)
+  if (bytes < headerBytes || bytes > maxFrameBytes) throw new RangeError(`a frame of ${bytes} bytes`)
+  return bytes
+}
+
 /** The bytes of the frame that begins at `at`, undefined while they are not all there. */
 export function findFrame(buffer: Buffer, at: number, end: number): number | undefined {
-  if (end - at < 4) return undefined
-  const bytes = 4 + buffer.readUInt32LE(at)
-  if (bytes < headerBytes || bytes > maxFrameBytes) throw new RangeError(`a frame of ${bytes} bytes`)
-  return end - at < bytes ? undefined : bytes
+  const bytes = wantedBytes(buffer, at, end)
+  return bytes === lengthBytes || end - at < bytes ? undefined : bytes
 }
 
 /** Views into `buffer`, not copies. */

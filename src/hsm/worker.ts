@@ -9,7 +9,6 @@
  * be replaced. Only what is harmless to repeat is repeated, and at most once for each class of trouble.
  */
 import { readSync, writeSync } from 'node:fs'
-import { performance } from 'node:perf_hooks'
 import { parentPort, workerData } from 'node:worker_threads'
 import { PKCS11 } from 'pkcs11js'
 import { findSignature } from './algorithms.ts'

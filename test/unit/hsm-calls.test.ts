@@ -1,8 +1,8 @@
 import type { Socket } from 'node:net'
 import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { Calls, newLane, type Answered, type Crew, type Lane } from '../../src/hsm/calls.ts'
-import { TokenError } from '../../src/hsm/token.ts'
+import { Calls, newLane, Received, type Answered, type Crew, type Lane } from '../../src/hsm/calls.ts'
+import { TokenError, type TokenFailure } from '../../src/hsm/token.ts'
 import { encodeAnswer, findFrame, headerBytes, machineMs, parseRequest, type Operation, type Request } from '../../src/hsm/wire.ts'
 
 /** A worker that answers when it is told to, and says what time it took. */
@@ -39,7 +39,7 @@ describe('calls to workers', () => {
   const begin = (count: number, limits: { queueLimit?: number; deadlineMs?: number } = {}): void => {
     workers = Array.from({ length: count }, () => new Worker())
     stop()
-    const own: Crew = { lanes: workers.map(({ lane }) => lane), received: Buffer.alloc(0) }
+    const own: Crew = { lanes: workers.map(({ lane }) => lane), received: new Received() }
     crew = own
     failures = []
     drains = new Set()
@@ -62,17 +62,30 @@ describe('calls to workers', () => {
     return call
   }
   /** The first call that a worker has. */
-  const answerOf = (worker: Worker | undefined, microseconds?: number): Buffer => {
+  const answerOf = (worker: Worker | undefined, microseconds?: number, failure?: TokenFailure): Buffer => {
     const request = worker?.asked.shift()
     if (worker === undefined || request === undefined) throw new Error('the worker has nothing to answer')
     const tookUs = microseconds ?? took[request.operation] ?? 0
-    const head = { id: request.id, worker: workers.indexOf(worker), failure: undefined, number: 0, fatal: false, microseconds: tookUs }
-    const data = Buffer.from(request.operation)
+    const head = { id: request.id, worker: workers.indexOf(worker), failure, number: 0, fatal: false, microseconds: tookUs }
+    const data = Buffer.from(failure === undefined ? request.operation : '{"message":"refused"}')
     const frame = Buffer.alloc(headerBytes + data.length)
     encodeAnswer(head, data, frame, 0)
     return frame
   }
-  const answer = (worker: Worker | undefined, microseconds?: number): void => calls.hear(crew, answerOf(worker, microseconds))
+  const answer = (worker: Worker | undefined, microseconds?: number, failure?: TokenFailure): void =>
+    calls.hear(crew, answerOf(worker, microseconds, failure))
+  /** So many calls one after the other. */
+  const makeCalls = async (operation: Operation, count: number, microseconds?: number, failure?: TokenFailure): Promise<void> => {
+    for (let made = 0; made < count; made += 1) {
+      void ask(operation)
+      await turn()
+      answer(
+        workers.find(({ asked }) => asked.length > 0),
+        microseconds,
+        failure,
+      )
+    }
+  }
   const given = (): string[][] => workers.map(({ asked }) => asked.map(({ operation }) => operation))
 
   beforeEach(() => {
@@ -170,13 +183,7 @@ describe('calls to workers', () => {
     for (const waitsUs of [1100, 5000, 20_000]) {
       begin(3)
       Object.assign(took, { [cheap]: waitsUs, [slow]: waitsUs - 100, sign: waitsUs + 9000 })
-      for (const operation of [cheap, slow, 'sign'] as const) {
-        for (let count = 0; count < 600; count += 1) {
-          void ask(operation)
-          await turn()
-          answer(workers.find(({ asked }) => asked.length > 0))
-        }
-      }
+      for (const operation of [cheap, slow, 'sign'] as const) await makeCalls(operation, 600)
       const made = [ask(cheap), ask(slow), ask(cheap)]
       await turn()
       expect(given().map((each) => each.length)).toEqual([1, 1, 1])
@@ -194,6 +201,23 @@ describe('calls to workers', () => {
       await turn()
       expect(given().map((each) => each.length)).toEqual([0, 2, 2])
     }
+  })
+
+  test.each([
+    ['a look at the device now and then', 'check', undefined, undefined],
+    ['what it refuses at once', cheap, 1, 'rejected'],
+    ['what it had no time for', cheap, 0, 'unavailable'],
+  ] as const)('%s does not change that', async (_what, operation, microseconds, failure) => {
+    Object.assign(took, { [cheap]: 5000, check: 5000 })
+    await makeCalls('check', 1)
+    await makeCalls(cheap, 600)
+    await makeCalls(operation, failure === undefined ? 1 : 100, microseconds, failure)
+    for (let count = 0; count < 9; count += 1) void ask(cheap)
+    await turn()
+    expect(given()).toEqual([
+      [cheap, cheap],
+      [cheap, cheap],
+    ])
   })
 
   test('the only worker takes what there is, in order', async () => {
@@ -315,6 +339,22 @@ describe('calls to workers', () => {
       expect((await Promise.all(made)).map(({ data }) => data.toString())).toEqual([slow, slow, cheap])
       expect([calls.outstanding, failures]).toEqual([0, []])
     }
+  })
+
+  test('an answer of megabytes comes in many pieces, and others behind it', async () => {
+    const made = [ask('allObjects'), ask(cheap)]
+    await turn()
+    const { id } = workers[1]?.asked[0] ?? { id: 0 }
+    const long = Buffer.alloc(5 * 2 ** 20, 'objects ')
+    const head = { id, worker: 1, failure: undefined, number: 7, fatal: false, microseconds: 1 }
+    const frame = Buffer.alloc(headerBytes + long.length)
+    encodeAnswer(head, long, frame, 0)
+    const all = Buffer.concat([frame, answerOf(workers[0])])
+    const piece = 65_536
+    for (let at = 0; at < all.length; at += piece) calls.hear(crew, Buffer.from(all.subarray(at, at + piece)))
+    const [objects, other] = await Promise.all(made)
+    expect([objects?.number, objects?.data.equals(long), other?.data.toString(), calls.outstanding]).toEqual([7, true, cheap, 0])
+    expect(failures).toEqual([])
   })
 
   test.each([
