@@ -61,7 +61,7 @@ async function openRooms(ground: Ground): Promise<House> {
   const doors = openDoors(ground, service)
   if (membership) {
     await membership.join()
-    // Ended after the ports, so that it has counted all, and before what it reads.
+    // Ended after the ports, when no more calls come to be counted, and before the rooms whose figures are asked for.
     opened.add('figures', membership)
   }
   const main = await openMainPort(ground, doors)

@@ -74,7 +74,7 @@ type FromMember =
   | { readonly type: 'ready'; readonly address: Address }
   | { readonly type: 'wrote'; readonly id: number }
   | { readonly type: 'answer'; readonly id: number; readonly value: unknown }
-  /** In the end, when nothing more will be counted. */
+  /** In the end, when no more calls come. */
   | { readonly type: 'counted'; readonly values: MetricValues }
   | { readonly type: 'share'; readonly takings: readonly Taking[]; readonly connections: Counts }
 
@@ -230,7 +230,14 @@ export function joinProcesses(log: Log): Membership {
     ready(address, own) {
       rooms = own
       send({ type: 'ready', address })
-      setInterval(() => share(own.shared), shareEveryMs).unref()
+      const tell = (): void => {
+        try {
+          share(own.shared)
+        } catch (error) {
+          log.warn({ err: error }, 'what the processes share could not be told')
+        }
+      }
+      setInterval(tell, shareEveryMs).unref()
     },
     async close() {
       const values = await rooms?.metricValues()
@@ -384,7 +391,7 @@ export async function superviseProcesses(count: number, drainWithinMs: number, l
           case 'answer':
             return questions.get(message.id)?.settle(message.value)
           case 'counted':
-            return figures.said(member, message.values)
+            return figures.said(member, message.values, 'last')
           case 'share':
             member.connections = message.connections
             return share(member, message.takings)

@@ -67,20 +67,24 @@ export async function joinMetrics(processes: readonly MetricValues[], overall = 
  */
 export class ProcessFigures<Process> {
   readonly #last = new Map<Process, MetricValues>()
+  readonly #done = new Set<Process>()
   #ended: MetricValues = []
 
   began(process: Process): void {
     this.#last.set(process, [])
   }
 
-  /** What is heard of one that has ended comes too late. */
-  said(process: Process, values: MetricValues): void {
-    if (this.#last.has(process)) this.#last.set(process, values)
+  /** What is heard of one that has ended, or has said its last, comes too late. */
+  said(process: Process, values: MetricValues, when?: 'last'): void {
+    if (!this.#last.has(process) || this.#done.has(process)) return
+    this.#last.set(process, values)
+    if (when === 'last') this.#done.add(process)
   }
 
   ended(process: Process): void {
     this.#ended = totalsOf([this.#ended, this.#last.get(process) ?? []])
     this.#last.delete(process)
+    this.#done.delete(process)
   }
 
   /** @param answering those that have just said it; of others it is not known what they have, only what they counted */

@@ -94,12 +94,15 @@ describe('the metrics of several processes', () => {
     const figures = new ProcessFigures<string>()
     figures.began('1')
     figures.said('1', await openOne('1', 3).values())
+    figures.said('1', await openOne('1', 6).values(), 'last')
+    // An answer that was on its way.
+    figures.said('1', await openOne('1', 5).values())
+    expect(await pageOf(figures, ['1'])).toMatch(/^test_total\{kind="a"\} 6$/m)
+    figures.ended('1')
+    expect(await pageOf(figures, ['1'])).toMatch(/^test_total\{kind="a"\} 6$/m)
     figures.said('1', await openOne('1', 5).values())
     figures.ended('1')
-    expect(await pageOf(figures, ['1'])).toMatch(/^test_total\{kind="a"\} 5$/m)
-    figures.said('1', await openOne('1', 5).values())
-    figures.ended('1')
-    expect(await pageOf(figures, ['1'])).toMatch(/^test_total\{kind="a"\} 5$/m)
+    expect(await pageOf(figures, ['1'])).toMatch(/^test_total\{kind="a"\} 6$/m)
   })
 
   test('have of a process that does not answer what it counted, and nothing of what it had', async () => {
