@@ -1,4 +1,4 @@
-/** What a custom key store means to the keys in it, and to whoever asks for them. How it comes to be connected is told in `connected-key-stores`. */
+/** What a custom key store means to the keys in it, and to whoever asks for them. How it comes to be connected is told in `key-store-connections`. */
 
 import type { KeyRecord, KeyState, KeyStoreRecord } from '../store/store.ts'
 import { kmsError, type KmsError } from './errors.ts'

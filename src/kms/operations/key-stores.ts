@@ -1,6 +1,6 @@
 /**
  * Custom key stores: made, shown, changed, connected, disconnected, deleted. As at AWS these operations act on no key: identity policies
- * alone allow them, for `*`. What connecting means: `kms/key-stores.ts`.
+ * alone allow them, for `*`. What connecting means: `kms/key-store-connections.ts`.
  */
 
 import { randomBytes } from 'node:crypto'
