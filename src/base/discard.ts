@@ -11,12 +11,15 @@ let closed: MessagePort | undefined
 /** Shorter ones cost less to leave to the collector. */
 const leastBytes = 4096
 
-/** Of a block that has memory of its own; others stay as they are. Nobody may want to read it any more: it has no bytes then. */
-export function discard({ buffer, length }: Uint8Array): void {
-  if (length >= leastBytes && length === buffer.byteLength && buffer instanceof ArrayBuffer) discardAll([buffer])
+/** Of a block that has memory of its own, which is wiped; others stay as they are. Nobody may want to read it any more: it has no bytes then. */
+export function discard(bytes: Uint8Array): void {
+  const { buffer, length } = bytes
+  if (length < leastBytes || length !== buffer.byteLength || !(buffer instanceof ArrayBuffer)) return
+  bytes.fill(0)
+  discardAll([buffer])
 }
 
-/** The same of all that is there of each, in one go. */
+/** All that is there of each, in one go, as it is. */
 export function discardAll(blocks: readonly ArrayBuffer[]): void {
   closed ??= closedPort()
   closed.postMessage(undefined, blocks)

@@ -113,11 +113,21 @@ export async function load(
 const loaders = new Set<ChildProcess>()
 const resting: ChildProcess[] = []
 
+function startLoader(): ChildProcess {
+  const process = startChild('load-process.ts')
+  loaders.add(process)
+  // One that failed has ended, and so may one that has nothing to do.
+  process.once('exit', () => {
+    loaders.delete(process)
+    if (resting.includes(process)) resting.splice(resting.indexOf(process), 1)
+  })
+  return process
+}
+
 /** Ends them, once they are done. */
 export async function endLoad(): Promise<void> {
   resting.length = 0
   await Promise.all([...loaders].map(endChild))
-  loaders.clear()
 }
 
 /** The same, whatever the server answers, over TLS too, and with rests. */
@@ -126,14 +136,11 @@ export async function flood(
   { warmupMs, durationMs }: Pick<Plan, 'warmupMs' | 'durationMs'>,
   order: Pick<LoadOrder, 'connections' | 'requests' | 'ca' | 'restMs'>,
 ): Promise<LoadResult> {
-  const process = resting.pop() ?? startChild('load-process.ts')
-  loaders.add(process)
+  const process = resting.pop() ?? startLoader()
   try {
     return await ask<LoadResult>(process, { ...order, host: at.hostname, port: Number(at.port), warmupMs, durationMs } satisfies LoadOrder)
   } finally {
-    // One that failed has ended.
-    if (process.exitCode === null && process.signalCode === null) resting.push(process)
-    else loaders.delete(process)
+    if (loaders.has(process)) resting.push(process)
   }
 }
 

@@ -7,7 +7,7 @@ import { availableParallelism } from 'node:os'
 import { MessageChannel, type MessagePort } from 'node:worker_threads'
 import type { NotaryAnswer, NotaryOrder, NotaryQuestion, RunAnswer, RunOrder, WipeOrder } from './bulk-worker.ts'
 import { SourceFailure } from './chunks.ts'
-import type { OpenRun, SealRun } from './frames.ts'
+import { zero, type OpenRun, type SealRun } from './frames.ts'
 import { MessageError } from './message.ts'
 import type { SignatureKind } from './suites.ts'
 import { openThreads, type Threads } from './threads.ts'
@@ -125,9 +125,12 @@ export function openBulkPool({ threads = availableParallelism(), niceness = 0 }:
       if (isWiped) slab.touched = 0
     },
     giveSlab(slab) {
-      slab.memory.fill(0, 0, slab.touched)
+      zero(slab.memory, slab.touched)
       slab.touched = 0
-      if (kept.includes(slab.memory.length) && spared() + slab.memory.length <= spareBytes) spare.push(slab)
+      if (!kept.includes(slab.memory.length)) return
+      spare.push(slab)
+      // The oldest go, of whichever size: what is asked for changes.
+      while (spared() > spareBytes) spare.shift()
     },
     async close() {
       await Promise.all([sealers.close(), notaries.close()])

@@ -4,7 +4,7 @@ import { createHash, createSign, createVerify, createPublicKey, ECDH, generateKe
 import { getPriority, setPriority } from 'node:os'
 import { isMainThread, workerData, type MessagePort } from 'node:worker_threads'
 import { SourceFailure } from './chunks.ts'
-import { freeAtOnce, openRun, sealRun, type OpenRun, type SealRun } from './frames.ts'
+import { freeAtOnce, openRun, sealRun, zero, type OpenRun, type SealRun } from './frames.ts'
 import { MessageError, type MessageFault } from './message.ts'
 import type { SignatureKind, Suite } from './suites.ts'
 
@@ -47,7 +47,7 @@ function answer(run: () => number): RunAnswer {
 
 /** Zeroes, from the slab's beginning on. */
 export function wipe({ slab, bytes }: WipeOrder): null {
-  new Uint8Array(slab, 0, bytes).fill(0)
+  zero(Buffer.from(slab), bytes)
   return null
 }
 

@@ -6,7 +6,7 @@
 import { longSlabBytes, own, PoolFailure, slabBytes, type BulkPool, type Notary, type Slab } from './bulk-pool.ts'
 import type { RunOrder } from './bulk-worker.ts'
 import { cutChunk, type Chunk, type FilePart, type RunPart } from './chunks.ts'
-import { copyInto, isFewUs, openRun, sealRoom, sealRun, type OpenRun, type SealRun } from './frames.ts'
+import { copyInto, isFewUs, openRun, sealRoom, sealRun, zero, type OpenRun, type SealRun } from './frames.ts'
 import { frameOverhead, lastFrameOverhead, maxUint32 } from './message.ts'
 import type { Suite } from './suites.ts'
 
@@ -67,12 +67,15 @@ export class Load {
   }
 
   add(chunk: Chunk): void {
-    const { slab, length } = this
-    this.length += chunk.length
     if (staysWhereItIs(chunk, this.#borrow)) {
       this.#chunks.push(chunk)
-      return
-    }
+      this.length += chunk.length
+    } else this.#copy(chunk)
+  }
+
+  #copy(chunk: Uint8Array): void {
+    const { slab, length } = this
+    this.length += chunk.length
     const end = this.at + this.length
     copyInto(slab.memory, this.at + length, chunk)
     slab.touched = Math.max(slab.touched, end)
@@ -95,6 +98,14 @@ export class Load {
       this.length += kept
     }
     return rest
+  }
+
+  /** The same into another load. Of this one's slab it is copied: the slab is shared memory, too, but it is used again before the other run is done. */
+  moveRest(at: number, to: Load): void {
+    for (const chunk of this.cut(at)) {
+      if (chunk instanceof Uint8Array && this.#isCopied(chunk)) to.#copy(chunk)
+      else to.add(chunk)
+    }
   }
 
   /** The number that is there in memory. */
@@ -181,7 +192,7 @@ export class Line {
   load(kind: 'plaintext' | 'frames', next?: Chunk): Load {
     const { pool, borrow } = this.#options
     const shared = next && staysWhereItIs(next, borrow) ? next.length / (2 * pool.threads) : 0
-    const frames = Math.min(this.#maxFrames, Math.max(this.#usualFrames, Math.floor(shared / this.frameLength)))
+    const frames = Math.min(this.#maxFrames, Math.max(this.#usualFrames, Math.floor(shared / Math.max(1, this.frameLength))))
     return new Load(this.#slab(), kind === 'plaintext' ? sealRoom(frames) : 0, frames, borrow)
   }
 
@@ -264,7 +275,7 @@ export class Line {
     const isLost = this.#poolFailed
     if (!isLost) await Promise.all(this.#slabs.map((slab) => this.#options.pool.wipe(slab)))
     for (const slab of this.#slabs) {
-      if (isLost) slab.memory.fill(0, 0, slab.touched)
+      if (isLost) zero(slab.memory, slab.touched)
       else this.#options.pool.giveSlab(slab)
     }
   }

@@ -92,14 +92,14 @@ export function decryptStream(source: Source, options: DecryptOptions): MessageS
 }
 
 /** The same for bytes that are there: a message of its own memory. */
-export function encrypt(plaintext: Uint8Array, options: EncryptOptions): Promise<Buffer> {
+export function encrypt(plaintext: Uint8Array, options: Omit<EncryptOptions, 'onTaken'>): Promise<Buffer> {
   const wish = wishOf(options)
   return isShort(plaintext, wish) ? sealShort(plaintext, wish) : collect(encryptStream([plaintext], { ...options, lend: false }))
 }
 
 export async function decrypt(
   message: Uint8Array,
-  options: DecryptOptions,
+  options: Omit<DecryptOptions, 'onTaken'>,
 ): Promise<{ readonly plaintext: Buffer; readonly header: MessageHeader }> {
   const believing = believingOf(options)
   const short = readShort(message, believing.limits)
@@ -265,7 +265,7 @@ async function* sealPieces(reader: Reader, line: Line, head: Buffer): AsyncGener
         if (load && whole > 0) {
           const sealed = load
           load = line.load('plaintext')
-          for (const chunk of sealed.cut(whole * line.frameLength)) load.add(chunk)
+          sealed.moveRest(whole * line.frameLength, load)
           line.seal(sealed, false)
         }
         while (line.runs > 0) yield await line.next()
@@ -382,7 +382,7 @@ async function* openBytes(reader: Reader, line: Line, single: boolean): AsyncGen
         if (load && whole > 0) {
           const opened = load
           load = line.load('frames')
-          for (const chunk of opened.cut(whole * stride)) load.add(chunk)
+          opened.moveRest(whole * stride, load)
           line.open(opened, { wholeFrames: whole, end: 'none', endBytes: 0 })
           frameAt -= whole * stride
         }
