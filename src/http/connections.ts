@@ -94,9 +94,13 @@ export class Connections {
     return this.#open - this.#leaving - this.#handshakes.size
   }
 
-  /** No handshake that goes on will be waited for. */
-  endHandshakes(): void {
+  /**
+   * Ends every handshake that goes on, and who has said nothing since he came: none of them is owed an answer. For the end of the listener: Node takes a
+   * connection without a first request for one whose request is arriving, and would wait for it.
+   */
+  endSilent(): void {
     for (const socket of this.#handshakes.values()) socket.destroy()
+    for (const socket of this.#idle) if (socket.bytesRead === 0) socket.destroy()
   }
 
   /**

@@ -60,7 +60,7 @@ export interface Listener {
   connectionsElsewhere(count: number): void
   /** Reads the certificate and key again for new connections. Answers whether they were taken; if not, the old ones stay and the log says why. */
   reloadCertificate(): boolean
-  /** Stops accepting, lets calls under way finish for `drainTimeoutMs`, then ends what is left. */
+  /** Stops accepting, ends who has asked for nothing, lets calls under way finish for `drainTimeoutMs`, then ends what is left. */
   close(): Promise<void>
 }
 
@@ -159,13 +159,13 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       // Whoever is served while the listener drains is told that the connection ends with this answer.
       for (const response of connections.owed()) endAfter(response)
       const closed = new Promise<void>((resolve) => server.close(() => resolve()))
+      connections.endSilent()
       // A connection whose answer had begun when close() looked becomes idle later.
       http2?.close()
       const sweep = setInterval(() => server.closeIdleConnections(), 50)
       const force = setTimeout(() => {
         log.warn({ listener: name }, 'calls were still under way when the time to finish them was over')
         http2?.destroy()
-        connections.endHandshakes()
         server.closeAllConnections()
       }, options.drainTimeoutMs)
       await closed

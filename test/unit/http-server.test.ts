@@ -1,10 +1,11 @@
 /** The listener's limits, its certificate and its end. */
 
+import { connect as http2Connect } from 'node:http2'
 import { request as httpsRequest } from 'node:https'
 import type { Socket } from 'node:net'
 import { connect as tlsConnect, type TLSSocket } from 'node:tls'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { silentLog } from '../../src/base/log.ts'
+import { silentLog, type Log } from '../../src/base/log.ts'
 import { listen, type ListenOptions } from '../../src/http/server.ts'
 import {
   openTestServer,
@@ -17,6 +18,15 @@ import {
   type RawConnection,
   type TestServer,
 } from './http-fixture.ts'
+
+/** With these whoever is waited for is waited for beyond the end of a test. */
+const patient = { headersTimeoutMs: 600_000, requestTimeoutMs: 600_000, drainTimeoutMs: 600_000 }
+
+function heardWarnings(): { readonly warnings: unknown[]; readonly log: Log } {
+  const warnings: unknown[] = []
+  const log = Object.create(silentLog, { warn: { value: (...said: unknown[]) => void warnings.push(said) } }) as Log
+  return { warnings, log }
+}
 
 test('headers that do not arrive in time end the connection', async () => {
   const server = await openTestServer({ headersTimeoutMs: 200 })
@@ -215,13 +225,62 @@ describe('a TLS handshake that does not end', () => {
     expect(regular.socket.destroyed).toBe(false)
   })
 
-  test('is not waited for when the listener closes, but for as long as calls are', async () => {
-    const { server, begin } = await openSecure({ drainTimeoutMs: 100 })
-    const connection = await begin()
-    await expect.poll(() => server.listener.connections()).toBe(1)
-    await server.close()
-    await connection.ended
+  test('is not waited for when the listener closes; the call beside it is, and gets its answer', async () => {
+    const { warnings, log } = heardWarnings()
+    const { server, begin, connect } = await openSecure({ ...patient, log })
+    const [silent, busy, done, arriving] = [await begin(), await connect(), await connect(), await connect()]
+    arriving.send(rawRequest('Echo', '{"Text":"in two parts"}').slice(0, 20))
+    const gate = server.gate()
+    busy.send(rawRequest('Wait', '{}'))
+    await gate.reached
+    await expect.poll(() => server.listener.connections()).toBe(4)
+    const closed = server.close()
+    await silent.ended
+    // Its handshake is over, and nothing has come since.
+    await done.ended
+    arriving.send(rawRequest('Echo', '{"Text":"in two parts"}').slice(20))
+    expect(await arriving.received()).toContain('in two parts')
+    gate.open()
+    expect(await busy.received()).toContain('{"Waited":true}')
+    await closed
+    expect(warnings).toEqual([])
   })
+})
+
+test('who speaks HTTP/2 and has asked for nothing is told that the listener closes', async () => {
+  const files = scratch()
+  const { cert, key } = selfSigned('localhost')
+  const tls = { certFile: files.write('cert.pem', cert), keyFile: files.write('key.pem', key) }
+  const server = await openTestServer({ ...patient, tls, handleHttp2: (_request, response) => response.end() })
+  const session = http2Connect(server.listener.url, { ca: cert, servername: 'localhost' })
+  onTestFinished(async () => {
+    session.destroy()
+    await server.close()
+    files.remove()
+  })
+  await new Promise<void>((resolve, reject) => session.once('error', reject).once('connect', () => session.ping(() => resolve())))
+  const told = new Promise<number>((resolve, reject) => session.once('goaway', resolve).once('close', () => reject(new Error('no GOAWAY'))))
+  await server.close()
+  expect(await told).toBe(0)
+})
+
+test('who connects and says nothing is not waited for when the listener closes; whose request has begun to arrive is answered', async () => {
+  const { warnings, log } = heardWarnings()
+  const server = await openTestServer({ ...patient, log })
+  const silent = await rawConnection(server.listener.port)
+  const arriving = await rawConnection(server.listener.port)
+  await expect.poll(() => server.listener.connections()).toBe(2)
+  arriving.send(rawRequest('Echo', '{"Text":"in two parts"}').slice(0, 20))
+  // What another sends after it has been read after it.
+  const after = await rawConnection(server.listener.port)
+  after.send(rawRequest('Echo', '{"Text":"after"}'))
+  await after.received((text) => text.includes('after'))
+  const closed = server.close()
+  await silent.ended
+  arriving.send(rawRequest('Echo', '{"Text":"in two parts"}').slice(20))
+  expect(await arriving.received()).toContain('in two parts')
+  await closed
+  expect(warnings).toEqual([])
 })
 
 test('of who sends request after request without waiting 256 are served at once; with more the connection ends', async () => {
