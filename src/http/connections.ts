@@ -5,8 +5,9 @@
  * get. So when nearly all are taken, the one that has been idle longest goes for each that comes; when none is idle, those whose request is still
  * arriving. Who is being answered stays. Only when nobody can go are new connections closed.
  *
- * Over TLS a connection begins with a handshake, and who never ends it has shown even less. Handshakes have half of the places at most, and when places
- * are short they go before those who are idle, but for the few that come last: they are who room is made for.
+ * Over TLS a connection begins with a handshake, and who never ends it has shown even less. Handshakes have half of the places at most. When places are
+ * short, of what those have who do nothing a quarter is for handshakes and the rest for the idle: who has more than that goes first. So neither who
+ * begins handshakes can drive out the idle, nor who stays idle the handshakes: one is lost only when as many as a quarter come while it goes on.
  */
 
 import type { ServerResponse } from 'node:http'
@@ -105,11 +106,11 @@ export class Connections {
 
   /**
    * One came for which there was no place, and has been closed. When other processes have taken the places meanwhile, the limit here may be below what is
-   * open: some that do nothing go for those that come next.
+   * open: some that do nothing go for those that come next. Not when enough are leaving: many that come at once would drive out everybody.
    */
   dropped(): void {
-    if (this.#options.max < fewestToMakeRoomFor) return
-    let left = sentAwayForOne
+    let left = Math.min(sentAwayForOne, this.#tooMany + 1)
+    if (this.#options.max < fewestToMakeRoomFor || left <= 0) return
     for (const socket of this.#idlers()) {
       this.#sendAway(socket)
       if (--left === 0) return
@@ -183,10 +184,18 @@ export class Connections {
     return Math.min(64, Math.floor(this.#limit / fewestToMakeRoomFor))
   }
 
-  /** Who does nothing, in the order of going. */
+  /** Who does nothing, in the order of going. Whoever is given out has to be sent away before the next. */
   *#idlers(): Iterable<Socket> {
-    yield* this.#handshakesBeyond(this.#reserve)
-    yield* this.#idle
+    yield* this.#handshakesBeyond(this.#sparedHandshakes)
+    for (const socket of this.#idle) {
+      yield socket
+      yield* this.#handshakesBeyond(this.#sparedHandshakes)
+    }
+  }
+
+  /** One for three who are idle. The last few in any case, where nobody is: they are who room is made for. */
+  get #sparedHandshakes(): number {
+    return Math.max(this.#reserve, Math.floor(this.#idle.size / 3))
   }
 
   /** All but the `spared` that came last. What is given out is no longer kept. */
@@ -198,9 +207,13 @@ export class Connections {
     }
   }
 
+  get #tooMany(): number {
+    return this.#open - this.#leaving - (this.#limit - this.#reserve)
+  }
+
   #makeRoom(): void {
     const reserve = this.#reserve
-    let tooMany = this.#open - this.#leaving - (this.#limit - reserve)
+    let tooMany = this.#tooMany
     if (reserve === 0 || tooMany <= 0) return
     for (const socket of this.#idlers()) {
       this.#sendAway(socket)

@@ -35,6 +35,21 @@ test('when one found no place because other processes have taken it, those that 
   for (const socket of sockets) socket.destroy()
 })
 
+test('those who find no place while others are leaving for them drive out nobody else', () => {
+  const connections = open(100)
+  const sockets = Array.from({ length: 100 }, () => new Socket())
+  for (const socket of sockets) {
+    connections.opened(socket)
+    connections.idles(socket)
+  }
+  const staying = (): number => sockets.filter(({ destroyed }) => !destroyed).length
+  // Six places are kept free.
+  expect(staying()).toBe(94)
+  for (let n = 0; n < 50; n++) connections.dropped()
+  expect(staying()).toBe(93)
+  for (const socket of sockets) socket.destroy()
+})
+
 test('where there are hardly any places, who has one keeps it', () => {
   const connections = open(2)
   const socket = new Socket()

@@ -176,9 +176,9 @@ export async function rawConnection(port: number): Promise<RawConnection> {
   return collecting(socket)
 }
 
-/** The same over TLS, its handshake done. */
-export async function secureConnection(port: number, ca: string): Promise<RawConnection> {
-  const socket = tlsConnect({ host: '127.0.0.1', port, ca, servername: 'localhost' })
+/** The same over TLS, its handshake done; on a connection that is there already when `over` is given. */
+export async function secureConnection(port: number, ca: string, over?: Socket): Promise<RawConnection> {
+  const socket = tlsConnect({ host: '127.0.0.1', port, ca, servername: 'localhost', ...(over && { socket: over }) })
   await new Promise<void>((resolve, reject) => socket.once('secureConnect', () => resolve()).once('error', reject))
   return collecting(socket)
 }

@@ -2,7 +2,7 @@
 
 import { connect as http2Connect } from 'node:http2'
 import { request as httpsRequest } from 'node:https'
-import type { Socket } from 'node:net'
+import { connect as tcpConnect, type Socket } from 'node:net'
 import { connect as tlsConnect, type TLSSocket } from 'node:tls'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { silentLog, type Log } from '../../src/base/log.ts'
@@ -184,9 +184,9 @@ describe('a TLS handshake that does not end', () => {
       opened.push(connection.socket)
       return connection
     }
-    /** Connects and ends the handshake. */
-    const connect = async (): Promise<RawConnection> => {
-      const connection = await secureConnection(server.listener.port, cert)
+    /** Connects and ends the handshake; where `over` has begun it, on that. */
+    const connect = async (over?: Socket): Promise<RawConnection> => {
+      const connection = await secureConnection(server.listener.port, cert, over)
       opened.push(connection.socket)
       return connection
     }
@@ -201,17 +201,33 @@ describe('a TLS handshake that does not end', () => {
     await expect.poll(() => server.listener.connections()).toBe(0)
   })
 
-  test('takes nobody’s place: it goes before those who are idle, and whoever comes is served', async () => {
+  const served = async (connection: RawConnection): Promise<void> => {
+    connection.send(rawRequest('Echo', '{"Text":"still here"}'))
+    expect(await connection.received((text) => text.includes('still here'))).toContain('200 OK')
+  }
+
+  test('takes few places: with more than a quarter it goes before those who are idle, and whoever comes is served', async () => {
     const { server, begin, connect } = await openSecure()
     const regulars: RawConnection[] = []
     for (let n = 0; n < 28; n++) regulars.push(await connect())
     for (let n = 0; n < 100; n++) await begin()
     const late = await connect()
-    for (const connection of [...regulars.slice(1), late]) {
-      connection.send(rawRequest('Echo', '{"Text":"still here"}'))
-      expect(await connection.received((text) => text.includes('still here'))).toContain('200 OK')
-    }
+    for (const connection of [...regulars.slice(8), late]) await served(connection)
     expect(server.listener.sentAway()).toBeGreaterThanOrEqual(98)
+  })
+
+  test('is not lost for those who stay idle: while it is of a quarter, who has been idle longest goes for those who come', async () => {
+    const { server, begin, connect } = await openSecure()
+    const idle: RawConnection[] = []
+    for (let n = 0; n < 40; n++) idle.push(await connect())
+    const slow = tcpConnect(server.listener.port, '127.0.0.1')
+    onTestFinished(() => void slow.destroy())
+    await new Promise<void>((resolve, reject) => slow.once('connect', resolve).once('error', reject))
+    // Of 30 places 7 and more are for handshakes.
+    for (let n = 0; n < 6; n++) await begin()
+    await idle[10]?.ended
+    await served(await connect(slow))
+    await served(idle[39] as RawConnection)
   })
 
   test('goes when they are more than half of the places, also where others are free', async () => {
