@@ -27,6 +27,10 @@ export class SourceFailure extends Error {
 export const shrunk = (position: number): SourceFailure =>
   new SourceFailure(`the file became shorter while it was read: nothing is at byte ${position} any more`)
 
+/** @param cause what the system said */
+export const unreadable = (cause: unknown): SourceFailure =>
+  new SourceFailure(`the file cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })
+
 /** The bytes of a run, in order: in the run's own memory, at their place there (so many), in memory elsewhere, or in a file. */
 export type RunPart = number | Chunk
 
@@ -119,6 +123,6 @@ function readAt(fd: number, target: Buffer, position: number): number {
   try {
     return readSync(fd, target, 0, target.length, position)
   } catch (cause) {
-    throw new SourceFailure(`the file cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })
+    throw unreadable(cause)
   }
 }

@@ -1,12 +1,14 @@
 /** A source of bytes, read chunk by chunk and as much at a time as is wanted. */
 
+import type { Stats } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
-import { shrunk, SourceFailure, type Chunk, type FilePart } from './chunks.ts'
+import { shrunk, SourceFailure, unreadable, type Chunk, type FilePart } from './chunks.ts'
 
 /**
  * A Readable, a generator, an array of chunks: asked for the next one when there is room to work on it. Until then a chunk must stay as it is; then it may be used again (but
  * for the option `borrow`). Or a file, which must stay open, and as long as it is, until the stream has ended: threads read it from its beginning to its end. It is
- * not closed. What is no regular file is read by the event loop, as other streams are.
+ * not closed. A short one (16 KiB) and what is no regular file the event loop reads, the latter from where it stands. A regular file that does not say the same length at the
+ * end as before the data key was asked for is a SourceFailure; what says none (pipes, devices, /proc) is read until nothing comes.
  */
 export type Source = AsyncIterable<Uint8Array> | Iterable<Uint8Array> | FileHandle
 
@@ -30,21 +32,35 @@ export class Reader {
   #onPause: (() => void) | undefined
   #ended = false
 
+  /** @throws TypeError for what is no source */
   constructor(source: Source) {
     this.#source = source
     if (!isFile(source)) this.#iterator = iteratorOf(source)
   }
 
+  /** From here on a file must stay as long as it is; nothing is read yet. @throws SourceFailure */
+  async open(): Promise<void> {
+    await this.#openFile()
+  }
+
   /** The next bytes, never none; nothing at the end. @throws SourceFailure, and what the source throws */
   async next(): Promise<Chunk | undefined> {
     const file = await this.#openFile()
-    return file ? file.part() : this.#nextBytes()
+    if (!file) return this.#nextBytes()
+    // Threads read again what was read too far.
+    for (const { length } of this.#left.splice(0)) file.unread(length)
+    return file.part()
   }
 
   /** The same in memory, of files, too. */
   async bytes(): Promise<Uint8Array | undefined> {
+    return this.#bytes(fileChunkBytes)
+  }
+
+  /** @param atMost of a file that threads could read; other sources give what they give */
+  async #bytes(atMost: number): Promise<Uint8Array | undefined> {
     const file = await this.#openFile()
-    return file ? file.bytes(fileChunkBytes) : this.#nextBytes()
+    return file ? (this.#left.pop() ?? file.bytes(atMost)) : this.#nextBytes()
   }
 
   /** Whether the source gives nothing for a while. What it gives then, or how it fails, is still for `next` to say. */
@@ -83,19 +99,16 @@ export class Reader {
   /** A file that threads can read: regular, and worth it. A file may say that it is empty and still have something in it (/proc). */
   async #openFile(): Promise<OpenFile | undefined> {
     if (this.#iterator || this.#file || !isFile(this.#source)) return this.#file
-    const found = await this.#source.stat()
+    const found = await lookAt(this.#source)
     if (found.isFile() && found.size > shortFileBytes) this.#file = new OpenFile(this.#source, found.size)
-    else
-      this.#iterator = iteratorOf(
-        this.#source.createReadStream({ autoClose: false, start: found.isFile() ? 0 : undefined, highWaterMark: fileChunkBytes }),
-      )
+    else this.#iterator = readToEnd(this.#source, found)
     return this.#file
   }
 
   /** What was read too far comes again, first; its memory must stay as it is. */
   unread(chunk: Chunk): void {
-    if (this.#file) this.#file.unread(chunk.length)
-    else if (chunk.length > 0 && chunk instanceof Uint8Array) this.#left.push(chunk)
+    if (!(chunk instanceof Uint8Array)) this.#file?.unread(chunk.length)
+    else if (chunk.length > 0) this.#left.push(chunk)
   }
 
   /** `begun` and what follows it, in memory of their own: at least so many bytes, unless the source ends, and no more than `atMost`. */
@@ -103,8 +116,7 @@ export class Reader {
     const parts: Uint8Array[] = [begun]
     let length = begun.length
     while (length < atLeast) {
-      const file = await this.#openFile()
-      const bytes = await (file ? file.bytes(atMost - length) : this.#nextBytes())
+      const bytes = await this.#bytes(atMost - length)
       if (!bytes) break
       const taken = bytes.subarray(0, atMost - length)
       // Of its own: a chunk is the source's again when the next one is asked for.
@@ -151,10 +163,11 @@ class OpenFile {
   async bytes(atMost: number): Promise<Uint8Array | undefined> {
     const wanted = Math.min(atMost, this.#size - this.#position)
     if (wanted === 0) return this.#expectEnd()
-    const { buffer, bytesRead } = await this.#handle.read(Buffer.allocUnsafe(wanted), 0, wanted, this.#position)
-    if (bytesRead === 0) throw shrunk(this.#position)
-    this.#position += bytesRead
-    return buffer.subarray(0, bytesRead)
+    const room = Buffer.allocUnsafe(wanted)
+    const read = await readInto(this.#handle, room, this.#position)
+    if (read === 0) throw shrunk(this.#position)
+    this.#position += read
+    return room.subarray(0, read)
   }
 
   unread(bytes: number): void {
@@ -162,14 +175,64 @@ class OpenFile {
   }
 
   async #expectEnd(): Promise<undefined> {
-    const { size } = await this.#handle.stat()
-    if (size < this.#size) throw shrunk(size)
-    if (size > this.#size) throw new SourceFailure(`the file became longer while it was read: it had ${this.#size} bytes, and has ${size}`)
+    expectSize(await lookAt(this.#handle), this.#size)
   }
 }
 
+/** What is not worth a thread, or has no length that threads could go by: a regular file from its beginning, all else from where it stands. Not by a ReadStream, which closes what it read. */
+async function* readToEnd(handle: FileHandle, found: Stats): AsyncGenerator<Uint8Array, void> {
+  const room = Buffer.allocUnsafe(found.isFile() ? shortFileBytes : fileChunkBytes)
+  let used = 0
+  try {
+    for (let position = 0; ;) {
+      const read = await readInto(handle, room, found.isFile() ? position : null)
+      used = Math.max(used, read)
+      position += read
+      // How much came says little: files of /proc and /sys have more than they say, or less.
+      if (found.isFile() && (read === 0 || position > found.size)) expectSize(await lookAt(handle), found.size)
+      if (read === 0) return
+      yield room.subarray(0, read)
+    }
+  } finally {
+    room.fill(0, 0, used)
+  }
+}
+
+/** @throws SourceFailure */
+function expectSize({ size }: Stats, before: number): void {
+  if (size < before) throw shrunk(size)
+  if (size > before) throw new SourceFailure(`the file became longer while it was read: it had ${before} bytes, and has ${size}`)
+}
+
+async function lookAt(handle: FileHandle): Promise<Stats> {
+  try {
+    return await handle.stat()
+  } catch (cause) {
+    throw unreadable(cause)
+  }
+}
+
+/** So many bytes; none at the end. */
+async function readInto(handle: FileHandle, room: Buffer, position: number | null): Promise<number> {
+  try {
+    return (await handle.read(room, 0, room.length, position)).bytesRead
+  } catch (cause) {
+    throw unreadable(cause)
+  }
+}
+
+/** @throws TypeError for what is no source */
 export function isFile(source: Source): source is FileHandle {
-  return !(Symbol.asyncIterator in source) && !(Symbol.iterator in source)
+  // Of callers in plain JavaScript it may be anything.
+  const given: unknown = source
+  if (typeof given === 'object' && given !== null) {
+    if (Symbol.asyncIterator in given || Symbol.iterator in given) return false
+    if ('fd' in given && 'stat' in given && typeof given.stat === 'function') return true
+  }
+  const what = given instanceof Promise ? 'a Promise: await it' : `of type ${typeof given}`
+  throw new TypeError(
+    `a source is chunks of bytes (a Readable, a generator, an array of Buffers) or an open file (a FileHandle); this one is ${what}`,
+  )
 }
 
 const iteratorOf = (source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): AsyncIterator<Uint8Array> | Iterator<Uint8Array> =>

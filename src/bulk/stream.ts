@@ -47,7 +47,8 @@ interface Common {
   readonly lend?: boolean
   /**
    * Chunks in shared memory (of a SharedArrayBuffer) are read where they are, by the threads: each must stay as it is until all that it became has come out. Without it
-   * they are copied, as all others are, and may change once the next is asked for.
+   * they are copied, as all others are, and may change once the next is asked for. Decrypting, only memory whose every writer is trusted: what is changed meanwhile could come
+   * out unauthenticated.
    */
   readonly borrow?: boolean
   /** Told with each piece that comes out of how many bytes of the source, headers and signatures aside, it was made. */
@@ -224,6 +225,8 @@ async function openSealing(
   const reader = new Reader(source)
   let notary: Notary | undefined
   try {
+    // Not after the data key was waited for: what changes meanwhile has changed while it was read.
+    await reader.open()
     notary = suite.signature && (await pool.notary(suite.signature))
     const context = notary?.publicKey
       ? { ...wish.context, [publicKeyName]: Buffer.from(notary.publicKey).toString('base64') }

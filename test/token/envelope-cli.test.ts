@@ -298,14 +298,19 @@ describe('the target', () => {
       ['longer', () => appendFileSync(path('changing'), 'more')],
       ['shorter', () => truncateSync(path('changing'), 100)],
     ]
-    for (const [said, change] of changes) {
-      place('changing', Buffer.alloc(0))
-      // Longer than what all threads have under way.
-      truncateSync(path('changing'), Math.max(40_000_000, availableParallelism() * 2 ** 23))
-      // Its length is known when the first of its frames come out.
-      const ran = await cli(['encrypt', 'changing', '--key', key], undefined, {}, (pieces) => pieces === 2 && change())
-      expect(ran).toMatchObject({ code: 1, err: expect.stringContaining(`changing: the file became ${said} while it was read`) })
-      expect(ran.err).toContain('NOT all of it')
+    // Short, and longer than what all threads have under way: with the header it changes, and when the first frames are out.
+    const lengths = [
+      [5000, 1],
+      [Math.max(40_000_000, availableParallelism() * 2 ** 23), 2],
+    ] as const
+    for (const [length, piece] of lengths) {
+      for (const [said, change] of changes) {
+        place('changing', Buffer.alloc(0))
+        truncateSync(path('changing'), length)
+        const ran = await cli(['encrypt', 'changing', '--key', key], undefined, {}, (pieces) => pieces === piece && change())
+        expect(ran).toMatchObject({ code: 1, err: expect.stringContaining(`changing: the file became ${said} while it was read`) })
+        expect(ran.err).toContain('NOT all of it')
+      }
     }
   })
 

@@ -1,11 +1,12 @@
-import { mkdtempSync, rmSync, truncateSync, appendFileSync, writeFileSync } from 'node:fs'
+import { appendFileSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { open, type FileHandle } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
-import { afterAll, afterEach, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
 import { openBulkPool, type BulkPool, type Slab } from '../../src/bulk/bulk-pool.ts'
 import { SourceFailure } from '../../src/bulk/chunks.ts'
+import type { Keyring } from '../../src/bulk/keyring.ts'
 import type { Source } from '../../src/bulk/reader.ts'
 import { decryptStream, encryptStream, readHeader } from '../../src/bulk/stream.ts'
 import { signedSuite, suites, unsignedSuite } from '../../src/bulk/suites.ts'
@@ -181,6 +182,27 @@ describe('chunks in shared memory', () => {
   })
 })
 
+test('what is no source is refused with what sources are', async () => {
+  const wrong: readonly (readonly [unknown, RegExp])[] = [
+    [open(process.execPath).then((handle) => handle.close()), /this one is a Promise: await it$/],
+    [{ fd: 3 }, /a source is chunks of bytes .* or an open file \(a FileHandle\); this one is of type object$/],
+    [null, /of type object$/],
+    [undefined, /of type undefined$/],
+    ['text', /of type string$/],
+    [() => [], /of type function$/],
+  ]
+  for (const [given, said] of wrong) {
+    const source = given as Source
+    for (const read of [() => drain(encryptStream(source, { keyring, pool })), () => drain(decryptStream(source, { keyring, pool }))]) {
+      const { error } = await read()
+      expect(error).toBeInstanceOf(TypeError)
+      expect(String(error)).toMatch(said)
+    }
+    await expect(readHeader(source)).rejects.toThrow(said)
+  }
+  await wrong[0]?.[0]
+})
+
 describe('a file', () => {
   test.each<[string, (path: string) => void, RegExp]>([
     ['shorter', (path) => truncateSync(path, 5_000_000), /became shorter while it was read: nothing is at byte/],
@@ -195,12 +217,62 @@ describe('a file', () => {
     expect(String(error)).toMatch(said)
   })
 
-  test('that cannot be read is an error that says why', async () => {
-    const { error } = await drain(encryptStream(await inFile(bytes(100_000), 'a'), { keyring, pool }))
+  describe.each([0, 1, 5000, 16_384, 16_385, 2_000_000])('of %i bytes', (size) => {
+    test.each([
+      ['shorter', -1],
+      ['longer', 1],
+    ] as const)('that becomes %s while the data key is asked for is an error', async (what, by) => {
+      if (size + by < 0) return
+      const change = (): void => truncateSync(path, readFileSync(path).length + by)
+      const changing: Keyring = {
+        encrypting: (request) => (change(), keyring.encrypting(request)),
+        decrypting: (request) => (change(), keyring.decrypting(request)),
+      }
+      const { out: message } = await drain(encryptStream([bytes(size)], { keyring, pool, frameLength: 4096 }))
+      const sealed = await drain(encryptStream(await inFile(bytes(size)), { keyring: changing, pool }))
+      expect(sealed.error).toBeInstanceOf(SourceFailure)
+      expect(String(sealed.error)).toContain(`the file became ${what} while it was read`)
+      const opened = await drain(decryptStream(await inFile(message), { keyring: changing, pool }))
+      expect(opened.error).toBeInstanceOf(SourceFailure)
+      expect(String(opened.error)).toContain(`the file became ${what} while it was read`)
+    })
+  })
+
+  test.each([100, 100_000])('of %i bytes that cannot be read is an error that says why', async (size) => {
+    const { error } = await drain(encryptStream(await inFile(bytes(size), 'a'), { keyring, pool }))
     // Appending empties nothing, and does not allow to read.
     expect(error).toBeInstanceOf(SourceFailure)
     expect(String(error)).toMatch(/cannot be read: EBADF/)
+    const closed = await inFile(bytes(size))
+    await closed.close()
+    for (const read of [encryptStream(closed, { keyring, pool }), decryptStream(closed, { keyring, pool })]) {
+      const { error } = await drain(read)
+      expect(error).toBeInstanceOf(SourceFailure)
+      expect(String(error)).toMatch(/cannot be read: .*closed/)
+    }
   })
+
+  test('that is a folder is an error that says so', async () => {
+    const folder = await open(dir)
+    handles.push(folder)
+    const { error } = await drain(encryptStream(folder, { keyring, pool }))
+    expect(error).toBeInstanceOf(SourceFailure)
+    expect(String(error)).toMatch(/cannot be read: EISDIR/)
+  })
+
+  test.each([700, 5000, 65_536, 400_000, 1_100_000, 3_000_000])(
+    'with a signature over frames of %i bytes is read once',
+    async (frameLength) => {
+      const plaintext = bytes(8_000_000)
+      const { out: message } = await drain(encryptStream([plaintext], { keyring, pool, suite: signedSuite, frameLength }))
+      const handle = await inFile(message)
+      const read = vi.spyOn(handle, 'read')
+      const { out, error } = await drain(decryptStream(handle, { keyring, pool }))
+      expect([error, out.equals(plaintext)]).toEqual([undefined, true])
+      const results = await Promise.all(read.mock.results.map(async ({ value }) => (await value).bytesRead))
+      expect(results.reduce((sum, bytes) => sum + bytes, 0)).toBe(message.length)
+    },
+  )
 
   test.runIf(process.platform === 'linux')('that only says that it is empty, or is none, is read as a stream', async () => {
     for (const name of ['/proc/self/status', '/dev/null']) {
@@ -212,12 +284,27 @@ describe('a file', () => {
     }
   })
 
-  test('whose header alone is asked for stays open', async () => {
-    const { out } = await drain(encryptStream([bytes(100_000)], { keyring, pool, context: { app: 'db' } }))
+  test.each([0, 100, 100_000])('of %i bytes stays open whatever is done with it', async (size) => {
+    const { out } = await drain(encryptStream([bytes(size)], { keyring, pool, context: { app: 'db' } }))
     const handle = await inFile(out)
     expect((await readHeader(handle)).header.context).toMatchObject({ app: 'db' })
-    expect((await handle.stat()).size).toBe(out.length)
-    expect((await drain(decryptStream(handle, { keyring, pool }))).out.equals(bytes(100_000))).toBe(true)
+    const left = decryptStream(handle, { keyring, pool })
+    await left.header
+    await left.return?.()
+    // Once more to its end: nothing was closed, and it begins at its beginning again.
+    for (let time = 0; time < 2; time++) {
+      expect((await drain(decryptStream(handle, { keyring, pool }))).out.equals(bytes(size))).toBe(true)
+      expect((await handle.stat()).size).toBe(out.length)
+    }
+  })
+
+  test.runIf(process.platform === 'linux')('that never ends stays open, too, when its reader leaves', async () => {
+    const handle = await open('/dev/zero')
+    handles.push(handle)
+    const stream = encryptStream(handle, { keyring, pool })
+    for (let piece = 0; piece < 4; piece++) expect((await stream.next()).done).toBe(false)
+    await stream.return?.()
+    expect((await handle.read(Buffer.alloc(4), 0, 4, null)).bytesRead).toBe(4)
   })
 
   test('of a message without frames is held against its tag, its end and the limit', async () => {
