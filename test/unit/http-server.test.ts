@@ -201,9 +201,9 @@ describe('a TLS handshake that does not end', () => {
     await expect.poll(() => server.listener.connections()).toBe(0)
   })
 
-  const served = async (connection: RawConnection): Promise<void> => {
+  const answerOn = (connection: RawConnection): Promise<string> => {
     connection.send(rawRequest('Echo', '{"Text":"still here"}'))
-    expect(await connection.received((text) => text.includes('still here'))).toContain('200 OK')
+    return connection.received((text) => text.includes('still here'))
   }
 
   test('takes few places: with more than a quarter it goes before those who are idle, and whoever comes is served', async () => {
@@ -212,7 +212,7 @@ describe('a TLS handshake that does not end', () => {
     for (let n = 0; n < 28; n++) regulars.push(await connect())
     for (let n = 0; n < 100; n++) await begin()
     const late = await connect()
-    for (const connection of [...regulars.slice(8), late]) await served(connection)
+    for (const connection of [...regulars.slice(8), late]) expect(await answerOn(connection)).toContain('200 OK')
     expect(server.listener.sentAway()).toBeGreaterThanOrEqual(98)
   })
 
@@ -226,8 +226,8 @@ describe('a TLS handshake that does not end', () => {
     // Of 30 places 7 and more are for handshakes.
     for (let n = 0; n < 6; n++) await begin()
     await idle[10]?.ended
-    await served(await connect(slow))
-    await served(idle[39] as RawConnection)
+    expect(await answerOn(await connect(slow))).toContain('200 OK')
+    expect(await answerOn(idle[39] as RawConnection)).toContain('200 OK')
   })
 
   test('goes when they are more than half of the places, also where others are free', async () => {
