@@ -159,7 +159,8 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       // Whoever is served while the listener drains is told that the connection ends with this answer.
       for (const response of connections.owed()) endAfter(response)
       const closed = new Promise<void>((resolve) => server.close(() => resolve()))
-      connections.endSilent()
+      // Not at once: the first request of one that has just come may be on its way.
+      const silent = setTimeout(() => connections.endSilent(), 1000)
       // A connection whose answer had begun when close() looked becomes idle later.
       http2?.close()
       const sweep = setInterval(() => server.closeIdleConnections(), 50)
@@ -169,6 +170,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
         server.closeAllConnections()
       }, options.drainTimeoutMs)
       await closed
+      clearTimeout(silent)
       clearInterval(sweep)
       clearTimeout(force)
     },
