@@ -1,14 +1,15 @@
 /** A source of bytes, read chunk by chunk and as much at a time as is wanted. */
 
-import type { Stats } from 'node:fs'
+import type { BigIntStats } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
 import { shrunk, SourceFailure, unreadable, type Chunk, type FilePart } from './chunks.ts'
 
 /**
  * A Readable, a generator, an array of chunks: asked for the next one when there is room to work on it. Until then a chunk must stay as it is; then it may be used again (but
- * for the option `borrow`). Or a file, which must stay open, and as long as it is, until the stream has ended: threads read it from its beginning to its end. It is
- * not closed. A short one (16 KiB) and what is no regular file the event loop reads, the latter from where it stands. A regular file that does not say the same length at the
- * end as before the data key was asked for is a SourceFailure; what says none (pipes, devices, /proc) is read until nothing comes.
+ * for the option `borrow`). Or a file, which must stay open, and as it is, until the stream has ended: threads read it from its beginning to its end. It is
+ * not closed. A short one (16 KiB) and what is no regular file the event loop reads, the latter from where it stands. A regular file that does not say the same length and the
+ * same times of its last changes (mtime, ctime) at the end as before the data key was asked for is a SourceFailure; what says no length (pipes, devices, /proc) is read until
+ * nothing comes.
  */
 export type Source = AsyncIterable<Uint8Array> | Iterable<Uint8Array> | FileHandle
 
@@ -38,12 +39,12 @@ export class Reader {
     if (!isFile(source)) this.#iterator = iteratorOf(source)
   }
 
-  /** From here on a file must stay as long as it is; nothing is read yet. @throws SourceFailure */
+  /** From here on a file must stay as it is; nothing is read yet. @throws SourceFailure */
   async open(): Promise<void> {
     await this.#openFile()
   }
 
-  /** The next bytes, never none; nothing at the end. @throws SourceFailure, and what the source throws */
+  /** The next bytes, never none; nothing at the end. Of a file they are still to be read: `expectUnchanged`. @throws SourceFailure, and what the source throws */
   async next(): Promise<Chunk | undefined> {
     const file = await this.#openFile()
     if (!file) return this.#nextBytes()
@@ -96,11 +97,16 @@ export class Reader {
     return undefined
   }
 
+  /** When all that it gave has been read, by threads, too: a file is what it was when it was opened. @throws SourceFailure */
+  async expectUnchanged(): Promise<void> {
+    await this.#file?.expectUnchanged()
+  }
+
   /** A file that threads can read: regular, and worth it. A file may say that it is empty and still have something in it (/proc). */
   async #openFile(): Promise<OpenFile | undefined> {
     if (this.#iterator || this.#file || !isFile(this.#source)) return this.#file
     const found = await lookAt(this.#source)
-    if (found.isFile() && found.size > shortFileBytes) this.#file = new OpenFile(this.#source, found.size)
+    if (found.isFile() && found.size > shortFileBytes) this.#file = new OpenFile(this.#source, found)
     else this.#iterator = readToEnd(this.#source, found)
     return this.#file
   }
@@ -141,28 +147,33 @@ export class Reader {
   }
 }
 
-/** From its beginning to its end, as long as it was at first. */
+/** From its beginning to its end, as it was at first. */
 class OpenFile {
   readonly #handle: FileHandle
+  readonly #found: BigIntStats
   readonly #size: number
   #position = 0
 
-  constructor(handle: FileHandle, size: number) {
+  constructor(handle: FileHandle, found: BigIntStats) {
     this.#handle = handle
-    this.#size = size
+    this.#found = found
+    this.#size = Number(found.size)
   }
 
   /** All that is left. */
-  async part(): Promise<FilePart | undefined> {
+  part(): FilePart | undefined {
     const position = this.#position
-    if (position === this.#size) return this.#expectEnd()
+    if (position === this.#size) return undefined
     this.#position = this.#size
     return { fd: this.#handle.fd, position, length: this.#size - position }
   }
 
   async bytes(atMost: number): Promise<Uint8Array | undefined> {
     const wanted = Math.min(atMost, this.#size - this.#position)
-    if (wanted === 0) return this.#expectEnd()
+    if (wanted === 0) {
+      await this.expectUnchanged()
+      return undefined
+    }
     const room = Buffer.allocUnsafe(wanted)
     const read = await readInto(this.#handle, room, this.#position)
     if (read === 0) throw shrunk(this.#position)
@@ -174,13 +185,13 @@ class OpenFile {
     this.#position -= bytes
   }
 
-  async #expectEnd(): Promise<undefined> {
-    expectSize(await lookAt(this.#handle), this.#size)
+  async expectUnchanged(): Promise<void> {
+    expectSame(await lookAt(this.#handle), this.#found)
   }
 }
 
 /** What is not worth a thread, or has no length that threads could go by: a regular file from its beginning, all else from where it stands. Not by a ReadStream, which closes what it read. */
-async function* readToEnd(handle: FileHandle, found: Stats): AsyncGenerator<Uint8Array, void> {
+async function* readToEnd(handle: FileHandle, found: BigIntStats): AsyncGenerator<Uint8Array, void> {
   const room = Buffer.allocUnsafe(found.isFile() ? shortFileBytes : fileChunkBytes)
   let used = 0
   try {
@@ -189,7 +200,7 @@ async function* readToEnd(handle: FileHandle, found: Stats): AsyncGenerator<Uint
       used = Math.max(used, read)
       position += read
       // How much came says little: files of /proc and /sys have more than they say, or less.
-      if (found.isFile() && (read === 0 || position > found.size)) expectSize(await lookAt(handle), found.size)
+      if (found.isFile() && (read === 0 || position > found.size)) expectSame(await lookAt(handle), found)
       if (read === 0) return
       yield room.subarray(0, read)
     }
@@ -198,15 +209,18 @@ async function* readToEnd(handle: FileHandle, found: Stats): AsyncGenerator<Uint
   }
 }
 
-/** @throws SourceFailure */
-function expectSize({ size }: Stats, before: number): void {
-  if (size < before) throw shrunk(size)
-  if (size > before) throw new SourceFailure(`the file became longer while it was read: it had ${before} bytes, and has ${size}`)
+/** Of one open file, which is one inode. Nobody can set ctime: it also tells of a writer who put mtime back. Where file systems have none, mtime has to do. @throws SourceFailure */
+function expectSame(now: BigIntStats, before: BigIntStats): void {
+  if (now.size < before.size) throw shrunk(Number(now.size))
+  if (now.size > before.size)
+    throw new SourceFailure(`the file became longer while it was read: it had ${before.size} bytes, and has ${now.size}`)
+  if (now.mtimeNs !== before.mtimeNs || now.ctimeNs !== before.ctimeNs)
+    throw new SourceFailure('the file was changed while it was read: what is in it, its name, or its attributes')
 }
 
-async function lookAt(handle: FileHandle): Promise<Stats> {
+async function lookAt(handle: FileHandle): Promise<BigIntStats> {
   try {
-    return await handle.stat()
+    return await handle.stat({ bigint: true })
   } catch (cause) {
     throw unreadable(cause)
   }

@@ -289,7 +289,11 @@ async function* sealPieces(reader: Reader, line: Line, head: Buffer): AsyncGener
       }
     }
     line.seal(load ?? line.load('plaintext'), true)
-    while (line.runs > 0) yield await line.next()
+    while (line.runs > 1) yield await line.next()
+    const last = await line.next()
+    // All has been read, and the message is not whole yet.
+    await reader.expectUnchanged()
+    yield last
     if (line.notary) yield encodeFooter(await line.notary.sign())
   } finally {
     await closeBoth(line, reader)
@@ -362,6 +366,7 @@ async function* openPieces(reader: Reader, line: Line, single: boolean): AsyncGe
     const signature = line.notary && (await readFooter(reader))
     if (await reader.next()) throw new MessageError('trailing', 'bytes follow the message')
     const last = await line.next()
+    await reader.expectUnchanged()
     if (line.notary && signature && !(await line.notary.verify(signature)))
       throw new MessageError('unauthentic', 'the signature is wrong: what came out of this message before was not what its author signed')
     if (last.length > 0) yield last

@@ -6,8 +6,10 @@ import { execFile, execFileSync, spawn, type ChildProcess } from 'node:child_pro
 import { randomBytes } from 'node:crypto'
 import {
   appendFileSync,
+  closeSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -15,7 +17,9 @@ import {
   statSync,
   symlinkSync,
   truncateSync,
+  utimesSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
@@ -84,12 +88,20 @@ function program(words: readonly string[], input?: Buffer): Promise<Ran> {
   return ended(child)
 }
 
+/** What happens while a command is at work. */
+interface Meanwhile {
+  /** So many pieces have come out on standard output. */
+  readonly onOutput?: (pieces: number) => void
+  /** A call to the service is made. */
+  readonly onCall?: () => void
+}
+
 /** The same command line without a process of its own. Files are those of the folder. */
 async function cli(
   words: readonly string[],
   input: Buffer = Buffer.alloc(0),
   settings: Partial<ClientSettings> = {},
-  onOutput: (pieces: number) => void = () => undefined,
+  { onOutput = () => undefined, onCall = () => undefined }: Meanwhile = {},
 ): Promise<Ran> {
   const out: Buffer[] = []
   let err = ''
@@ -105,7 +117,8 @@ async function cli(
       errorIsTerminal: () => false,
       interruption: () => ({ signal: new AbortController().signal, close: () => undefined }),
     },
-    nowMs: () => Date.now(),
+    // Calls are signed with it.
+    nowMs: () => (onCall(), Date.now()),
     clientSettings: () => ({
       endpoint: holdfast.endpoint,
       isOwnService: true,
@@ -127,6 +140,14 @@ const path = (name: string): string => join(dir, name)
 const place = (name: string, bytes: Buffer): string => {
   writeFileSync(path(name), bytes)
   return name
+}
+/** Changes show in a file's times, whose clock is a coarse one: those of before were long ago. */
+const makeOld = (name: string): void => utimesSync(path(name), 1, 1)
+/** In place, with the byte that is there: nothing but the times tells of it. */
+function overwrite(name: string): void {
+  const file = openSync(path(name), 'r+')
+  writeSync(file, readFileSync(path(name)), 0, 1, 0)
+  closeSync(file)
 }
 /** What lies in the folder but what was put there. */
 const leftovers = (): readonly string[] => readdirSync(dir).filter((name) => name.startsWith('.'))
@@ -293,10 +314,11 @@ describe('the target', () => {
     }
   })
 
-  test('of a file that changes its length meanwhile is not all of it', async () => {
+  test('of a file that changes meanwhile is not all of it', async () => {
     const changes: readonly (readonly [said: string, change: () => void])[] = [
-      ['longer', () => appendFileSync(path('changing'), 'more')],
-      ['shorter', () => truncateSync(path('changing'), 100)],
+      ['became longer', () => appendFileSync(path('changing'), 'more')],
+      ['became shorter', () => truncateSync(path('changing'), 100)],
+      ['was changed', () => overwrite('changing')],
     ]
     // Short, and longer than what all threads have under way: with the header it changes, and when the first frames are out.
     const lengths = [
@@ -307,10 +329,36 @@ describe('the target', () => {
       for (const [said, change] of changes) {
         place('changing', Buffer.alloc(0))
         truncateSync(path('changing'), length)
-        const ran = await cli(['encrypt', 'changing', '--key', key], undefined, {}, (pieces) => pieces === piece && change())
-        expect(ran).toMatchObject({ code: 1, err: expect.stringContaining(`changing: the file became ${said} while it was read`) })
+        makeOld('changing')
+        const onOutput = (pieces: number): void => void (pieces === piece && change())
+        const ran = await cli(['encrypt', 'changing', '--key', key], undefined, {}, { onOutput })
+        expect(ran).toMatchObject({ code: 1, err: expect.stringContaining(`changing: the file ${said} while it was read`) })
         expect(ran.err).toContain('NOT all of it')
       }
+    }
+  })
+
+  test.each([100, 100_000])('of a file of %i bytes that is changed in place meanwhile is not made', async (length) => {
+    const text = randomBytes(length)
+    const { out: message } = await cli(['encrypt', '--key', key], text)
+    const commands: readonly (readonly [bytes: Buffer, words: readonly string[]])[] = [
+      [text, ['encrypt', 'changing', '--key', key]],
+      [text, ['encrypt', 'changing', '--key', key, '--sign']],
+      [message, ['decrypt', 'changing']],
+      [message, ['rewrap', 'changing', '--key', farKey]],
+      [message, ['rewrap', 'changing', '--key', farKey, '--encrypt-again']],
+    ]
+    for (const [bytes, words] of commands) {
+      place('changing', bytes)
+      makeOld('changing')
+      const ran = await cli([...words, '--output', 'never'], undefined, {}, { onCall: () => overwrite('changing') })
+      expect({ words, ...ran }).toMatchObject({
+        words,
+        code: 1,
+        err: expect.stringMatching(/^changing: the file was changed while it was read: .*\. Nothing was written to never\.\n$/),
+      })
+      expect(readdirSync(dir)).not.toContain('never')
+      expect(leftovers()).toEqual([])
     }
   })
 

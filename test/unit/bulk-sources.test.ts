@@ -1,4 +1,16 @@
-import { appendFileSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  appendFileSync,
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { open, type FileHandle } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -28,7 +40,26 @@ async function inFile(whole: Uint8Array, flags = 'r'): Promise<FileHandle> {
   writeFileSync(path, whole)
   const handle = await open(path, flags)
   handles.push(handle)
+  makeOld()
   return handle
+}
+/** Changes show in the file's times, whose clock is a coarse one: those of before were long ago. */
+function makeOld(): void {
+  utimesSync(path, 1, 1)
+}
+/** In place, with the byte that is there: nothing but the times tells of it. */
+function overwrite(): void {
+  const file = openSync(path, 'r+')
+  writeSync(file, readFileSync(path), 0, 1, 0)
+  closeSync(file)
+}
+/** The same by somebody who puts the time back. */
+function overwriteUnseen(): void {
+  const { ctimeNs } = statSync(path, { bigint: true })
+  while (statSync(path, { bigint: true }).ctimeNs === ctimeNs) {
+    overwrite()
+    makeOld()
+  }
 }
 /** The same bytes where threads see them; they begin where nothing is aligned. */
 function shared(whole: Uint8Array): Uint8Array {
@@ -204,26 +235,29 @@ test('what is no source is refused with what sources are', async () => {
 })
 
 describe('a file', () => {
-  test.each<[string, (path: string) => void, RegExp]>([
-    ['shorter', (path) => truncateSync(path, 5_000_000), /became shorter while it was read: nothing is at byte/],
-    ['longer', (path) => appendFileSync(path, 'x'), /became longer while it was read: it had 40000000 bytes, and has 40000001/],
-  ])('that becomes %s while it is read is an error', async (_what, change, said) => {
+  test.each<[string, () => void, RegExp]>([
+    ['becomes shorter', () => truncateSync(path, 5_000_000), /became shorter while it was read: nothing is at byte/],
+    ['becomes longer', () => appendFileSync(path, 'x'), /became longer while it was read: it had 40000000 bytes, and has 40000001/],
+    ['is changed in place', overwrite, /was changed while it was read/],
+    ['is changed in place and given its old time', overwriteUnseen, /was changed while it was read/],
+  ])('that %s while it is read is an error', async (_what, change, said) => {
     const stream = encryptStream(await inFile(bytes(40_000_000)), { keyring, pool, lend: true })
     await stream.next()
     await stream.next()
-    change(path)
+    change()
     const { error } = await drain(stream)
     expect(error).toBeInstanceOf(SourceFailure)
     expect(String(error)).toMatch(said)
   })
 
   describe.each([0, 1, 5000, 16_384, 16_385, 2_000_000])('of %i bytes', (size) => {
-    test.each([
-      ['shorter', -1],
-      ['longer', 1],
-    ] as const)('that becomes %s while the data key is asked for is an error', async (what, by) => {
-      if (size + by < 0) return
-      const change = (): void => truncateSync(path, readFileSync(path).length + by)
+    const lengthen = (by: number): void => truncateSync(path, statSync(path).size + by)
+    test.each<[string, () => void]>([
+      ['became shorter', () => lengthen(-1)],
+      ['became longer', () => lengthen(1)],
+      ['was changed', overwrite],
+    ])('that %s while the data key was asked for is an error', async (what, change) => {
+      if (size === 0 && what !== 'became longer') return
       const changing: Keyring = {
         encrypting: (request) => (change(), keyring.encrypting(request)),
         decrypting: (request) => (change(), keyring.decrypting(request)),
@@ -231,12 +265,30 @@ describe('a file', () => {
       const { out: message } = await drain(encryptStream([bytes(size)], { keyring, pool, frameLength: 4096 }))
       const sealed = await drain(encryptStream(await inFile(bytes(size)), { keyring: changing, pool }))
       expect(sealed.error).toBeInstanceOf(SourceFailure)
-      expect(String(sealed.error)).toContain(`the file became ${what} while it was read`)
+      expect(String(sealed.error)).toContain(`the file ${what} while it was read`)
       const opened = await drain(decryptStream(await inFile(message), { keyring: changing, pool }))
       expect(opened.error).toBeInstanceOf(SourceFailure)
-      expect(String(opened.error)).toContain(`the file became ${what} while it was read`)
+      expect(String(opened.error)).toContain(`the file ${what} while it was read`)
     })
   })
+
+  test.each([unsignedSuite, signedSuite])(
+    'that is changed when only its last bytes are still to be read is an error: $name',
+    async (suite) => {
+      const { out: message } = await drain(encryptStream([bytes(2_000_000)], { keyring, pool, suite }))
+      const changing: BulkPool = {
+        ...pool,
+        seal: (order) => (order.run.last && overwrite(), pool.seal(order)),
+        open: (order) => (order.run.end !== 'none' && overwrite(), pool.open(order)),
+      }
+      const sealed = await drain(encryptStream(await inFile(bytes(2_000_000)), { keyring, pool: changing, suite }))
+      expect(String(sealed.error)).toContain('the file was changed while it was read')
+      expect(faultOf((await drain(decryptStream([sealed.out], { keyring, pool }))).error)).toBe('truncated')
+      const opened = await drain(decryptStream(await inFile(message), { keyring, pool: changing }))
+      expect(String(opened.error)).toContain('the file was changed while it was read')
+      expect(opened.out.length).toBeLessThan(2_000_000)
+    },
+  )
 
   test.each([100, 100_000])('of %i bytes that cannot be read is an error that says why', async (size) => {
     const { error } = await drain(encryptStream(await inFile(bytes(size), 'a'), { keyring, pool }))
