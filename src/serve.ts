@@ -10,8 +10,9 @@ import { announce, greet } from './endpoint.ts'
 import { closeTimeoutMs, makeDataDir, Opened } from './ground.ts'
 import { openHouse, type House } from './house.ts'
 import { openOpsPort, tlsOf, xksTls } from './ports.ts'
-import { isMember, joinProcesses, leaveProcesses, planProcesses, superviseProcesses, type Processes } from './processes.ts'
+import { isMember, joinProcesses, leaveProcesses, planProcesses } from './processes.ts'
 import { listenForSignals } from './signals.ts'
+import { superviseProcesses, type Processes } from './supervisor.ts'
 
 /** Runs the service until a signal ends it; answers the exit code. */
 export async function serve(): Promise<number> {
