@@ -293,12 +293,13 @@ class Crew {
 
   /** Starts one, and again where a device that is being used meanwhile kept it from starting. */
   async #startSurely(): Promise<Member | undefined> {
-    for (let tries = 1; ; tries++) {
+    // One that begins when the others have been told to end would never hear of it.
+    for (let tries = 1; !this.#isClosing; tries++) {
       const member = await this.#startOne()
       if (member || this.#isClosing || tries === mostTries) return member
       await sleep(backOff.firstMs * 2 ** tries)
-      if (this.#isClosing) return undefined
     }
+    return undefined
   }
 
   #retire(member: Member): Promise<void> {

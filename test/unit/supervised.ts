@@ -1,0 +1,56 @@
+/**
+ * A service of two processes that do nothing, for supervisor.test.ts, whose messages say what the supervisor is to do. Told to end, a process does so
+ * when it gets a SIGTERM, too: so a test can stop in between.
+ */
+
+import { openLog } from '../../src/base/log.ts'
+import { isMember, joinProcesses, leaveProcesses } from '../../src/processes.ts'
+import { superviseProcesses } from '../../src/supervisor.ts'
+
+export type Order = { readonly type: 'restart' | 'close' } | { readonly type: 'start with'; readonly execPath: string }
+
+const log = openLog({ level: 'info' })
+await (isMember() ? serve() : supervise())
+log.flush()
+
+async function serve(): Promise<void> {
+  const mayEnd = new Promise<void>((resolve) => process.once('SIGTERM', () => resolve()))
+  const membership = joinProcesses(log)
+  await membership.join()
+  membership.ready(
+    { url: 'http://127.0.0.1', xksUrl: undefined },
+    {
+      readiness: async () => ({ ready: true, checks: {} }),
+      metricValues: async () => [],
+      reload: undefined,
+      shared: {
+        takings: () => [],
+        takenElsewhere: () => undefined,
+        missing: () => [],
+        connections: () => ({}),
+        connectionsElsewhere: () => undefined,
+      },
+    },
+  )
+  await Promise.all([membership.stop, mayEnd])
+  leaveProcesses()
+}
+
+async function supervise(): Promise<void> {
+  const processes = await superviseProcesses(2, 60_000, log)
+  await new Promise<void>((resolve) => {
+    process.on('message', (order: Order) => {
+      switch (order.type) {
+        case 'restart':
+          return void processes.restart()
+        case 'start with':
+          process.execPath = order.execPath
+          return
+        case 'close':
+          log.info({}, 'told to close')
+          return void processes.close().then(resolve)
+      }
+    })
+  })
+  process.disconnect()
+}
