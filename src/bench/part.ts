@@ -3,7 +3,8 @@
  * figures and views of them. The runner, the report, the JSON file and the comparison of two runs know nothing else of it.
  *
  * Method, for every part: each side warms up before it is measured; the sides take turns in every round, in the other order every second
- * round (`inTurns`); a figure keeps what every round gave, and a ratio is taken pair by pair within a round (`ratioOf`). Nothing is dropped.
+ * round (`inTurns`), and where their ratio is what is asked for several times in a round (`inShortTurns`); a figure keeps what every round gave, and a
+ * ratio is taken pair by pair within a round (`ratioOf`). Nothing is dropped.
  */
 
 import type { SigningCredentials } from '../auth/sigv4.ts'
@@ -252,4 +253,29 @@ export async function inTurns(
     }
   }
   return numbers
+}
+
+const turnsInRound = 4
+
+/**
+ * The same, of rates whose ratio is asked for: a machine's speed can change from one second to the next, so that within a round each side has
+ * `turnsInRound` short turns, first and last alike. A round's number is the mean of them.
+ */
+export async function inShortTurns(
+  { plan, progress }: Pick<PartContext, 'plan' | 'progress'>,
+  sides: readonly Side[],
+  what: string,
+): Promise<ReadonlyMap<string, readonly number[]>> {
+  const turns = await inTurns({ plan, progress }, sides, what, plan.rounds * turnsInRound)
+  return new Map([...turns].map(([id, numbers]) => [id, meansOf(numbers)]))
+}
+
+/** Of so many that follow each other. */
+function meansOf(numbers: readonly number[]): readonly number[] {
+  const means: number[] = []
+  for (let at = 0; at < numbers.length; at += turnsInRound) {
+    const together = numbers.slice(at, at + turnsInRound)
+    means.push(together.reduce((sum, number) => sum + number, 0) / together.length)
+  }
+  return means
 }

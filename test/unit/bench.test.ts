@@ -7,7 +7,7 @@ import { compareFigures, compareRuns } from '../../src/bench/compare.ts'
 import { sizesTo } from '../../src/bench/growth.ts'
 import { Durations } from '../../src/bench/histogram.ts'
 import { kneeOf } from '../../src/bench/latency.ts'
-import { figure, inTurns, median, ratioOf, untilSteady, type PartContext } from '../../src/bench/part.ts'
+import { figure, inShortTurns, inTurns, median, ratioOf, untilSteady, type PartContext } from '../../src/bench/part.ts'
 import { renderReport } from '../../src/bench/report.ts'
 import { planFor, runParts, type Bench, type Machine } from '../../src/bench/run.ts'
 import { splitUp } from '../../src/bench/service.ts'
@@ -101,6 +101,22 @@ describe('figures', () => {
     expect(order).toEqual(['a', 'b', 'b', 'a', 'a', 'b'])
     expect(numbers.get('a/at')).toEqual([1, 4, 5])
     expect(numbers.get('b/at')).toEqual([2, 3, 6])
+  })
+
+  test('sides whose ratio is asked for take turns four times in a round, first and last alike, and a round is their mean', async () => {
+    const order: string[] = []
+    const side = (name: string) => ({
+      name,
+      measure: async () => {
+        order.push(name)
+        return { at: order.length }
+      },
+    })
+    const plan = { ...planFor({ level: 'quick' }), rounds: 2 }
+    const numbers = await inShortTurns({ plan, progress: () => undefined }, [side('a'), side('b')], 'letters')
+    expect(order.join('')).toBe('abbaabba'.repeat(2))
+    expect(numbers.get('a/at')).toEqual([(1 + 4 + 5 + 8) / 4, (9 + 12 + 13 + 16) / 4])
+    expect(numbers.get('b/at')).toEqual([(2 + 3 + 6 + 7) / 4, (10 + 11 + 14 + 15) / 4])
   })
 
   test('callers go from one by doubling to the sessions, and to many more', () => {
