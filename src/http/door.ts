@@ -61,7 +61,7 @@ export function openDoor(options: DoorOptions): Door {
   const longBodies = new LongBodies(options.maxLongBodiesBytes ?? 64 * maxBodyBytes)
   let calls = 0
 
-  async function call(protocol: Protocol, request: IncomingMessage, response: ServerResponse): Promise<void> {
+  async function answer(protocol: Protocol, request: IncomingMessage, response: ServerResponse): Promise<void> {
     const startedAt = performance.now()
     const facts = readFacts(request, clock)
     const event: CallEvent = { requestId: facts.requestId, sourceIp: facts.sourceIp }
@@ -78,8 +78,8 @@ export function openDoor(options: DoorOptions): Door {
       const { operation } = row
       event.operation = operation.name
       executed = true
-      const answer = await execute(service, operation, new Received(service, protocol, row, request, body, facts, event))
-      rendered = protocol.encodeAnswer(operation, answer, facts.requestId)
+      const output = await execute(service, operation, new Received(service, protocol, row, request, body, facts, event))
+      rendered = protocol.encodeAnswer(operation, output, facts.requestId)
       event.code = 'ok'
     } catch (cause) {
       const error = cause instanceof KmsError ? cause : unexpected(cause, event)
@@ -110,24 +110,24 @@ export function openDoor(options: DoorOptions): Door {
     return kmsError('KMSInternalException', 'The request failed because of an internal error. Retry the request.', { cause })
   }
 
-  const start = (protocol: Protocol, request: IncomingMessage, response: ServerResponse): void => {
+  async function call(protocol: Protocol, request: IncomingMessage, response: ServerResponse): Promise<void> {
     calls++
-    void call(protocol, request, response)
-      .catch((cause: unknown) => {
-        log.error({ err: cause }, 'an answer could not be written')
-        response.destroy()
-      })
-      .finally(() => {
-        calls--
-        longBodies.release(request)
-      })
+    try {
+      await answer(protocol, request, response)
+    } catch (cause) {
+      log.error({ err: cause }, 'an answer could not be written')
+      response.destroy()
+    } finally {
+      calls--
+      longBodies.release(request)
+    }
   }
 
   return {
     handle(request, response) {
-      if (request.headers['x-amz-target'] !== undefined) return start(json, request, response)
+      if (request.headers['x-amz-target'] !== undefined) return void call(json, request, response)
       if (request.method === 'POST' && request.url?.split('?', 1)[0] === '/') {
-        return start(isForm(request) ? query : json, request, response)
+        return void call(isForm(request) ? query : json, request, response)
       }
       otherwise(request, response)
     },

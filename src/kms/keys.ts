@@ -42,10 +42,10 @@ export function findKey(call: Call, reference: string, accepts: 'key' | 'key or 
     throw kmsError('NotFoundException', `Alias ${aliasArn(call.region, accountId, name)} is not found.`)
   }
 
-  if (!isKeyId(name)) throw kmsError('NotFoundException', `Invalid keyId '${name}'`)
   const wanted = keyArn(call.region, accountId, name)
   const record = visible(view.key(wanted))
   if (record) return { record, alias: undefined }
+  if (!isKeyId(name)) throw kmsError('NotFoundException', `Invalid keyId '${name}'`)
   if (accountId !== call.principal.accountId) throw foreignKeyUnseen(call, action)
   throw keyMissing(wanted)
 }

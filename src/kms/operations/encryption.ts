@@ -126,7 +126,7 @@ async function makeCiphertext(
   plaintext: Buffer,
   encryptionContext: EncryptionContext | undefined,
 ): Promise<{ readonly blob: Buffer; readonly materialId?: string }> {
-  if (algorithm === 'SYMMETRIC_DEFAULT') return await encrypt(call, key, plaintext, encryptionContext)
+  if (algorithm === 'SYMMETRIC_DEFAULT') return encrypt(call, key, plaintext, encryptionContext)
   return { blob: encryptOaep(await publicKeyOf(call.service, key), algorithm, plaintext) }
 }
 
