@@ -53,6 +53,10 @@ class Member {
   get isServing(): boolean {
     return this.address !== undefined && !this.isTold
   }
+  /** How long it has been there, if it ever served. */
+  get servedMs(): number {
+    return this.address === undefined ? 0 : performance.now() - this.startedAt
+  }
   /** For the log. */
   get who(): { readonly process: number; readonly pid: number | undefined } {
     return { process: this.worker.id, pid: this.worker.process.pid }
@@ -138,10 +142,10 @@ class Failures {
   #inARow = 0
   #last = ''
   /** @param how it ended */
-  add(member: Member, how: string): void {
+  add(how: string, servedMs: number): void {
     this.#last = how
     // One that has served for a while says nothing of those before it.
-    if (member.address && performance.now() - member.startedAt > backOff.forgottenAfterMs) this.#inARow = 0
+    if (servedMs > backOff.forgottenAfterMs) this.#inARow = 0
   }
   nextDelayMs(log: Log): number {
     const delayMs = Math.min(backOff.longestMs, backOff.firstMs * 2 ** this.#inARow)
@@ -169,8 +173,7 @@ class Crew {
   readonly #countFailure: () => void
   readonly #log: Log
   readonly #replacements = new Set<NodeJS.Timeout>()
-  /** Until it serves it is not replaced: what it cannot start for has been said. */
-  #first: Member | undefined
+  /** Where the first serves. Until it does none is replaced: what it cannot start for has been said. */
   #address: Address | undefined
   #isClosing = false
   #isReplacing = false
@@ -190,23 +193,28 @@ class Crew {
 
   /** The first alone, then the others. Answers where they serve. */
   async start(): Promise<Address> {
-    const starting = this.#startOne()
-    this.#first = [...this.#members][0]
-    const started = await starting
-    this.#first = undefined
-    if (started?.address === undefined) throw new OperatorError('The service could not start.')
-    this.#address = started.address
+    const first = await this.#startOne()
+    if (first?.address === undefined) throw new OperatorError('The service could not start.')
     await Promise.all(Array.from({ length: this.#count - 1 }, () => this.#startOne()))
-    return started.address
+    return first.address
   }
 
   /** Resolves when it serves, with nothing when it ended before. */
-  #startOne(): Promise<Member | undefined> {
-    const worker = cluster.fork()
+  async #startOne(): Promise<Member | undefined> {
+    try {
+      return await this.#begin(cluster.fork())
+    } catch (error) {
+      this.#wasRefused(error)
+      return undefined
+    }
+  }
+
+  /** @throws what the system says that has no room for another process: some of it is an event, and some `fork` throws */
+  #begin(worker: Worker): Promise<Member | undefined> {
     const member = new Member(worker)
     this.#members.add(member)
     this.figures.began(member)
-    return new Promise((resolve) => {
+    return new Promise((resolve, reject) => {
       worker.on('message', (message: FromMember) => {
         if (message.type !== 'ready') this.#hear(member, message)
         else if (this.#isAccepted(member, message.address)) resolve(member)
@@ -216,6 +224,14 @@ class Crew {
       worker.once('exit', (code: number | null, signal: string | null) => {
         this.#hasEnded(member, code, signal)
         resolve(undefined)
+      })
+      worker.on('error', (error) => {
+        // What one cannot be told any more that is just ending its exit says. There is none of one that never was.
+        if (worker.process.pid !== undefined) return
+        this.figures.ended(member)
+        this.#members.delete(member)
+        member.gone()
+        reject(error)
       })
     })
   }
@@ -246,6 +262,7 @@ class Crew {
       return false
     }
     member.address = wanted
+    this.#address ??= wanted
     this.#log.info(member.who, 'a process serves')
     void initiate(this.#members, member)
     return true
@@ -259,13 +276,21 @@ class Crew {
     if (member.isTold) this.#log.info(member.who, 'a process was told to end and has')
     else {
       this.#countFailure()
-      this.failures.add(member, signal === null ? `exit code ${code}` : signal)
+      this.failures.add(signal === null ? `exit code ${code}` : signal, member.servedMs)
       this.#log.error({ ...member.who, code, signal }, 'a process has ended by itself')
     }
-    if (member !== this.#first && this.#members.size < this.#count) this.#replaceLater()
+    this.#replaceLater()
+  }
+
+  #wasRefused(error: unknown): void {
+    this.#log.error({ err: error }, 'a process could not be started')
+    if (this.#isClosing) return
+    this.failures.add(String(error), 0)
+    this.#replaceLater()
   }
 
   #replaceLater(): void {
+    if (this.#address === undefined || this.#members.size >= this.#count) return
     const timer = setTimeout(() => {
       this.#replacements.delete(timer)
       if (this.#members.size < this.#count) void this.#startOne()

@@ -40,15 +40,16 @@ async function supervise(): Promise<void> {
   const processes = await superviseProcesses(2, 60_000, log)
   await new Promise<void>((resolve) => {
     process.on('message', (order: Order) => {
+      log.info({}, `told to ${order.type}`)
       switch (order.type) {
         case 'restart':
-          return void processes.restart()
+          void processes.restart()
+          break
         case 'start with':
           process.execPath = order.execPath
-          return
+          break
         case 'close':
-          log.info({}, 'told to close')
-          return void processes.close().then(resolve)
+          void processes.close().then(resolve)
       }
     })
   })

@@ -2,7 +2,7 @@
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { expect, onTestFinished, test } from 'vitest'
+import { expect, onTestFailed, onTestFinished, test } from 'vitest'
 import { builtProgram } from '../programs.ts'
 import type { Order } from './supervised.ts'
 
@@ -13,13 +13,13 @@ interface Line {
 }
 
 interface Supervised {
-  order(order: Order): void
+  readonly order: (order: Order) => void
   /** The lines of the log that say so. */
-  said(message: string): readonly Line[]
+  readonly said: (message: string) => readonly Line[]
   /** Resolves when it has been said so often. */
-  until(message: string, times: number): Promise<void>
+  readonly until: (message: string, times: number) => Promise<void>
   /** Those that have served, in the order in which they began. */
-  pids(): readonly number[]
+  readonly pids: () => readonly number[]
   /** Resolves when it and all its processes have ended. */
   readonly ended: Promise<readonly unknown[]>
 }
@@ -41,14 +41,15 @@ async function startSupervised(): Promise<Supervised> {
       .map((line) => JSON.parse(line) as Line)
       .filter(({ msg }) => msg === message)
   const until = (message: string, times: number): Promise<void> =>
-    expect.poll(() => said(message).length, { timeout: 30_000, message }).toBeGreaterThanOrEqual(times)
+    expect.poll(() => said(message).length, { timeout: 120_000, message }).toBeGreaterThanOrEqual(times)
   await until('a process serves', 2)
+  onTestFailed(() => console.log(text))
   return { order: (order) => child.send(order), said, until, pids: () => said('a process serves').map(({ pid }) => pid ?? 0), ended }
 }
 
 const endAll = (pids: readonly number[]): void => pids.forEach((pid) => process.kill(pid, 'SIGTERM'))
 
-test('told to end while it replaces the processes, it starts no other one, and ends with those that there are', async () => {
+test('told to end while it replaces the processes, it starts no other one', { timeout: 180_000 }, async () => {
   const { order, said, until, pids, ended } = await startSupervised()
   order({ type: 'restart' })
   // The first of the old ones ends when it may, below.
@@ -58,4 +59,23 @@ test('told to end while it replaces the processes, it starts no other one, and e
   endAll(pids())
   expect(await ended).toEqual([0, null])
   expect(said('a process serves')).toHaveLength(3)
+})
+
+test('a process that the system refuses to start is tried again later, and the others serve meanwhile', { timeout: 180_000 }, async () => {
+  const { order, said, until, pids, ended } = await startSupervised()
+  const refused = 'a process could not be started'
+  // The one is said by an event, the other thrown.
+  order({ type: 'start with', execPath: '/nonexistent/node' })
+  await until('told to start with', 1)
+  process.kill(pids()[0] ?? 0, 'SIGKILL')
+  await until(refused, 1)
+  order({ type: 'start with', execPath: '' })
+  await expect.poll(() => said(refused).some(({ err }) => err?.message.includes('ENOENT') === false), { timeout: 120_000 }).toBe(true)
+  expect(said(refused)[0]?.err?.message).toContain('ENOENT')
+  order({ type: 'start with', execPath: process.execPath })
+  await until('a process serves', 3)
+  order({ type: 'close' })
+  endAll(pids().slice(1))
+  expect(await ended).toEqual([0, null])
+  expect(said('a process has ended by itself')).toHaveLength(1)
 })
