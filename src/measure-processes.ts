@@ -118,17 +118,17 @@ function cpuSecondsOf(root: number): number | undefined {
 }
 
 /** Runs the raw token loop in its own process; undefined where the token cannot do it. */
-export function rawLoop(order: RawLoopOrder, env: Readonly<Record<string, string>> | undefined): Promise<number | undefined> {
+export function rawLoop(order: RawLoopOrder, env: Readonly<Record<string, string>> | undefined): Promise<RawLoopResult | undefined> {
   return new Promise((resolve, reject) => {
     const child = fork(programOf(new URL('hsm/raw-loop.ts', import.meta.url)), [], {
       execArgv: [...loaderFlags],
       stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
       ...(env && { env }),
     })
-    let perSecond: number | undefined
-    child.once('message', (result) => (perSecond = (result as RawLoopResult).perSecond))
+    let result: RawLoopResult | undefined
+    child.once('message', (told) => (result = told as RawLoopResult))
     child.once('error', reject)
-    child.once('close', () => resolve(perSecond))
+    child.once('close', () => resolve(result))
     child.send(order)
   })
 }

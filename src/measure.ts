@@ -129,8 +129,12 @@ async function openSite(config: Config): Promise<Site> {
       manyProcesses: Math.max(2, Math.min(cpus().length, 4)),
       maxObjects,
       fillGrants,
-      rawLoop: (order) =>
-        rawLoop({ ...order, library: reached.library, tokenLabel: reached.tokenLabel, pinFile: reached.pinFile }, reached.env),
+      async rawLoop({ latencyMs, ...order }) {
+        const model = latencyMs === undefined ? undefined : await latency.open()
+        model?.setLatency(latencyMs ?? 0)
+        const { library, tokenLabel, pinFile, env } = model?.reached ?? reached
+        return rawLoop({ ...order, library, tokenLabel, pinFile }, env)
+      },
     },
     async withToken(run, options) {
       const model = options.model ? await latency.open() : undefined

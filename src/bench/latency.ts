@@ -195,9 +195,13 @@ async function measureService(
               async measure() {
                 const requests = requestsFor(service, 'Encrypt', (n) => ({ KeyId, Plaintext: Buffer.alloc(32, n).toString('base64') }))
                 await service.observe()
+                const before = service.cpuSeconds()
                 const { perSecond } = await load(service.endpoint, atLeast, { connections: serviceConnections, requests })
+                const after = service.cpuSeconds()
                 const { eventLoopDelayP99Ms } = await service.observe()
-                return { perSecond, eventLoop: eventLoopDelayP99Ms }
+                const calls = (perSecond * (atLeast.warmupMs + atLeast.durationMs)) / 1000
+                const cpu = before === undefined || after === undefined ? {} : { cpu: ((after - before) * 1e6) / calls }
+                return { perSecond, eventLoop: eventLoopDelayP99Ms, ...cpu }
               },
             }
           }
@@ -212,25 +216,41 @@ async function measureService(
     { ...options, latencyMs: 1 },
   )
   const figures: Record<string, Figure> = {}
-  for (const side of ['0ms', '1ms']) {
+  for (const { name: side } of sidesOfService) {
     figures[`service/${side}/throughput`] = figure('calls/s', 'higher', rounds.get(`${side}/perSecond`) ?? [])
     figures[`service/${side}/eventLoop`] = figure('ms', 'lower', rounds.get(`${side}/eventLoop`) ?? [])
+    const cpu = rounds.get(`${side}/cpu`)
+    if (cpu) figures[`service/${side}/cpu`] = figure('µs', 'lower', cpu)
   }
   const [waiting, instant] = [figures['service/1ms/throughput'], figures['service/0ms/throughput']]
   if (!waiting || !instant) throw new Error('the service over the model was not measured')
   figures['service/ratio'] = ratioOf(waiting, instant)
+  Object.assign(figures, await measureLoops(context))
   return {
     figures,
     views: [
       {
         kind: 'table',
         title: `Encrypt over HTTP with ${serviceSessions} sessions and ${serviceConnections} connections`,
-        about: `A device that waits 1 ms can answer ${serviceSessions},000 calls a second at most. Without latency the processors of this machine are the limit.`,
-        columns: ['Latency of a call', 'Calls', 'Event loop of the service, 99th percentile'],
-        rows: (['0ms', '1ms'] as const).map((side) => [
-          side === '0ms' ? 'no latency' : '1 ms',
-          { figure: `service/${side}/throughput` },
-          { figure: `service/${side}/eventLoop` },
+        about:
+          `A device that waits 1 ms can answer ${serviceSessions},000 calls a second at most. Without latency the processors of this machine are the limit. ` +
+          'Beside it a loop on the same model, with as many threads and nothing of this service around them: what a thread that has waited needs of the processors ' +
+          'beyond one that has not is the price of waiting here, whoever waits.',
+        columns: [
+          'Latency of a call',
+          'Calls',
+          'Event loop of the service, 99th percentile',
+          'CPU a call',
+          'A loop of its own',
+          'CPU a call',
+        ],
+        rows: sidesOfService.map(({ name, ms }) => [
+          ms === 0 ? 'no latency' : `${ms} ms`,
+          { figure: `service/${name}/throughput` },
+          { figure: `service/${name}/eventLoop` },
+          figures[`service/${name}/cpu`] ? { figure: `service/${name}/cpu` } : '–',
+          { figure: `loop/${name}/throughput` },
+          { figure: `loop/${name}/cpu` },
         ]),
       },
     ],
@@ -238,6 +258,32 @@ async function measureService(
       `Encrypt with a device that waits 1 ms, ${serviceSessions} sessions: ${figures['service/ratio'].median.toFixed(2)} of one that does not`,
     ],
   }
+}
+
+const sidesOfService = [
+  { name: '0ms', ms: 0 },
+  { name: '1ms', ms: 1 },
+] as const
+
+/** Threads that wait are slow to get warm: see `warmingMs`. */
+const loopTimes = { warmupMs: 4000, durationMs: 1000 }
+
+async function measureLoops(context: PartContext): Promise<Readonly<Record<string, Figure>>> {
+  const sides = sidesOfService.map(({ name, ms }): Side => ({
+    name,
+    async measure() {
+      const result = await context.means.rawLoop({ operation: 'encrypt-alone', sessions: serviceSessions, latencyMs: ms, ...loopTimes })
+      if (!result) throw new Error('the loop on the model ended without an answer')
+      return { ...result }
+    },
+  }))
+  const rounds = await inTurns(context, sides, `a loop of ${serviceSessions} threads`)
+  const figures: Record<string, Figure> = {}
+  for (const { name } of sidesOfService) {
+    figures[`loop/${name}/throughput`] = figure('calls/s', 'higher', rounds.get(`${name}/perSecond`) ?? [])
+    figures[`loop/${name}/cpu`] = figure('µs', 'lower', rounds.get(`${name}/cpuMicroseconds`) ?? [])
+  }
+  return figures
 }
 
 export const latencyPart: Part = { name: 'latency', title: 'How far away may the HSM be? A model', run }

@@ -112,11 +112,28 @@ export interface Means {
   readonly manyProcesses: number
   /** What the token holds at most, by its profile; null where only its memory is the limit. */
   readonly maxObjects: number | null
-  /** Calls a second by raw loops on the token, one thread to a session; undefined where the token has no such mechanism. */
-  rawLoop(order: { readonly operation: RawOperation; readonly sessions: number; readonly durationMs: number }): Promise<number | undefined>
+  /** Raw loops on the token, one thread to a session; undefined where the token has no such mechanism. */
+  rawLoop(order: RawOrder): Promise<RawResult | undefined>
 }
 
-export type RawOperation = 'encrypt' | 'sign-rsa-2048' | 'sign-ecdsa-p256'
+export interface RawOrder {
+  readonly operation: RawOperation
+  readonly sessions: number
+  readonly durationMs: number
+  readonly warmupMs?: number
+  /** On a SoftHSM2 token whose calls take so much longer, instead of the measured one. */
+  readonly latencyMs?: number
+}
+
+/** `encrypt-alone` asks the device once, and not for an IV beforehand. */
+export type RawOperation = 'encrypt' | 'encrypt-alone' | 'sign-rsa-2048' | 'sign-ecdsa-p256'
+
+export interface RawResult {
+  /** Calls of all sessions together. */
+  readonly perSecond: number
+  /** Processor time of a call, in all threads together. */
+  readonly cpuMicroseconds: number
+}
 
 /** One thing that was measured. Numbers only; what they are is said by the unit. */
 export interface Figure {

@@ -174,12 +174,12 @@ async function sweep(context: PartContext, lacking: string[]): Promise<Found> {
               {
                 name: `raw/${id}`,
                 async measure() {
-                  const perSecond = await means.rawLoop({
+                  const result = await means.rawLoop({
                     operation: beside.operation,
                     sessions: beside.sessions === 'one' ? 1 : means.sessions,
                     durationMs: plan.durationMs,
                   })
-                  return perSecond === undefined ? {} : { perSecond }
+                  return result === undefined ? {} : { perSecond: result.perSecond }
                 },
               },
             ]

@@ -1,7 +1,7 @@
 /**
  * The bench's baseline, a process of its own: what the token alone gives to this binding, as fast as it goes, with nothing of ours around it. One thread
  * for each session, each with one key of its own, a session object that dies with the session. An `encrypt` is C_GenerateRandom for the IV and
- * C_Encrypt of 32 bytes with AES-GCM; a signature is C_Sign of a SHA-256 digest.
+ * C_Encrypt of 32 bytes with AES-GCM; an `encrypt-alone` counts its IVs, and so asks the device once; a signature is C_Sign of a SHA-256 digest.
  *
  * Started by fork; takes one RawLoopOrder, answers one RawLoopResult, ends.
  */
@@ -15,13 +15,15 @@ import { gcmMechanism } from './session.ts'
 import { template } from './template.ts'
 import type { SigningAlgorithm } from './token.ts'
 
-export type RawLoopOperation = 'encrypt' | 'sign-rsa-2048' | 'sign-ecdsa-p256'
+export type RawLoopOperation = 'encrypt' | 'encrypt-alone' | 'sign-rsa-2048' | 'sign-ecdsa-p256'
 
 export interface RawLoopOrder {
   readonly library: string
   readonly tokenLabel: string
   readonly pinFile: string
   readonly durationMs: number
+  /** Before that, uncounted. Default 0. */
+  readonly warmupMs?: number
   /** Default `encrypt`. */
   readonly operation?: RawLoopOperation
   /** Default 1. */
@@ -31,6 +33,8 @@ export interface RawLoopOrder {
 export interface RawLoopResult {
   /** Of all sessions together. */
   readonly perSecond: number
+  /** Processor time of a call, in all threads together. */
+  readonly cpuMicroseconds: number
 }
 
 interface LoopTask {
@@ -38,6 +42,7 @@ interface LoopTask {
   readonly slot: Uint8Array
   readonly operation: RawLoopOperation
   readonly durationMs: number
+  readonly warmupMs: number
   /** Becomes 1 when all have their keys. */
   readonly start: SharedArrayBuffer
 }
@@ -61,8 +66,9 @@ const signing =
     }
   }
 
-const loops: Readonly<Record<RawLoopOperation, Loop>> = {
-  encrypt: (module, session) => {
+const encrypting =
+  (nextIv: (module: PKCS11, session: Buffer, iv: Buffer) => void): Loop =>
+  (module, session) => {
     const key = module.C_GenerateKey(session, { mechanism: CKM.CKM_AES_KEY_GEN }, [
       { type: CKA.CKA_CLASS, value: CKO.CKO_SECRET_KEY },
       { type: CKA.CKA_KEY_TYPE, value: CKK.CKK_AES },
@@ -75,37 +81,50 @@ const loops: Readonly<Record<RawLoopOperation, Loop>> = {
     const iv = Buffer.alloc(12)
     const output = Buffer.alloc(64)
     return () => {
-      module.C_GenerateRandom(session, iv)
+      nextIv(module, session, iv)
       module.C_EncryptInit(session, gcmMechanism(iv, aad), key)
       module.C_Encrypt(session, plaintext, output)
     }
-  },
+  }
+
+const loops: Readonly<Record<RawLoopOperation, Loop>> = {
+  encrypt: encrypting((module, session, iv) => void module.C_GenerateRandom(session, iv)),
+  'encrypt-alone': encrypting((_module, _session, iv) => void iv.writeUInt32LE((iv.readUInt32LE() + 1) >>> 0)),
   'sign-rsa-2048': signing(keyRows['rsa-2048-sign'], 'RSASSA_PKCS1_V1_5_SHA_256'),
   'sign-ecdsa-p256': signing(keyRows['ec-p256'], 'ECDSA_SHA_256'),
 }
 
 /** Looks at the clock now and then only. */
-const callsPerLook: Readonly<Record<RawLoopOperation, number>> = { encrypt: 64, 'sign-rsa-2048': 1, 'sign-ecdsa-p256': 8 }
+const callsPerLook: Readonly<Record<RawLoopOperation, number>> = {
+  encrypt: 64,
+  'encrypt-alone': 8,
+  'sign-rsa-2048': 1,
+  'sign-ecdsa-p256': 8,
+}
 
 function tell(message: 'ready' | number): void {
   // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread's port, not a window
   parentPort?.postMessage(message)
 }
 
-function loop({ library, slot, operation, durationMs, start }: LoopTask): void {
+function loop({ library, slot, operation, durationMs, warmupMs, start }: LoopTask): void {
   const module = new PKCS11()
   module.load(library)
   const session = module.C_OpenSession(Buffer.from(slot), CKF.CKF_SERIAL_SESSION | CKF.CKF_RW_SESSION)
   const once = loops[operation](module, session)
   tell('ready')
   Atomics.wait(new Int32Array(start), 0, 0)
-  let count = 0
-  const startedAt = performance.now()
-  const stopAt = startedAt + durationMs
-  while (performance.now() < stopAt) {
-    for (let n = 0; n < callsPerLook[operation]; n += 1) once()
-    count += callsPerLook[operation]
+  const callUntil = (stopAt: number): number => {
+    let count = 0
+    while (performance.now() < stopAt) {
+      for (let n = 0; n < callsPerLook[operation]; n += 1) once()
+      count += callsPerLook[operation]
+    }
+    return count
   }
+  callUntil(performance.now() + warmupMs)
+  const startedAt = performance.now()
+  const count = callUntil(startedAt + durationMs)
   const perSecond = count / ((performance.now() - startedAt) / 1000)
   module.C_CloseSession(session)
   tell(perSecond)
@@ -116,6 +135,7 @@ async function run({
   tokenLabel,
   pinFile,
   durationMs,
+  warmupMs = 0,
   operation = 'encrypt',
   sessions = 1,
 }: RawLoopOrder): Promise<RawLoopResult> {
@@ -128,9 +148,10 @@ async function run({
   const anchor = module.C_OpenSession(slot, CKF.CKF_SERIAL_SESSION | CKF.CKF_RW_SESSION)
   module.C_Login(anchor, CKU_USER, readFileSync(pinFile, 'latin1').split('\n', 1)[0])
   const start = new SharedArrayBuffer(4)
-  const task: LoopTask = { library, slot: Uint8Array.from(slot), operation, durationMs, start }
+  const task: LoopTask = { library, slot: Uint8Array.from(slot), operation, durationMs, warmupMs, start }
   const program = bundleThread(new URL(import.meta.url))
   let ready = 0
+  let before = process.cpuUsage()
   const rates = Array.from({ length: sessions }, () => {
     const worker = new Worker(program, { eval: true, workerData: task, execArgv: [] })
     return new Promise<number>((resolve, reject) => {
@@ -140,15 +161,17 @@ async function run({
         if (ready < sessions) return
         Atomics.store(new Int32Array(start), 0, 1)
         Atomics.notify(new Int32Array(start), 0)
+        setTimeout(() => (before = process.cpuUsage()), warmupMs)
       })
       worker.on('error', reject)
     })
   })
   let perSecond = 0
   for (const rate of await Promise.all(rates)) perSecond += rate
+  const { user, system } = process.cpuUsage(before)
   module.C_CloseSession(anchor)
   module.C_Finalize()
-  return { perSecond }
+  return { perSecond, cpuMicroseconds: ((user + system) * 1000) / (perSecond * durationMs) }
 }
 
 if (isMainThread) {
