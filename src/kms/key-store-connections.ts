@@ -39,108 +39,147 @@ interface Rooms {
 
 export function openKeyStoreConnections(service: () => Service, rooms: Rooms): KeyStoreConnections {
   const { logins } = rooms
-  const underWay = new Set<Promise<void>>()
-  /** How many are connecting or disconnecting a key store right now, here. */
-  const changing = new Map<string, number>()
-  const whileChanging = async (id: string, work: () => Promise<void>): Promise<void> => {
-    changing.set(id, (changing.get(id) ?? 0) + 1)
-    try {
-      await work()
-    } finally {
-      changing.set(id, (changing.get(id) ?? 1) - 1)
-      if (changing.get(id) === 0) changing.delete(id)
-    }
-  }
-  /** Goes on by itself; `close` waits for it. */
-  const inBackground = (what: string, keyStoreId: string, work: Promise<void>): void => {
-    const task = work
-      .catch((error: unknown) => service().log.error({ keyStore: keyStoreId, err: error }, `${what} failed`))
-      .finally(() => underWay.delete(task))
-    underWay.add(task)
-  }
-
-  /** Left by a process that is no more, or by this one when the store failed it. */
-  const isLeft = ({ id, holder }: KeyStoreRecord, isDead: (instance: string) => boolean): boolean =>
-    holder !== null && (isDead(holder) || (holder === service().instance.id && !changing.has(id)))
-
-  const login = async (keyStore: KeyStoreRecord): Promise<void> => {
-    try {
-      await logins.open(keyStore)
-    } catch (error) {
-      const { errorCode, refused } = failureOf(error)
-      if (refused) await end(service(), keyStore, 'CONNECTED', failed(errorCode, true)).catch(ignoreSuperseded)
-      throw error
-    }
-  }
-
-  const finishConnecting = async (keyStore: KeyStoreRecord, requestId: string): Promise<void> => {
-    const outcome = await tryConnection(service(), rooms, keyStore, requestId)
-    if (outcome !== null) await logins.closeOf(keyStore)
-    try {
-      if (outcome === null) await end(service(), keyStore, 'CONNECTING', () => ({ state: 'CONNECTED', errorCode: null }))
-      else if (typeof outcome === 'string') await end(service(), keyStore, 'CONNECTING', failed(outcome, false))
-      else await end(service(), keyStore, 'CONNECTING', failed(outcome.refused, true))
-    } catch (error) {
-      await logins.closeOf(keyStore)
-      ignoreSuperseded(error)
-    }
-  }
+  const changing = new Changing()
+  const background = new Background(service)
+  const login = (keyStore: KeyStoreRecord): Promise<void> => logIn(service(), logins, keyStore)
 
   return {
     login,
-    connect(keyStoreId, requestId) {
-      const { store, instance } = service()
-      return whileChanging(keyStoreId, async () => {
-        let begun = false
-        const keyStore = await store.updateKeyStore(keyStoreId, ({ state }) => {
-          begun = state === 'DISCONNECTED'
-          if (state === 'FAILED' || state === 'DISCONNECTING') throw wrongState(state, 'be connected')
-          return begun ? { state: 'CONNECTING', errorCode: null, connection: randomUUID(), holder: instance.id } : {}
-        })
-        if (!begun) return
-        const finished = whileChanging(keyStoreId, () => finishConnecting(keyStore, requestId))
-        inBackground('connecting a custom key store', keyStoreId, finished)
-      })
-    },
-    disconnect(keyStoreId) {
-      const { store, instance } = service()
-      return whileChanging(keyStoreId, async () => {
-        const keyStore = await store.updateKeyStore(keyStoreId, ({ state, backing }) => {
-          if (state === 'DISCONNECTED' || state === 'DISCONNECTING') throw wrongState(state, 'be disconnected')
-          return backing.type === 'EXTERNAL_KEY_STORE'
-            ? { state: 'DISCONNECTED', errorCode: null, connection: null, holder: null }
-            : { state: 'DISCONNECTING', errorCode: null, holder: instance.id }
-        })
+    connect: (keyStoreId, requestId) =>
+      changing.during(keyStoreId, async () => {
+        const keyStore = await beginConnecting(service(), keyStoreId)
+        if (!keyStore) return
+        const finished = changing.during(keyStoreId, () => finishConnecting(service(), rooms, keyStore, requestId))
+        background.add('connecting a custom key store', keyStoreId, finished)
+      }),
+    disconnect: (keyStoreId) =>
+      changing.during(keyStoreId, async () => {
+        const keyStore = await beginDisconnecting(service(), keyStoreId)
         if (keyStore.state === 'DISCONNECTED') return
         await logins.close(keyStoreId)
         await end(service(), keyStore, 'DISCONNECTING', disconnected).catch(ignoreSuperseded)
-      })
-    },
+      }),
     async follow(isDead) {
-      const { store, log } = service()
+      const { store, instance } = service()
+      /** Left by a process that is no more, or by this one when the store failed it. */
+      const isLeft = ({ id, holder }: KeyStoreRecord): boolean =>
+        holder !== null && (isDead(holder) || (holder === instance.id && !changing.has(id)))
       for (const keyStore of store.view.allKeyStores()) {
-        const { id, state, backing } = keyStore
-        if (isLeft(keyStore, isDead)) {
-          if (state === 'CONNECTING') await end(service(), keyStore, state, failed('INTERNAL_ERROR', false)).catch(ignoreSuperseded)
-          if (state === 'DISCONNECTING') await end(service(), keyStore, state, disconnected).catch(ignoreSuperseded)
-        } else if (state === 'CONNECTED' && backing.type === 'AWS_CLOUDHSM') {
-          if (logins.find(keyStore)?.health().state === 'stopped-pin') {
-            log.error({ keyStore: id }, 'the token of a custom key store refuses its password: it is disconnected')
-            await end(service(), keyStore, state, failed('INVALID_CREDENTIALS', true)).catch(ignoreSuperseded)
-          } else if (!logins.has(keyStore)) {
-            inBackground('logging in to a custom key store', id, login(keyStore))
-          }
+        if (isLeft(keyStore)) await endLeft(service(), keyStore)
+        else if (keyStore.state === 'CONNECTED' && keyStore.backing.type === 'AWS_CLOUDHSM') {
+          if (isRefused(logins, keyStore)) await endRefused(service(), keyStore)
+          else if (!logins.has(keyStore)) background.add('logging in to a custom key store', keyStore.id, login(keyStore))
         }
       }
-      await logins.closeUnless((id, connection) => {
-        const keyStore = store.view.keyStore(id)
-        return keyStore?.connection === connection && (keyStore.state === 'CONNECTED' || keyStore.state === 'CONNECTING')
-      })
+      await closeUnwanted(service(), logins)
     },
-    async close() {
-      await Promise.all(underWay)
-    },
+    close: () => background.settled(),
   }
+}
+
+/** How many are connecting or disconnecting a key store right now, here. */
+class Changing {
+  readonly #counts = new Map<string, number>()
+  has(keyStoreId: string): boolean {
+    return this.#counts.has(keyStoreId)
+  }
+  async during(keyStoreId: string, work: () => Promise<void>): Promise<void> {
+    this.#add(keyStoreId, 1)
+    try {
+      await work()
+    } finally {
+      this.#add(keyStoreId, -1)
+    }
+  }
+  #add(keyStoreId: string, more: 1 | -1): void {
+    const count = (this.#counts.get(keyStoreId) ?? 0) + more
+    if (count === 0) this.#counts.delete(keyStoreId)
+    else this.#counts.set(keyStoreId, count)
+  }
+}
+
+/** What goes on by itself; how it failed is in the log. */
+class Background {
+  readonly #underWay = new Set<Promise<void>>()
+  readonly #service: () => Service
+  constructor(service: () => Service) {
+    this.#service = service
+  }
+  add(what: string, keyStoreId: string, work: Promise<void>): void {
+    const task = work
+      .catch((error: unknown) => this.#service().log.error({ keyStore: keyStoreId, err: error }, `${what} failed`))
+      .finally(() => this.#underWay.delete(task))
+    this.#underWay.add(task)
+  }
+  async settled(): Promise<void> {
+    await Promise.all(this.#underWay)
+  }
+}
+
+/** Undefined when it is connected, or another is at it. @throws KmsError */
+async function beginConnecting({ store, instance }: Service, keyStoreId: string): Promise<KeyStoreRecord | undefined> {
+  let begun = false
+  const keyStore = await store.updateKeyStore(keyStoreId, ({ state }) => {
+    begun = state === 'DISCONNECTED'
+    if (state === 'FAILED' || state === 'DISCONNECTING') throw wrongState(state, 'be connected')
+    return begun ? { state: 'CONNECTING', errorCode: null, connection: randomUUID(), holder: instance.id } : {}
+  })
+  return begun ? keyStore : undefined
+}
+
+async function finishConnecting(service: Service, rooms: Rooms, keyStore: KeyStoreRecord, requestId: string): Promise<void> {
+  const { logins } = rooms
+  const outcome = await tryConnection(service, rooms, keyStore, requestId)
+  if (outcome !== null) await logins.closeOf(keyStore)
+  try {
+    if (outcome === null) await end(service, keyStore, 'CONNECTING', () => ({ state: 'CONNECTED', errorCode: null }))
+    else if (typeof outcome === 'string') await end(service, keyStore, 'CONNECTING', failed(outcome, false))
+    else await end(service, keyStore, 'CONNECTING', failed(outcome.refused, true))
+  } catch (error) {
+    await logins.closeOf(keyStore)
+    ignoreSuperseded(error)
+  }
+}
+
+/** At once where there is nothing to log out of. @throws KmsError */
+function beginDisconnecting({ store, instance }: Service, keyStoreId: string): Promise<KeyStoreRecord> {
+  return store.updateKeyStore(keyStoreId, ({ state, backing }) => {
+    if (state === 'DISCONNECTED' || state === 'DISCONNECTING') throw wrongState(state, 'be disconnected')
+    return backing.type === 'EXTERNAL_KEY_STORE'
+      ? { state: 'DISCONNECTED', errorCode: null, connection: null, holder: null }
+      : { state: 'DISCONNECTING', errorCode: null, holder: instance.id }
+  })
+}
+
+async function logIn(service: Service, logins: KeyStoreLogins, keyStore: KeyStoreRecord): Promise<void> {
+  try {
+    await logins.open(keyStore)
+  } catch (error) {
+    const { errorCode, refused } = failureOf(error)
+    if (refused) await end(service, keyStore, 'CONNECTED', failed(errorCode, true)).catch(ignoreSuperseded)
+    throw error
+  }
+}
+
+async function endLeft(service: Service, keyStore: KeyStoreRecord): Promise<void> {
+  const { state } = keyStore
+  if (state === 'CONNECTING') await end(service, keyStore, state, failed('INTERNAL_ERROR', false)).catch(ignoreSuperseded)
+  if (state === 'DISCONNECTING') await end(service, keyStore, state, disconnected).catch(ignoreSuperseded)
+}
+
+/** The token of a login that was good refuses the password since. */
+const isRefused = (logins: KeyStoreLogins, keyStore: KeyStoreRecord): boolean => logins.find(keyStore)?.health().state === 'stopped-pin'
+
+async function endRefused(service: Service, keyStore: KeyStoreRecord): Promise<void> {
+  service.log.error({ keyStore: keyStore.id }, 'the token of a custom key store refuses its password: it is disconnected')
+  await end(service, keyStore, 'CONNECTED', failed('INVALID_CREDENTIALS', true)).catch(ignoreSuperseded)
+}
+
+async function closeUnwanted({ store }: Service, logins: KeyStoreLogins): Promise<void> {
+  await logins.closeUnless((id, connection) => {
+    const keyStore = store.view.keyStore(id)
+    return keyStore?.connection === connection && (keyStore.state === 'CONNECTED' || keyStore.state === 'CONNECTING')
+  })
 }
 
 class Superseded extends Error {}
