@@ -107,7 +107,7 @@ export function startLifecycle(service: Service): Lifecycle {
       async () => together((await store.importObjects()).filter(isLeft), isLeft, (left) => removeLeftImports(service, left)),
     ]
     for (const step of steps) if (!(await step())) return
-    await bindStoredPolicies(store, dead.others)
+    await bindStoredPolicies(store, instance.id, dead.others)
     for (const id of dead.known) await store.removeInstance(id)
   }
   const run = (): Promise<void> => {

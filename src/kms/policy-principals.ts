@@ -46,7 +46,7 @@ function nameOf(view: View, principal: string): string {
   return session === undefined ? found.arn : `arn:aws:sts::${found.accountId}:assumed-role/${found.name}/${session}`
 }
 
-/** The instances that ran beside the first that bound them; in the end `all`. */
+/** The instances that ran beside the first that bound them, but for those that bind them, too; in the end `all`. */
 const boundSetting = 'principals/bound'
 const allBound = 'all'
 /** So many policies are looked at before calls have their turn. */
@@ -58,15 +58,24 @@ const gone = (principal: string): string =>
 
 /**
  * Policies of before unique ids were stored mean whom their names mean now. Once for each store, and once more when those have ended that ran beside
- * whoever did it first: they may be of a former version, and have stored names since. A stop in between is made up for by the next start.
- * @param others instances on the store that run now, without the one that calls
+ * whoever did it first: they may be of a former version, and have stored names since. Who calls this is not, and is not waited for. A stop in between is
+ * made up for by the next start.
+ * @param self the instance that calls
+ * @param others instances on the store that run now, without it
  */
-export async function bindStoredPolicies(store: Store, others: ReadonlySet<string>): Promise<void> {
-  const { view } = store
-  const before = view.setting(boundSetting)
+export async function bindStoredPolicies(store: Store, self: string, others: ReadonlySet<string>): Promise<void> {
+  const before = store.view.setting(boundSetting)
   if (before === allBound) return
-  const beside = before === undefined ? [...others] : before.split(' ').filter((id) => others.has(id))
-  if (before !== undefined && beside.length > 0) return
+  const beside = before === undefined ? [...others] : before.split(' ').filter((id) => id !== self)
+  const areOver = !beside.some((id) => others.has(id))
+  if (before === undefined || areOver) await bindAll(store)
+  const after = areOver ? allBound : beside.join(' ')
+  // Another that did the same meanwhile may have named this one.
+  if (after !== before && !(await store.compareAndSetSetting(boundSetting, before, after))) await bindStoredPolicies(store, self, others)
+}
+
+async function bindAll(store: Store): Promise<void> {
+  const { view } = store
   const bind = (text: string): string => bindPrincipals(view, text, (principal) => (uniqueId.test(principal) ? principal : gone(principal)))
   let looked = 0
   for (const { arn, policy } of view.allKeys()) {
@@ -81,7 +90,6 @@ export async function bindStoredPolicies(store: Store, others: ReadonlySet<strin
       await unlessGone(store.updatePrincipal(arn, (current) => ({ trustPolicy: current.trustPolicy && bind(current.trustPolicy) })))
     }
   }
-  await store.compareAndSetSetting(boundSetting, before, beside.join(' ') || allBound)
 }
 
 /** Other processes on the store go on meanwhile. */

@@ -126,7 +126,7 @@ export async function openService(foundations: Foundations): Promise<Service> {
   const instance = { id: randomUUID(), host: hostname(), pid: process.pid }
   const serviceKey = await openServiceKey(foundations, foundations.config.sealBudget)
   await store.heartbeat({ ...instance, heartbeatAt: clock.now() })
-  await bindStoredPolicies(store, (await deadInstances({ store, instance, clock })).others)
+  await bindStoredPolicies(store, instance.id, (await deadInstances({ store, instance, clock })).others)
 
   const buckets = new Buckets()
   const usage = await openUsage(foundations, foundations.config.usage)

@@ -110,7 +110,7 @@ describe.each(backEnds)('bound to the principals of a store in $name', ({ make }
     ].map((text) => sampleKey({ policy: text }))
     for (const key of keys) await store.insertKey(key, undefined)
     const policies = (): readonly (string | undefined)[] => keys.map(({ arn }) => store.view.key(arn)?.policy)
-    await bindStoredPolicies(store, nobody)
+    await bindStoredPolicies(store, 'new', nobody)
     const bound = [
       named([user.uniqueId, 'AIDA00000000000000000']),
       named([role.uniqueId, 'AROA00000000000000000']),
@@ -124,7 +124,7 @@ describe.each(backEnds)('bound to the principals of a store in $name', ({ make }
     // Once: what is in a policy by its name later came there by another road.
     const [first] = keys
     await store.updateKey(first?.arn ?? '', () => ({ policy: named([user.arn]) }))
-    await bindStoredPolicies(await database.open(), nobody)
+    await bindStoredPolicies(await database.open(), 'another', nobody)
     await store.refresh()
     expect(policies()[0]).toBe(named([user.arn]))
   })
@@ -134,17 +134,41 @@ describe.each(backEnds)('bound to the principals of a store in $name', ({ make }
     const key = sampleKey({ policy: named([user.arn]) })
     await store.insertKey(key, undefined)
     const stored = (): string | undefined => store.view.key(key.arn)?.policy
-    await bindStoredPolicies(store, new Set(['old-one', 'old-other']))
+    await bindStoredPolicies(store, 'new', new Set(['old-one', 'old-other']))
     expect(stored()).toBe(named([user.uniqueId]))
     const storeName = async (): Promise<void> => void (await store.updateKey(key.arn, () => ({ policy: named([user.arn]) })))
     await storeName()
-    await bindStoredPolicies(store, new Set(['old-other', 'new']))
+    await bindStoredPolicies(store, 'new', new Set(['old-other', 'newer']))
     expect(stored()).toBe(named([user.arn]))
-    await bindStoredPolicies(store, new Set(['new']))
+    await bindStoredPolicies(store, 'new', new Set(['newer']))
     expect(stored()).toBe(named([user.uniqueId]))
     await storeName()
-    await bindStoredPolicies(store, nobody)
+    await bindStoredPolicies(store, 'new', nobody)
     expect(stored(), 'once').toBe(named([user.arn]))
+  })
+
+  test.each([
+    ['one after the other', false],
+    ['at the same moment', true],
+  ])('what binds them waits for those of a former version and not for others like itself, started beside it %s', async (_, atOnce) => {
+    await store.insertPrincipal(user)
+    const key = sampleKey({ policy: named([user.arn]) })
+    await store.insertKey(key, undefined)
+    const second = await database.open()
+    const starts = [
+      () => bindStoredPolicies(store, 'one', new Set(['two', 'old'])),
+      () => bindStoredPolicies(second, 'two', new Set(['one', 'old'])),
+    ]
+    if (atOnce) await Promise.all(starts.map((start) => start()))
+    else for (const start of starts) await start()
+    await store.refresh()
+    const stored = (): string | undefined => store.view.key(key.arn)?.policy
+    expect(stored()).toBe(named([user.uniqueId]))
+    await store.updateKey(key.arn, () => ({ policy: named([user.arn]) }))
+    await bindStoredPolicies(store, 'one', new Set(['two', 'old']))
+    expect(stored()).toBe(named([user.arn]))
+    await bindStoredPolicies(store, 'one', new Set(['two']))
+    expect(stored()).toBe(named([user.uniqueId]))
   })
 
   test('a start that was stopped in between is made up for by the next', async () => {
@@ -156,9 +180,9 @@ describe.each(backEnds)('bound to the principals of a store in $name', ({ make }
       ...store,
       updateKey: (...change) => (++writes > 1 ? Promise.reject(new Error('killed')) : store.updateKey(...change)),
     }
-    await expect(bindStoredPolicies(stopping, nobody)).rejects.toThrow('killed')
+    await expect(bindStoredPolicies(stopping, 'new', nobody)).rejects.toThrow('killed')
     expect(keys.filter(({ arn }) => store.view.key(arn)?.policy === named([user.arn]))).toHaveLength(2)
-    await bindStoredPolicies(store, nobody)
+    await bindStoredPolicies(store, 'new', nobody)
     for (const { arn } of keys) expect(store.view.key(arn)?.policy).toBe(named([user.uniqueId]))
   })
 })
