@@ -303,7 +303,9 @@ class Crew {
     if (this.#isReplacing || this.#isClosing) return this.#log.warn({}, 'the processes are being replaced already, or end')
     this.#isReplacing = true
     this.#log.info({ processes: this.#members.size }, 'all processes are replaced, one after the other')
-    for (const old of servingOf(this.#members)) {
+    for (const old of [...this.#members].filter(({ isTold }) => !isTold)) {
+      // One that has ended meanwhile is replaced as ever.
+      if (!this.#members.has(old)) continue
       const next = await this.#startSurely()
       if (this.#isClosing) break
       if (!next) {

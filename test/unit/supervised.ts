@@ -1,22 +1,29 @@
 /**
  * A service of two processes that do nothing, for supervisor.test.ts, whose messages say what the supervisor is to do. Told to end, a process does so
- * when it gets a SIGTERM, too: so a test can stop in between.
+ * when it gets a SIGTERM, too: so a test can stop in between. So it does
+ * before it serves, if it is to be held.
  */
 
 import { openLog } from '../../src/base/log.ts'
 import { isMember, joinProcesses, leaveProcesses } from '../../src/processes.ts'
 import { superviseProcesses } from '../../src/supervisor.ts'
 
-export type Order = { readonly type: 'restart' | 'close' } | { readonly type: 'start with'; readonly execPath: string }
+export type Order =
+  | { readonly type: 'restart' | 'close' | 'hold' | 'hold no more' }
+  | { readonly type: 'start with'; readonly execPath: string }
 
 const log = openLog({ level: 'info' })
 await (isMember() ? serve() : supervise())
 log.flush()
 
 async function serve(): Promise<void> {
-  const mayEnd = new Promise<void>((resolve) => process.once('SIGTERM', () => resolve()))
+  const told = new Promise<void>((resolve) => process.once('SIGTERM', () => resolve()))
   const membership = joinProcesses(log)
   await membership.join()
+  if (process.env['SUPERVISED_IS_HELD']) {
+    log.info({ pid: process.pid }, 'held')
+    await told
+  }
   membership.ready(
     { url: 'http://127.0.0.1', xksUrl: undefined },
     {
@@ -32,7 +39,7 @@ async function serve(): Promise<void> {
       },
     },
   )
-  await Promise.all([membership.stop, mayEnd])
+  await Promise.all([membership.stop, told])
   leaveProcesses()
 }
 
@@ -44,6 +51,12 @@ async function supervise(): Promise<void> {
       switch (order.type) {
         case 'restart':
           void processes.restart()
+          break
+        case 'hold':
+          process.env['SUPERVISED_IS_HELD'] = 'yes'
+          break
+        case 'hold no more':
+          delete process.env['SUPERVISED_IS_HELD']
           break
         case 'start with':
           process.execPath = order.execPath

@@ -79,3 +79,24 @@ test('a process that the system refuses to start is tried again later, and the o
   expect(await ended).toEqual([0, null])
   expect(said('a process has ended by itself')).toHaveLength(1)
 })
+
+test('one that is still starting when all are replaced is replaced, too', { timeout: 180_000 }, async () => {
+  const { order, said, until, pids, ended } = await startSupervised()
+  const [killed = 0, old = 0] = pids()
+  order({ type: 'hold' })
+  await until('told to hold', 1)
+  process.kill(killed, 'SIGKILL')
+  await until('held', 1)
+  const starting = said('held')[0]?.pid ?? 0
+  order({ type: 'hold no more' })
+  order({ type: 'restart' })
+  await until('a process serves', 3)
+  endAll([old, starting])
+  const toldAndEnded = 'a process was told to end and has'
+  await until('replacing the processes has ended', 1)
+  expect(said(toldAndEnded).map(({ pid }) => pid)).toEqual([old, starting])
+  order({ type: 'close' })
+  await until('told to close', 1)
+  endAll(pids().filter((pid) => ![killed, old, starting].includes(pid)))
+  expect(await ended).toEqual([0, null])
+})
