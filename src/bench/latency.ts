@@ -239,6 +239,7 @@ async function measureService(
         columns: [
           'Latency of a call',
           'Calls',
+          'Of no latency',
           'Event loop of the service, 99th percentile',
           'CPU a call',
           'A loop of its own',
@@ -247,6 +248,7 @@ async function measureService(
         rows: sidesOfService.map(({ name, ms }) => [
           ms === 0 ? 'no latency' : `${ms} ms`,
           { figure: `service/${name}/throughput` },
+          ms === 0 ? '' : { figure: 'service/ratio' },
           { figure: `service/${name}/eventLoop` },
           figures[`service/${name}/cpu`] ? { figure: `service/${name}/cpu` } : '–',
           { figure: `loop/${name}/throughput` },

@@ -21,8 +21,8 @@ import {
   type PartReport,
   type Plan,
   type RawOperation,
+  type ServiceOptions,
   type Side,
-  type Table,
   type View,
 } from './part.ts'
 
@@ -133,7 +133,7 @@ async function run(context: PartContext): Promise<PartReport> {
 // ---- calls over HTTP by connections ----
 
 async function sweep(context: PartContext, lacking: string[]): Promise<Found> {
-  const { plan, withService, means } = context
+  const { plan, withService, means, progress } = context
   const steps = plan.level === 'quick' ? [plan.connections] : [...new Set([1, 4, 16, plan.connections, 256])].sort((a, b) => a - b)
   return withService(async (service) => {
     // A new RSA key and its few signatures take as long as all the others.
@@ -144,7 +144,11 @@ async function sweep(context: PartContext, lacking: string[]): Promise<Found> {
     const answer = JSON.stringify(await call(service, 'Encrypt', { KeyId: keyId, Plaintext: bytes32(1) }))
     const { secretAccessKey } = service.credentials
     return withBare({ secretAccessKey, answer }, async (bare) => {
-      for (const { requests } of prepared) await warmUp(service.endpoint, plan, { connections: plan.connections, requests: requests() })
+      for (const { kind, requests } of prepared) {
+        progress(`over HTTP: ${kind.title} gets warm`)
+        await warmUp(service.endpoint, plan, { connections: plan.connections, requests: requests() })
+      }
+      progress('over HTTP: the bare server gets warm')
       await warmUp(bare, plan, { connections: plan.connections, requests: first.requests() })
       const sides = steps.flatMap((connections): readonly Side[] => [
         {
@@ -186,20 +190,23 @@ async function sweep(context: PartContext, lacking: string[]): Promise<Found> {
           : [],
       )
       const rounds = await inTurns(context, [...sides, ...(plan.level === 'quick' ? [] : raw)], 'over HTTP')
-      const found = describeSweep(rounds, prepared, steps, plan)
-      return first.kind.id === 'encrypt'
-        ? withRatio(
-            found,
-            await beside(context, 'Encrypt', [
-              { name: 'bare', at: bare, requests: first.requests },
-              { name: 'encrypt', at: service.endpoint, requests: first.requests },
-            ]),
-            plan,
-          )
-        : found
+      const { figures, views } = describeSweep(rounds, prepared, steps, plan)
+      if (first.kind.id !== 'encrypt') return { figures, views, headlines: [] }
+      if (plan.level !== 'quick') {
+        const [bareRate, rate] = await beside(context, 'Encrypt beside the bare server', [
+          { name: 'bare', at: bare, requests: first.requests },
+          { name: 'Encrypt', at: service.endpoint, requests: first.requests },
+        ])
+        figures[ofBare(plan)] = ratioOf(rate, bareRate)
+      }
+      const ratio = figures[ofBare(plan)]
+      return { figures, views, headlines: ratio ? [`Encrypt 32 B over HTTP: ${ratio.median.toFixed(2)} of bare baseline`] : [] }
     })
   })
 }
+
+/** The one ratio that everybody asks for. In all but quick runs it is of short turns, and not of the rates beside it. */
+const ofBare = ({ connections }: Plan): string => `encrypt/${connections}/ofBare`
 
 const numbersOf = ({ perSecond, p50Ms, p99Ms }: Awaited<ReturnType<typeof load>>): Readonly<Record<string, number>> => ({
   perSecond,
@@ -212,7 +219,7 @@ function describeSweep(
   prepared: readonly Prepared[],
   steps: readonly number[],
   plan: Plan,
-): Found {
+): Pick<Found, 'figures' | 'views'> {
   const figures: Record<string, Figure> = {}
   const put = (id: string, unit: Figure['unit'], better: Figure['better'], from: string): Figure | undefined => {
     const given = rounds.get(from)
@@ -261,6 +268,9 @@ function describeSweep(
         title: `At ${at} connections`,
         about:
           'The bare server is a node:http server that parses the body and verifies one signature with a key it has. ' +
+          (plan.level === 'quick'
+            ? ''
+            : 'Encrypt has its part of it by a measurement of its own, in which the two take short turns, since the speed of a machine may change from one second to the next. ') +
           (hasCpu ? 'CPU is what all processes of the service used for a call, those of the token among them. ' : '') +
           (hasRaw
             ? 'The token alone is a loop in C calls with nothing of ours around it: one thread for Encrypt, one for each session for signatures, with all processors to itself.'
@@ -310,24 +320,6 @@ function describeSweep(
           ] as const)
         : []),
     ],
-    headlines: [],
-  }
-}
-
-/** With the one ratio that everybody asks for. */
-function withRatio({ figures, views }: Found, [bare, encrypt]: readonly [bare: Figure, encrypt: Figure], { connections }: Plan): Found {
-  const ratio = ratioOf(encrypt, bare)
-  const table: Table = {
-    kind: 'table',
-    title: 'Encrypt beside the bare server',
-    about: `At ${connections} connections, in shorter turns than above, since a machine's speed may change from one second to the next.`,
-    columns: ['Bare server', 'Encrypt 32 B', 'Ratio'],
-    rows: [[{ figure: 'beside/bare' }, { figure: 'beside/encrypt' }, { figure: 'beside/ratio' }]],
-  }
-  return {
-    figures: { ...figures, 'beside/bare': bare, 'beside/encrypt': encrypt, 'beside/ratio': ratio },
-    views: [table, ...views],
-    headlines: [`Encrypt 32 B over HTTP: ${ratio.median.toFixed(2)} of bare baseline`],
   }
 }
 
@@ -386,7 +378,7 @@ async function measureLayers(context: PartContext, lacking: string[]): Promise<F
           chart,
           {
             kind: 'table',
-            title: 'The same in numbers',
+            title: 'Where the time of one call goes, in numbers',
             columns: ['', ...shownLayerNames.map((layer) => shownLayers[layer])],
             rows: prepared.map(({ kind }) => [kind.title, ...shownLayerNames.map((layer) => ({ figure: `layers/${kind.id}/${layer}` }))]),
           },
@@ -507,21 +499,46 @@ async function beside(context: PartContext, what: string, servers: readonly [Ser
 }
 
 /** A service, warm, to be asked for Encrypt. */
-async function encrypting({ plan: { connections, ...plan } }: PartContext, name: string, service: BenchService): Promise<Server> {
+async function encrypting({ plan, progress }: PartContext, name: string, service: BenchService): Promise<Server> {
+  progress(`${name} gets warm`)
   const KeyId = await createKey(service)
   const requests = (): readonly Uint8Array[] => requestsFor(service, 'Encrypt', (n) => ({ KeyId, Plaintext: bytes32(n) }))
-  await warmUp(service.endpoint, plan, { connections, requests: requests() })
+  await warmUp(service.endpoint, plan, { connections: plan.connections, requests: requests() })
   return { name, at: service.endpoint, requests }
 }
 
-async function measureAudit(context: PartContext): Promise<Found> {
-  const { plan, withService } = context
-  const [on, off] = await withService((audited) =>
-    withService(
-      async (silent) => beside(context, 'the audit', [await encrypting(context, 'on', audited), await encrypting(context, 'off', silent)]),
-      { audit: 'off' },
-    ),
+interface Wanted {
+  readonly name: string
+  readonly options: ServiceOptions
+}
+
+/** The same with services of their own, the first of which is started first. */
+function besideServices(
+  context: PartContext,
+  what: string,
+  first: Wanted,
+  second: Wanted,
+): Promise<readonly [first: Figure, second: Figure]> {
+  const { withService } = context
+  return withService(
+    (one) =>
+      withService(
+        async (other) => beside(context, what, [await encrypting(context, first.name, one), await encrypting(context, second.name, other)]),
+        second.options,
+      ),
+    first.options,
   )
+}
+
+async function measureAudit(context: PartContext): Promise<Found> {
+  const { plan } = context
+  const audited: Wanted = { name: 'with audit', options: { audit: 'on' } }
+  const silent: Wanted = { name: 'without audit', options: { audit: 'off' } }
+  // Of two services that are alike the one that was started first can be faster, or slower, by a sixth for as long as both run.
+  const [onFirst, offSecond] = await besideServices(context, 'the audit', audited, silent)
+  const [offFirst, onSecond] = await besideServices(context, 'the audit, the other way', silent, audited)
+  const both = (a: Figure, b: Figure): Figure => figure('calls/s', 'higher', [...a.rounds, ...b.rounds])
+  const [on, off] = [both(onFirst, onSecond), both(offSecond, offFirst)]
   const ratio = ratioOf(on, off)
   return {
     figures: { 'audit/on': on, 'audit/off': off, 'audit/ratio': ratio },
@@ -529,7 +546,9 @@ async function measureAudit(context: PartContext): Promise<Found> {
       {
         kind: 'table',
         title: 'What the audit costs',
-        about: `Encrypt at ${plan.connections} connections. Without a record is a switch of the bench: the service has no such setting.`,
+        about:
+          `Encrypt at ${plan.connections} connections. Without a record is a switch of the bench: the service has no such setting. Half of the rounds are of services of ` +
+          'which the one with the audit was started first, half of others, where it was the other one: which comes first can make a sixth by itself.',
         columns: ['A record, durable before the answer', 'No record', 'With ÷ without'],
         rows: [[{ figure: 'audit/on' }, { figure: 'audit/off' }, { figure: 'audit/ratio' }]],
       },
@@ -551,22 +570,37 @@ async function measureProcesses(context: PartContext, lacking: string[]): Promis
 
 async function measureSeveral(context: PartContext, many: number): Promise<Found> {
   const { plan, withService } = context
-  const [one, several] = await withService((single) =>
+  const steps = [...new Set([1, 16, plan.connections, 256])].sort((a, b) => a - b)
+  const figures: Record<string, Figure> = {}
+  await withService((single) =>
     withService(
-      async (multiple) =>
-        beside(context, 'API processes', [await encrypting(context, '1', single), await encrypting(context, String(many), multiple)]),
+      async (multiple) => {
+        const [one, several] = [await encrypting(context, 'one process', single), await encrypting(context, `${many} processes`, multiple)]
+        for (const connections of steps) {
+          const at = { ...context, plan: { ...plan, connections } }
+          const [oneRate, severalRate] = await beside(at, `API processes, ${connections} connections`, [one, several])
+          Object.assign(figures, {
+            [`processes/${connections}/1`]: oneRate,
+            [`processes/${connections}/${many}`]: severalRate,
+            [`processes/${connections}/ratio`]: ratioOf(severalRate, oneRate),
+          })
+        }
+      },
       { processes: many },
     ),
   )
   return {
-    figures: { 'processes/1': one, [`processes/${many}`]: several, 'processes/ratio': ratioOf(several, one) },
+    figures,
     views: [
       {
         kind: 'table',
         title: 'Several API processes',
-        about: `Encrypt at ${plan.connections} connections, on the same listener.`,
-        columns: ['One process', `${many} processes`, 'Ratio'],
-        rows: [[{ figure: 'processes/1' }, { figure: `processes/${many}` }, { figure: 'processes/ratio' }]],
+        about: 'Encrypt, on the same listener. Each process has its own way to the device.',
+        columns: ['Connections', 'One process', `${many} processes`, 'Ratio'],
+        rows: steps.map((connections) => [
+          String(connections),
+          ...['1', String(many), 'ratio'].map((what) => ({ figure: `processes/${connections}/${what}` })),
+        ]),
       },
     ],
     headlines: [],

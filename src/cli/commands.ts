@@ -80,7 +80,7 @@ const bench: Command = {
   name: 'bench',
   summary: 'Measures what keeping keys in the configured token costs, and the service around it; writes a report.',
   detail:
-    'Runs a few minutes and writes report.html and bench.json into the output directory. Without a configured PKCS#11 module the token is a SoftHSM2 ' +
+    'Runs some twenty minutes (--parts and --quick take less) and writes report.html and bench.json into the output directory. Without a configured PKCS#11 module the token is a SoftHSM2 ' +
     'token of the bench itself. In a configured token it makes keys of its own and destroys them at the end; nothing else there is touched.\n' +
     'With --compare A.json B.json it measures nothing and shows two runs side by side: two devices, or two versions.',
   positionals: [{ name: 'B.json', optional: true }],

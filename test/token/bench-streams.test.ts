@@ -51,7 +51,7 @@ test('calls alone and calls beside two streams are measured in turn, and both st
     .flatMap((view) => (view.kind === 'table' ? view.rows.flat() : []))
     .flatMap((cell) => (typeof cell === 'string' ? [] : [cell.figure]))
   expect(shown.filter((id) => !Object.hasOwn(figures, id))).toEqual([])
-  expect(out).toMatch(/^Beside two streams: \d+\.\d\d of Encrypt's rate \(wanted 0\.5\), event loop \d+\.\d ms late at p99 \(wanted 20\)$/m)
+  expect(out).toMatch(/^Beside two streams: \d+\.\d\d of Encrypt's rate, event loop \d+\.\d ms late at p99$/m)
 }, 300_000)
 
 test('a quick run leaves it out and says so', async () => {
