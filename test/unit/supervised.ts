@@ -1,7 +1,6 @@
 /**
- * A service of two processes that do nothing, for supervisor.test.ts, whose messages say what the supervisor is to do. Told to end, a process does so
- * when it gets a SIGTERM, too: so a test can stop in between. So it does
- * before it serves, if it is to be held.
+ * A service of two processes that do nothing, for supervisor.test.ts, whose messages say what the supervisor is to do. So that a test can stop in between,
+ * a process that is told to end waits for a SIGTERM, too, and one that is held waits for it before it serves.
  */
 
 import { openLog } from '../../src/base/log.ts'
