@@ -19,17 +19,18 @@ import { ConfigError, readClientEnvironment, readConfig } from './config/read.ts
 import { settingsTable } from './config/settings.ts'
 import { TokenError } from './hsm/token.ts'
 
-/** Runs a command line and answers the exit code. */
+/** Runs a command line and answers the exit code. A command that a signal ended ends the program by that signal. */
 export async function run(words: readonly string[]): Promise<number> {
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined)
-  try {
-    return await runCommandLine(words, wiring)
-  } catch (error) {
+  const code = await runCommandLine(words, wiring).catch((error: unknown) => {
     // What an operator can mend comes as words; a defect comes with its stack.
     if (!isForOperator(error)) throw error
     process.stderr.write(`${error.message}\n`)
     return exitCodes.failed
-  }
+  })
+  // So the shell is told, and nothing is waited for: to exit, Node waits for its threads, and one of them may be reading a pipe that nobody writes to.
+  if (interruptedBy && code !== exitCodes.done) process.kill(process.pid, interruptedBy)
+  return code
 }
 
 /** System errors (a port in use, a file that is missing, a disk that is read-only) carry their `syscall`. */
@@ -77,14 +78,18 @@ function write(stream: NodeJS.WriteStream, text: string): Promise<void> {
   return new Promise((resolve) => stream.write(text, () => resolve()))
 }
 
+/** The signal that a command was told to end by. */
+let interruptedBy: NodeJS.Signals | undefined
+
 function interruption(): { readonly signal: AbortSignal; close(): void } {
   const controller = new AbortController()
   const signals = ['SIGINT', 'SIGTERM'] as const
   const close = (): void => {
     for (const signal of signals) process.off(signal, stop)
   }
-  const stop = (): void => {
+  const stop = (signal: NodeJS.Signals): void => {
     close()
+    interruptedBy = signal
     controller.abort()
   }
   for (const signal of signals) process.on(signal, stop)

@@ -4,7 +4,7 @@
  */
 
 import { open } from 'node:fs/promises'
-import { addAbortSignal, type Readable } from 'node:stream'
+import type { Readable } from 'node:stream'
 import type { SigningCredentials } from '../auth/sigv4.ts'
 import { PoolFailure } from '../bulk/bulk-pool.ts'
 import type { CommitmentPolicy, ReadLimits } from '../bulk/header.ts'
@@ -261,8 +261,6 @@ interface Input {
   readonly name: string
   /** Of a file. */
   readonly bytes: number | undefined
-  /** Of what may keep who reads it waiting for ever. */
-  readonly pausing: Readable | undefined
   close(): Promise<void>
 }
 
@@ -280,7 +278,7 @@ async function openInput(args: Arguments, wiring: Wiring): Promise<Input> {
       throw new CommandFailure(`${path} is a directory.`)
     }
     if (!found.isFile()) return inputOf(handle.createReadStream({ highWaterMark: chunkBytes }), path)
-    return { source: handle, name: path, bytes: found.size, pausing: undefined, close: () => handle.close() }
+    return { source: handle, name: path, bytes: found.size, close: () => handle.close() }
   } catch (cause) {
     if (cause instanceof CommandFailure) throw cause
     throw new CommandFailure(`${path} cannot be read: ${cause instanceof Error ? cause.message : ''}.`, { cause })
@@ -291,7 +289,6 @@ const inputOf = (readable: Readable, name: string): Input => ({
   source: readable,
   name,
   bytes: undefined,
-  pausing: readable,
   close: async () => void readable.destroy(),
 })
 
@@ -327,14 +324,15 @@ async function transform(
   const wantsProgress = wiring.streams.errorIsTerminal() && args.flags['quiet'] === undefined
   const progress = wantsProgress ? openProgress(input.bytes, (text) => void wiring.printError(text)) : undefined
   try {
-    output = await openOutput(args, wiring)
-    if (input.pausing) addAbortSignal(interruption.signal, input.pausing)
-    for await (const piece of work(input.source, (bytes) => progress?.add(bytes))) {
-      await output.write(piece)
-      wrote += piece.length
-      interruption.signal.throwIfAborted()
+    const target = (output = await openOutput(args, wiring))
+    const pass = async (): Promise<void> => {
+      for await (const piece of work(input.source, (bytes) => progress?.add(bytes))) {
+        interruption.signal.throwIfAborted()
+        wrote += piece.length
+        await target.write(piece)
+      }
     }
-    interruption.signal.throwIfAborted()
+    await unlessAborted(interruption.signal, pass)
     await output.commit()
     return exitCodes.done
   } catch (error) {
@@ -350,6 +348,14 @@ async function transform(
     interruption.close()
     await input.close()
   }
+}
+
+/** Does not wait for work that is given up: what it waits for, a named pipe or a service, may never come. @throws the signal's reason */
+async function unlessAborted(signal: AbortSignal, work: () => Promise<void>): Promise<void> {
+  signal.throwIfAborted()
+  const aborted = new Promise<never>((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason), { once: true }))
+  await Promise.race([work(), aborted])
+  signal.throwIfAborted()
 }
 
 function leftBehind(output: Output | undefined, wrote: number): string {

@@ -21,7 +21,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs'
-import { writeFile } from 'node:fs/promises'
+import { open, writeFile } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
@@ -29,7 +29,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { AlgorithmSuiteIdentifier, buildClient, CommitmentPolicy, KmsKeyringNode } from '@aws-crypto/client-node'
 import { CreateAliasCommand, CreateKeyCommand, KMS, ReplicateKeyCommand } from '@aws-sdk/client-kms'
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { runCommandLine } from '../../src/cli/commands.ts'
 import type { ClientSettings, Wiring } from '../../src/cli/wiring.ts'
 import { builtProgram } from '../programs.ts'
@@ -60,6 +60,8 @@ afterAll(async () => {
 
 interface Ran {
   readonly code: number | null
+  /** That ended it. */
+  readonly signal?: NodeJS.Signals | null
   readonly out: Buffer
   readonly err: string
 }
@@ -77,7 +79,7 @@ function ended(child: ChildProcess): Promise<Ran> {
   let err = ''
   child.stdout?.on('data', (chunk: Buffer) => out.push(chunk))
   child.stderr?.on('data', (chunk: Buffer) => (err += chunk.toString()))
-  return new Promise((resolve) => child.once('close', (code) => resolve({ code, out: Buffer.concat(out), err })))
+  return new Promise((resolve) => child.once('close', (code, signal) => resolve({ code, signal, out: Buffer.concat(out), err })))
 }
 
 /** The program itself. */
@@ -301,7 +303,7 @@ describe('the target', () => {
       child.kill(signal)
       return run
     }
-    expect(await stopped('SIGINT')).toMatchObject({ code: 1, err: 'Interrupted. Nothing was written to never.\n' })
+    expect(await stopped('SIGINT')).toMatchObject({ signal: 'SIGINT', err: 'Interrupted. Nothing was written to never.\n' })
     expect(readdirSync(dir)).not.toContain('never')
     expect(leftovers()).toEqual([])
     await stopped('SIGKILL')
@@ -369,6 +371,26 @@ describe('the target', () => {
     expect(made).toMatchObject(done)
     expect((await cli(['decrypt', 'piped'])).out.equals(text)).toBe(true)
   })
+
+  test.each(['SIGINT', 'SIGTERM'] as const)(
+    'of a pipe that nobody writes to is not made when %s ends the program, which one is enough for',
+    async (signal) => {
+      execFileSync('mkfifo', [path(`silent-${signal}`)])
+      // Who has both ends of a pipe waits for nobody to open it.
+      const silent = await open(path(`silent-${signal}`), 'r+')
+      onTestFinished(() => silent.close())
+      const child = start(['encrypt', `silent-${signal}`, '--key', key, '--output', 'never'])
+      const run = ended(child)
+      // The header is written, and the first bytes are waited for.
+      await vi.waitUntil(() => leftovers().some((name) => statSync(path(name)).size > 0), { timeout: 30_000, interval: 20 })
+      child.kill(signal)
+      expect(await run).toMatchObject({ code: null, signal, err: 'Interrupted. Nothing was written to never.\n' })
+      expect(readdirSync(dir)).not.toContain('never')
+      expect(leftovers()).toEqual([])
+    },
+    // One that waits for a second signal waits for ever.
+    60_000,
+  )
 
   test('a reader that goes away ends the program with an error', async () => {
     const child = start(['encrypt', '--key', key])
