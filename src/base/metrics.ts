@@ -172,7 +172,20 @@ export function openMetrics(processName?: string): Metrics {
       for (const sample of value) set(sample.labels, sample.value)
     }
     // prom-client wants label names up front; what a reading may carry is decided by its samples, so all of ours are named.
-    const labelNames = ['key', 'region', 'kind', 'state', 'device', 'account', 'class', 'token', 'prefix', 'credential', 'store'] as const
+    const labelNames = [
+      'key',
+      'region',
+      'kind',
+      'state',
+      'device',
+      'account',
+      'class',
+      'token',
+      'prefix',
+      'credential',
+      'store',
+      'operation',
+    ] as const
     if (type === 'gauge') {
       const gauge: Gauge = new Gauge({
         name,

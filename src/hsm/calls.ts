@@ -266,6 +266,7 @@ export class Calls<C extends Crew> {
   readonly #sweepMs: number
   readonly #quick: Call[] = []
   readonly #slow: Call[] = []
+  readonly #given = new Map<Operation, number>()
   #nextId = 1
   #outstanding = 0
   #flushPlanned = false
@@ -287,6 +288,11 @@ export class Calls<C extends Crew> {
   /** Calls that wait or are under way. */
   get outstanding(): number {
     return this.#outstanding
+  }
+
+  /** How many were given to a worker, by operation, since this was made. */
+  get given(): ReadonlyMap<Operation, number> {
+    return this.#given
   }
 
   /** There is an agent to ask. */
@@ -377,6 +383,7 @@ export class Calls<C extends Crew> {
     if (lane.underWay.length === 0) lane.since = performance.now()
     lane.underWay.push(call)
     lane.outgoing.push(call)
+    this.#given.set(call.operation, (this.#given.get(call.operation) ?? 0) + 1)
   }
 
   /** Bytes of an agent whose memory the vendor's library may have spoilt: what is no answer ends that agent, never the service. */

@@ -238,6 +238,10 @@ class TokenClient implements Token {
     return { state: 'down', detail: this.#lastFailure, ...numbers }
   }
 
+  asked(): ReadonlyMap<string, number> {
+    return this.#calls.given
+  }
+
   async generateKey(request: { kind: TokenKeyKind; ckaId: string; label: string; replicable?: boolean }): Promise<readonly TokenObject[]> {
     const { kind, ckaId, label, replicable = false } = request
     const data = Buffer.from(JSON.stringify({ label, replicable }))

@@ -130,6 +130,11 @@ export interface Token {
   info(): TokenInfo
   capabilities(): Capabilities
   health(): TokenHealth
+  /**
+   * How many calls the device was given since this was opened, by what it was asked for; each is one request to the agent. Random bytes are fetched in
+   * advance, many at a time: `random` counts what was fetched.
+   */
+  asked(): ReadonlyMap<string, number>
 
   /**
    * Generates non-extractable token objects under `ckaId`, reads their attributes back and destroys them again if

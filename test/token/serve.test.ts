@@ -133,6 +133,7 @@ describe('one data directory, from its first start on', () => {
       'holdfast_token_queue',
       'holdfast_token_sessions',
       'holdfast_token_respawns_total',
+      'holdfast_token_calls_total{token="default",operation="check"}',
       'holdfast_audit_pending',
       'holdfast_audit_unsealed',
       'holdfast_gcm_budget_share',

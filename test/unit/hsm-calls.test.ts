@@ -259,6 +259,14 @@ describe('calls to workers', () => {
     expect(await Promise.all(asked)).toHaveLength(13)
   })
 
+  test('are counted by operation when a worker has them, and not before', async () => {
+    for (let count = 0; count < 3; count += 1) void ask(cheap)
+    void ask(slow)
+    expect([...calls.given]).toEqual([])
+    await turn()
+    expect(Object.fromEntries(calls.given)).toEqual({ [cheap]: 3, [slow]: 1 })
+  })
+
   test('learn what each operation takes', async () => {
     // The first guess for a MAC is cheap; this device takes its time.
     for (let count = 0; count < 200; count += 1) {
