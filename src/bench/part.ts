@@ -79,6 +79,8 @@ export interface BenchService {
   restart(): Promise<{ readonly tookMs: number; readonly endpoint: URL }>
   /** Of the database, to be filled while the service runs. */
   readonly database: string
+  /** Its /metrics page. */
+  metrics(): Promise<string>
   /** What the service noted since it was asked last. */
   observe(): Promise<Observed>
   /** Seconds of CPU that its processes have used, the device's agent among them; undefined where the system does not say. */
