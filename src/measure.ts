@@ -192,6 +192,7 @@ async function openSite(config: Config): Promise<Site> {
           now: () => systemClock.now(),
           database: placesIn(dataDir).database,
           observe: () => house.observe(),
+          metrics: async () => (await fetch(new URL('/metrics', house.opsUrl))).text(),
           cpuSeconds: () => house.cpuSeconds(),
           async restart() {
             await house.close()
