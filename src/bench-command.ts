@@ -1,12 +1,11 @@
 /** What `holdfast bench` does around the measurement: progress on the terminal, and the files. Part of the wiring. */
 
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { WriteStream } from 'node:tty'
-import { OperatorError } from './base/operator-error.ts'
 import { compareRuns } from './bench/compare.ts'
+import { readBench } from './bench/read.ts'
 import { renderReport } from './bench/report.ts'
-import type { Bench } from './bench/run.ts'
 import { renderMarkdown, summarize } from './bench/summary.ts'
 import type { BenchOptions, BenchOutcome } from './cli/wiring.ts'
 import type { Config } from './config/settings.ts'
@@ -62,17 +61,5 @@ function showProgress(terminal: Pick<WriteStream, 'write' | 'isTTY' | 'columns'>
   }
 }
 
-function readRun(file: string): Bench {
-  let run: Partial<Bench>
-  try {
-    run = JSON.parse(readFileSync(file, 'utf8')) as Partial<Bench>
-  } catch (error) {
-    throw new OperatorError(`${file} cannot be read: ${error instanceof Error ? error.message : String(error)}`)
-  }
-  if (run.format !== 'holdfast-bench/1')
-    throw new OperatorError(`${file} is not what holdfast bench writes: its format is ${JSON.stringify(run.format)}.`)
-  return run as Bench
-}
-
-export const compare = (first: string, second: string): Promise<string> =>
-  Promise.resolve(compareRuns({ name: first, run: readRun(first) }, { name: second, run: readRun(second) }))
+export const compare = async (first: string, second: string): Promise<string> =>
+  compareRuns({ name: first, run: readBench(first) }, { name: second, run: readBench(second) })

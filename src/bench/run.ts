@@ -32,8 +32,18 @@ export interface PartRun extends PartReport {
   readonly failure: string | null
 }
 
+export const format = 'holdfast-bench/1'
+
+/**
+ * How figures are taken. It is raised when figures of the version before cannot be held against those of this one: when a part warms up otherwise, or its load
+ * comes otherwise. Every number and what changed stand in docs/performance.md.
+ */
+export const method = 2
+
 export interface Bench {
-  readonly format: 'holdfast-bench/1'
+  readonly format: typeof format
+  /** What `method` was when it was taken. */
+  readonly method: number
   /** ISO 8601. */
   readonly startedAt: string
   readonly seconds: number
@@ -101,7 +111,8 @@ export async function runParts(
     runs.push({ name, title, seconds: (performance.now() - partSince) / 1000, failure, ...report })
   }
   return {
-    format: 'holdfast-bench/1',
+    format,
+    method,
     startedAt: new Date(startedAt).toISOString(),
     seconds: (performance.now() - since) / 1000,
     plan,
