@@ -52,6 +52,11 @@ const onlyIn: Readonly<Record<string, string>> = {
 const onlyWhere: readonly { readonly what: RegExp; readonly where: RegExp; readonly instead: string }[] = [
   { what: /\bDate\.now\(|\bnew Date\(\)/, where: /^base\//, instead: 'a Clock that is handed in' },
   { what: /\bprocess\.env\b/, where: /^config\/read\.ts$/, instead: 'the configuration' },
+  {
+    what: /=== 'object' && \w+ !== null && !Array\.isArray\(|!== 'object' \|\| \w+ === null \|\| Array\.isArray\(/,
+    where: /^base\/is-record\.ts$/,
+    instead: 'isRecord',
+  },
   { what: /\bconsole\.\w+\(/, where: /^$/, instead: 'the log, or the print function of the commands' },
 ]
 

@@ -11,6 +11,7 @@ import { rootCertificates } from 'node:tls'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { signRequest, type SigningCredentials } from '../auth/sigv4.ts'
 import { systemClock } from '../base/clock.ts'
+import { isRecord } from '../base/is-record.ts'
 import { PlainHttpError, post } from '../base/post.ts'
 
 /** Name-value pairs that a data key is bound to. */
@@ -204,7 +205,7 @@ async function send(url: URL, options: Parameters<typeof post>[1]): Promise<Read
 function parseObject(text: string): Readonly<Record<string, unknown>> | undefined {
   try {
     const value: unknown = JSON.parse(text)
-    return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Readonly<Record<string, unknown>>) : undefined
+    return isRecord(value) ? value : undefined
   } catch {
     return undefined
   }

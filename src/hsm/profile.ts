@@ -9,6 +9,7 @@
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { basename, isAbsolute } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { isRecord } from '../base/is-record.ts'
 import { wrapSchemes, type WrapScheme } from './token.ts'
 
 /** Hashes of RSAES-OAEP, in node:crypto's spelling. The mask generation function uses the same hash. */
@@ -90,8 +91,6 @@ const profileDirectory = fileURLToPath(new URL('../../native-config/', import.me
 
 type Fields = Readonly<Record<string, unknown>>
 
-const isFields = (value: unknown): value is Fields => typeof value === 'object' && value !== null && !Array.isArray(value)
-
 /** A reader turns a value into what the profile holds, or throws a sentence that says what was expected. */
 type Reader<T> = (value: unknown) => T
 
@@ -143,14 +142,14 @@ const pattern: Reader<RegExp> = (value) => {
 const matchFields = ['manufacturer', 'model', 'library'] as const
 
 const match: Reader<ProfileMatch> = (value) => {
-  if (!isFields(value)) return expected('an object with manufacturer, model or library')
+  if (!isRecord(value)) return expected('an object with manufacturer, model or library')
   const unknown = Object.keys(value).find((key) => !matchFields.some((field) => field === key))
   if (unknown !== undefined) return expected(`only ${matchFields.join(', ')} in an alternative, not "${unknown}"`)
   return Object.fromEntries(matchFields.filter((field) => value[field] !== undefined).map((field) => [field, pattern(value[field])]))
 }
 
 const environment: Reader<Readonly<Record<string, string>>> = (value) => {
-  if (!isFields(value)) return expected('an object of environment variables')
+  if (!isRecord(value)) return expected('an object of environment variables')
   for (const [name, setting] of Object.entries(value)) {
     if (!/^[A-Za-z_]\w*$/.test(name) || typeof setting !== 'string') return expected('environment variables with string values')
   }
@@ -164,7 +163,7 @@ class ProfileReader {
 
   group(parent: Fields, path: string, known: readonly string[]): Fields {
     const value = path === '' ? parent : parent[path]
-    if (!isFields(value)) {
+    if (!isRecord(value)) {
       this.problems.push(`${path}: missing; write an object with ${known.join(', ')}`)
       return {}
     }
@@ -179,7 +178,7 @@ class ProfileReader {
   value<T>(parent: Fields, path: string, read: Reader<T>): T {
     const entry = parent[path.slice(path.lastIndexOf('.') + 1)]
     const shape = 'write { "value": …, "why": "the reason" }'
-    if (!isFields(entry) || !('value' in entry)) {
+    if (!isRecord(entry) || !('value' in entry)) {
       this.problems.push(`${path}: ${entry === undefined ? 'missing' : 'has no value'}; ${shape}`)
       return undefined as T
     }
@@ -235,7 +234,7 @@ export function parseProfile(json: string, file: string): ProviderProfile {
   } catch (error) {
     throw new ProfileError(`HSM profile ${file} is not JSON: ${error instanceof Error ? error.message : 'unreadable'}`, { cause: error })
   }
-  if (!isFields(document)) throw new ProfileError(`HSM profile ${file} is not a JSON object`)
+  if (!isRecord(document)) throw new ProfileError(`HSM profile ${file} is not a JSON object`)
 
   const read = new ProfileReader()
   const top = read.group(document, '', topFields)
