@@ -91,6 +91,26 @@ function watched(): { readonly pool: BulkPool; readonly slabs: Set<Slab>; readon
   }
 }
 
+/** The same pool, whose threads are killed with so many runs to seal. Those of frames of a byte take long: the last one, and more, are not done then. */
+function deadly(of: BulkPool, runs: number): { readonly pool: BulkPool; killed(): Promise<void> } {
+  let orders = 0
+  const ending: Promise<number>[] = []
+  return {
+    pool: {
+      ...of,
+      seal(order) {
+        const sealed = of.seal(order)
+        if (++orders === runs) ending.push(...threads.splice(0).map((thread) => thread.terminate()))
+        return sealed
+      },
+    },
+    async killed() {
+      expect(ending.length).toBeGreaterThan(0)
+      await Promise.all(ending)
+    },
+  }
+}
+
 function expectWiped({ slabs, given, keys }: ReturnType<typeof watched>): void {
   expect([given.length, given.every((slab) => slabs.has(slab)), new Set(given).size]).toEqual([slabs.size, true, slabs.size])
   for (const { memory } of slabs) expect(memory.equals(Buffer.alloc(memory.length))).toBe(true)
@@ -100,20 +120,9 @@ function expectWiped({ slabs, given, keys }: ReturnType<typeof watched>): void {
 describe.each([unsignedSuite, signedSuite])('$name', (suite) => {
   test('a thread that is killed is an error of its stream, and the pool works on', async () => {
     const plaintext = bytes(100_000)
-    let orders = 0
-    const killed: Promise<number>[] = []
-    const deadly: BulkPool = {
-      ...pool,
-      seal(order) {
-        const sealed = pool.seal(order)
-        // Runs of frames of a byte take long: this one, and more, are not done when the threads end.
-        if (++orders === 5) killed.push(...threads.splice(0).map((thread) => thread.terminate()))
-        return sealed
-      },
-    }
-    const { out, error } = await drain(encryptStream([plaintext], { keyring, pool: deadly, suite, frameLength: 1 }))
-    expect(killed.length).toBeGreaterThan(0)
-    await Promise.all(killed)
+    const dying = deadly(pool, 5)
+    const { out, error } = await drain(encryptStream([plaintext], { keyring, pool: dying.pool, suite, frameLength: 1 }))
+    await dying.killed()
     expect(error).toBeInstanceOf(PoolFailure)
     expect(String(error)).toMatch(/ended before/)
     expect(out.length).toBeLessThan(plaintext.length * 33)
@@ -226,20 +235,10 @@ describe.each<readonly [name: string, source: (whole: Buffer) => Promise<Source>
   })
 
   test('a thread that is killed is an error of its stream, and the pool works on', async () => {
-    let orders = 0
-    const killed: Promise<number>[] = []
-    const deadly: BulkPool = {
-      ...pool,
-      seal(order) {
-        const sealed = pool.seal(order)
-        if (++orders === 5) killed.push(...threads.splice(0).map((thread) => thread.terminate()))
-        return sealed
-      },
-    }
+    const dying = deadly(pool, 5)
     const from = await source(plaintext.subarray(0, 100_000))
-    const { error } = await drain(encryptStream(from, { keyring, pool: deadly, borrow: true, frameLength: 1 }))
-    expect(killed.length).toBeGreaterThan(0)
-    await Promise.all(killed)
+    const { error } = await drain(encryptStream(from, { keyring, pool: dying.pool, borrow: true, frameLength: 1 }))
+    await dying.killed()
     expect(error).toBeInstanceOf(PoolFailure)
     const { out } = await drain(encryptStream(await source(plaintext), { keyring, pool, borrow: true }))
     expect(Buffer.from((await sdk.decrypt(sdkKeyring, out)).plaintext).equals(plaintext)).toBe(true)
@@ -322,17 +321,10 @@ test('a pool that was closed fails what is under way, and what comes', async () 
 test('the only thread is killed: streams that waited for it end, or go on with the next', async () => {
   const single = openBulkPool({ threads: 1 })
   await encrypt(bytes(2_000_000), { keyring, pool: single })
-  let orders = 0
-  const deadly: BulkPool = {
-    ...single,
-    seal(order) {
-      const sealed = single.seal(order)
-      if (++orders === 4) for (const thread of threads.splice(0)) void thread.terminate()
-      return sealed
-    },
-  }
-  const streams = Array.from({ length: 4 }, () => drain(encryptStream([bytes(50_000)], { keyring, pool: deadly, frameLength: 1 })))
+  const dying = deadly(single, 4)
+  const streams = Array.from({ length: 4 }, () => drain(encryptStream([bytes(50_000)], { keyring, pool: dying.pool, frameLength: 1 })))
   const errors = (await Promise.all(streams)).map(({ error }) => error).filter((error) => error !== undefined)
+  await dying.killed()
   expect(errors.length).toBeGreaterThan(0)
   for (const error of errors) expect(error).toBeInstanceOf(PoolFailure)
   expect((await encrypt(bytes(2_000_000), { keyring, pool: single })).length).toBeGreaterThan(2_000_000)
