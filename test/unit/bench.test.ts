@@ -3,7 +3,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { drawBars, drawLines, linearScale, logScale } from '../../src/bench/chart.ts'
-import { compareFigures, compareRuns } from '../../src/bench/compare.ts'
 import { sizesTo } from '../../src/bench/growth.ts'
 import { Durations } from '../../src/bench/histogram.ts'
 import { kneeOf } from '../../src/bench/latency.ts'
@@ -316,24 +315,6 @@ describe('a run', () => {
     expect(report).toContain('&lt;b&gt;A&amp;B&lt;/b&gt; &quot;M&quot;')
     expect(report).toContain('&lt;i&gt;row&lt;/i&gt;')
     expect(report).not.toMatch(/<b>A|<i>row|<script|https?:\/\//)
-  })
-
-  test('two runs are told apart only where no round of the one reaches a round of the other', () => {
-    const of = (...rounds: number[]) => figure('calls/s', 'higher', rounds)
-    expect(compareFigures(of(100, 110), of(105, 130))).toMatchObject({ verdict: 'same' })
-    expect(compareFigures(of(100, 110), of(120, 130))).toMatchObject({ verdict: 'better', low: 120 / 110, high: 130 / 100 })
-    expect(compareFigures(of(100, 110), of(50, 60))).toMatchObject({ verdict: 'worse' })
-    expect(compareFigures(figure('ms', 'lower', [2]), figure('ms', 'lower', [1]))).toMatchObject({ verdict: 'better', ratio: 0.5 })
-    expect(compareFigures(figure('ms', 'lower', [2]), figure('s', 'lower', [1]))).toBeUndefined()
-  })
-
-  test('a comparison names both runs, every figure that both have, and in what else they differ', async () => {
-    const first = await aRun()
-    const second: Bench = { ...first, machine: { ...machine, cores: 8 } }
-    const text = compareRuns({ name: 'a.json', run: first }, { name: 'b.json', run: second })
-    expect(text).toMatch(/^A {2}a\.json: /)
-    expect(text).toContain('They differ in cores: 2 and 8.')
-    expect(text).toMatch(/x\/throughput +110\/s +110\/s +1\.00× +0\.83–1\.20/)
   })
 })
 
