@@ -125,11 +125,10 @@ export function openDoor(options: DoorOptions): Door {
 
   return {
     handle(request, response) {
-      if (request.headers['x-amz-target'] !== undefined) return void call(json, request, response)
-      if (request.method === 'POST' && request.url?.split('?', 1)[0] === '/') {
-        return void call(isForm(request) ? query : json, request, response)
-      }
-      otherwise(request, response)
+      if (request.headers['x-amz-target'] !== undefined) void call(json, request, response)
+      else if (request.method === 'POST' && request.url?.split('?', 1)[0] === '/')
+        void call(isForm(request) ? query : json, request, response)
+      else otherwise(request, response)
     },
     calls: () => calls,
   }
