@@ -4,6 +4,7 @@
  */
 
 import { existsSync, readFileSync, rmSync, writeSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ManualClock } from '../../src/base/clock.ts'
 import {
@@ -56,8 +57,7 @@ const otherToken = task.otherLab && (await open(task.otherLab))
 const clock = new ManualClock(task.nowMs)
 const wire = new Tripwire()
 const credentials = join(lab.dir, 'credentials.json')
-const published = async (credential: object): Promise<void> =>
-  void (await import('node:fs/promises')).writeFile(credentials, JSON.stringify(credential))
+const published = (credential: object): Promise<void> => writeFile(credentials, JSON.stringify(credential))
 
 if (name === 'first start') {
   // What the last start left, finished by this one …
