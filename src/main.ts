@@ -81,15 +81,17 @@ function write(stream: NodeJS.WriteStream, text: string): Promise<void> {
 /** The signal that a command was told to end by. */
 let interruptedBy: NodeJS.Signals | undefined
 
-function interruption(): { readonly signal: AbortSignal; close(): void } {
+/** @param oneWithinMs a second signal within this time is the first one still: Ctrl-C under npm arrives twice, from the terminal and passed on by npm */
+function interruption(oneWithinMs = 0): { readonly signal: AbortSignal; close(): void } {
   const controller = new AbortController()
   const signals = ['SIGINT', 'SIGTERM'] as const
   const close = (): void => {
     for (const signal of signals) process.off(signal, stop)
   }
   const stop = (signal: NodeJS.Signals): void => {
-    close()
-    interruptedBy = signal
+    if (oneWithinMs === 0) close()
+    else setTimeout(close, oneWithinMs).unref()
+    interruptedBy ??= signal
     controller.abort()
   }
   for (const signal of signals) process.on(signal, stop)
@@ -104,7 +106,7 @@ const wiring: Wiring = {
     write: (bytes) => new Promise((resolve, reject) => process.stdout.write(bytes, (error) => (error ? reject(error) : resolve()))),
     outputIsTerminal: () => process.stdout.isTTY,
     errorIsTerminal: () => process.stderr.isTTY,
-    interruption,
+    interruption: () => interruption(),
   },
   readInput: () => readStream(process.stdin),
   nowMs: () => systemClock.now(),
@@ -125,7 +127,15 @@ const wiring: Wiring = {
     const report = await examineProxy({ ...options, clock: systemClock })
     return { text: describeProxy(report), report, healthy: report.healthy }
   },
-  bench: async (options) => (await import('./bench-command.ts')).bench(readConfig().config, options, process.stderr),
+  async bench(options, show) {
+    const { bench } = await import('./bench-command.ts')
+    const told = interruption(1000)
+    try {
+      return await bench(readConfig().config, options, { terminal: process.stderr, stop: told.signal, show })
+    } finally {
+      told.close()
+    }
+  },
   compareBenches: async (first, second) => (await import('./bench-command.ts')).compare(first, second),
   clientSettings,
   auditTrail: () => placesIn(readConfig().config.dataDir).auditTrail,

@@ -12,7 +12,7 @@ import { openLog } from './base/log.ts'
 import { Spans, timed } from './base/spans.ts'
 import type { Observed } from './bench/part.ts'
 import type { Config } from './config/settings.ts'
-import type { Token } from './hsm/token.ts'
+import { TokenError, type Token } from './hsm/token.ts'
 import type { Fittings } from './ground.ts'
 import { openHouse } from './house.ts'
 
@@ -28,6 +28,18 @@ export interface ServiceAddress {
   readonly xksUrl?: string
 }
 
+/** Why there is no service. */
+export interface Refusal {
+  readonly refusal: string
+  /** The token refused the PIN, and each further try may lock it. */
+  readonly isPin: boolean
+}
+
+export interface Noted extends Observed {
+  /** What the token said when it refused the PIN, if it has since the start. */
+  readonly refusedPin: string | undefined
+}
+
 const deviceCalls: readonly (keyof Token)[] = ['wrap', 'unwrap', 'signMessage', 'mac', 'decryptOaep', 'random', 'deriveSharedSecret']
 const resolutionMs = 2
 
@@ -41,10 +53,15 @@ const withoutAudit = (trail: Trail): Trail =>
     },
   })
 
-function fittingsFor({ audit, spans: wanted }: ServiceOrder): Fittings {
+/** @param tokens gets the tokens that are opened */
+function fittingsFor({ audit, spans: wanted }: ServiceOrder, tokens: Token[]): Fittings {
   const spans = wanted ? new Spans() : undefined
   return {
-    ...(spans && { spans, token: (token: Token) => timed(token, deviceCalls, spans, 'device') }),
+    ...(spans && { spans }),
+    token(token) {
+      tokens.push(token)
+      return spans ? timed(token, deviceCalls, spans, 'device') : token
+    },
     ...((spans || audit === 'off') && {
       trail: (trail: Trail) => {
         const kept = audit === 'off' ? withoutAudit(trail) : trail
@@ -59,23 +76,28 @@ process.once('message', (order: ServiceOrder) => {
   const log = openLog({ level: 'info', destination: '/dev/null' })
   const delay = monitorEventLoopDelay({ resolution: resolutionMs })
   const serveUntilDisconnected = async (): Promise<void> => {
-    const fittings = fittingsFor(order)
+    const tokens: Token[] = []
+    const fittings = fittingsFor(order, tokens)
     const house = await openHouse(order.config, log, fittings)
     process.on('message', () => {
       // What the histogram holds is the time between two looks, and those are `resolutionMs` apart by themselves.
       const eventLoopDelayP99Ms = Math.max(0, delay.percentile(99) / 1e6 - resolutionMs)
-      process.send?.({ eventLoopDelayP99Ms, spans: fittings.spans?.take() ?? {} } satisfies Observed)
+      const refusedPin = tokens.map((token) => token.health()).find(({ state }) => state === 'stopped-pin')?.detail
+      process.send?.({ eventLoopDelayP99Ms, spans: fittings.spans?.take() ?? {}, refusedPin } satisfies Noted)
       delay.reset()
     })
     delay.enable()
     const { url, opsUrl, xksUrl } = house
     process.send?.({ url, opsUrl, ...(xksUrl !== undefined && { xksUrl }) } satisfies ServiceAddress)
-    await once(process, 'disconnect')
+    if (process.connected) await once(process, 'disconnect')
     await house.close()
     log.flush()
   }
   serveUntilDisconnected().catch((error: unknown) => {
-    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`)
-    process.exit(1)
+    const refusal = error instanceof Error ? error.message : String(error)
+    const isPin = error instanceof TokenError && error.code?.includes('PIN') === true
+    process.send?.({ refusal, isPin } satisfies Refusal, undefined, undefined, () => process.exit(1))
   })
 })
+// Ctrl-C is for every process of a terminal; this one ends when the bench ends it.
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => undefined)

@@ -2,12 +2,13 @@
  * `holdfast bench`: gives the parts of the bench (`bench/part.ts`) what they measure, and takes it away again. Part of the wiring.
  *
  * The measured token is the configured one; without a configured module, SoftHSM2 tokens of the bench's own. Services have databases of their own, in
- * a directory in the configured data directory: what an fsync costs depends on the file system. In a configured token everything that was made
- * is destroyed at the end, by the rows and the list that name it; what a run that was killed left there, the next run on that token destroys.
+ * a directory in the configured data directory: what an fsync costs depends on the file system. In a configured token everything that was made,
+ * but for the canary (the service's mark), is destroyed at the end, by the rows and the list that name it; what a run that was killed left there, the
+ * next run on that token destroys.
  */
 
 import { randomBytes } from 'node:crypto'
-import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
+import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { mkdir, readFile, rm } from 'node:fs/promises'
 import { cpus } from 'node:os'
 import { isAbsolute, join } from 'node:path'
@@ -21,6 +22,7 @@ import { openLog } from './base/log.ts'
 import { OperatorError } from './base/operator-error.ts'
 import type { BenchService, BenchToken, Means, PartContext, ServiceOptions, TokenOptions } from './bench/part.ts'
 import { selfSigned } from './bench/certificate.ts'
+import { stopChildren } from './bench/child.ts'
 import { endLoad } from './bench/load.ts'
 import { parts } from './bench/parts.ts'
 import { planFor, runParts, type Bench, type Machine, type PlanWishes } from './bench/run.ts'
@@ -30,13 +32,23 @@ import { childEnvironment } from './config/read.ts'
 import type { Config } from './config/settings.ts'
 import { openToken, type SelfTestMemory } from './hsm/client.ts'
 import { readProfile } from './hsm/profile.ts'
-import type { Token } from './hsm/token.ts'
+import { TokenError, type Token } from './hsm/token.ts'
 import type { ServiceOrder } from './measure-service.ts'
 import { fillGrants } from './store/fill-grants.ts'
-import { clearLeftovers, destroyNamed, identify, journalOf, namedIn, removeLeftovers, sitePrefix, type Owner } from './measure-leftovers.ts'
+import {
+  clearLeftovers,
+  destroyNamed,
+  identify,
+  journalOf,
+  makeSite,
+  namedIn,
+  removeLeftovers,
+  removeSite,
+  sayOwner,
+} from './measure-leftovers.ts'
 import { describeMachine, describeToken } from './measure-machine.ts'
-import { rawLoop, startProgram, startService, type StartedService } from './measure-processes.ts'
-import { objectsNamedIn } from './store/token-objects.ts'
+import { PinRefusal, rawLoop, startProgram, startService, type StartedService } from './measure-processes.ts'
+import { objectsNamedIn, type NamedObject } from './store/token-objects.ts'
 import { planTokens, type TokenPlan } from './tokens.ts'
 
 export interface BenchWishes extends PlanWishes {
@@ -46,29 +58,44 @@ export interface BenchWishes extends PlanWishes {
 
 type Reached = TokenPlan['config']
 
-/** @param progress takes one line at a time: what is being measured */
-export async function measure(config: Config, wishes: BenchWishes, progress: (part: string, text: string) => void): Promise<Bench> {
+/** How a run goes on its way. */
+export interface Watching {
+  /** Takes one line at a time: what is being measured. */
+  readonly progress: (part: string, text: string) => void
+  /** Ends the part under way; no other is begun. */
+  readonly stop: AbortSignal
+  /** Gets the figures before anything is taken away, which may fail. */
+  readonly keep: (run: Bench) => Promise<void>
+}
+
+/** @returns a sentence that says what the run has left and why; undefined when it has taken away everything */
+export async function measure(config: Config, wishes: BenchWishes, { progress, stop, keep }: Watching): Promise<string | undefined> {
   const chosen = parts.filter(({ name }) => wishes.parts?.includes(name) ?? true)
   const unknown = wishes.parts?.find((name) => !parts.some((part) => part.name === name))
   if (unknown !== undefined)
     throw new OperatorError(`There is no part ${JSON.stringify(unknown)}, only ${parts.map(({ name }) => name).join(', ')}.`)
   await mkdir(config.dataDir, { recursive: true, mode: 0o700 })
-  const site = await openSite(config)
+  const site = await openSite(config, stop)
+  let left: string | undefined
   try {
     const plan = planFor(wishes)
     const machine = await site.describe()
     const context = (name: string): PartContext => ({
       plan,
-      progress: (text) => progress(name, text),
+      progress(text) {
+        site.ending.throwIfAborted()
+        progress(name, text)
+      },
       withService: (run, options = {}) => site.withService(run, options),
       withToken: (run, options = {}) => site.withToken(run, options),
       means: site.means,
     })
-    return await runParts(chosen, context, plan, machine, systemClock)
+    await keep(await runParts(chosen, context, plan, machine, systemClock, site.ending))
   } finally {
     await endLoad()
-    await site.close()
+    left = await site.close()
   }
+  return left
 }
 
 interface Model {
@@ -79,50 +106,78 @@ interface Model {
 /** The directory in which one run of the bench keeps everything, and what it brings up. */
 interface Site {
   readonly means: Means
+  /** Aborted when the run is told to stop, and when the token refuses the PIN: each further try may lock it. */
+  readonly ending: AbortSignal
   withService<T>(run: (service: BenchService) => Promise<T>, options: ServiceOptions): Promise<T>
   withToken<T>(run: (token: BenchToken) => Promise<T>, options: TokenOptions): Promise<T>
   describe(): Promise<Machine>
-  close(): Promise<void>
+  /** Takes away what was made. Answers what is left, in a sentence; undefined when nothing is. */
+  close(): Promise<string | undefined>
 }
 
-async function openSite(config: Config): Promise<Site> {
+async function openSite(config: Config, stop: AbortSignal): Promise<Site> {
   const log = openLog({ level: 'error', destination: '/dev/null' })
-  const dir = mkdtempSync(join(config.dataDir, sitePrefix))
+  const dir = makeSite(config.dataDir)
   const isConfigured = config.pkcs11.library !== undefined
   const own = ownConfig(config, dir)
   const memories = new Map<string, unknown>()
   const memory = (name: string): SelfTestMemory => ({ recall: () => memories.get(name), keep: (proof) => void memories.set(name, proof) })
-  const say = (owner: Owner): void => writeFileSync(join(dir, 'owner.json'), JSON.stringify(owner))
+  const ending = new AbortController()
+  let refused: Error | undefined
+  const end = (why: unknown): void => {
+    ending.abort(why)
+    stopChildren()
+  }
+  const refuse = (error: Error): void => {
+    refused ??= error
+    end(error)
+  }
+  const onStop = (): void => end(new Error('the run was told to stop'))
+  stop.addEventListener('abort', onStop)
+  if (stop.aborted) onStop()
+  /** Whatever logs in to the token, here or in another process. */
+  const loggingIn = async <T>(login: () => Promise<T>): Promise<T> => {
+    ending.signal.throwIfAborted()
+    try {
+      return await login()
+    } catch (error) {
+      if (error instanceof PinRefusal || (error instanceof TokenError && error.code?.includes('PIN'))) refuse(error)
+      throw error
+    }
+  }
+
   let services = 0
   let reached: Reached
   let sessions: number
   let token: Machine['token']
   let maxObjects: number | null
   try {
-    say({ pid: process.pid })
+    sayOwner(dir, { pid: process.pid })
     const planned = isConfigured ? (await planTokens(own, false)).tokens[0]?.config : await softHsm(join(dir, 'token'))
     if (!planned) throw new Error('no token is planned')
     reached = planned
-    const opened = await openToken({ ...reached, provision: true }, { log, selfTest: memory('measured') })
+    const opened = await loggingIn(() => openToken({ ...planned, provision: true }, { log, selfTest: memory('measured') }))
     try {
       const { limits } = readProfile(reached.profile ?? opened.info().profile)
-      sessions = await sessionsOf(opened, reached.sessions ?? limits.sessions)
+      sessions = await sessionsOf(opened, reached.sessions ?? limits.sessions, ending.signal)
       token = describeToken(opened, reached.library, sessions)
       maxObjects = limits.objects
       if (isConfigured) {
-        say({ pid: process.pid, token: identify(opened, reached.library) })
+        sayOwner(dir, { pid: process.pid, token: identify(opened, reached.library) })
         await clearLeftovers(config.dataDir, opened, reached.library)
-      } else removeLeftovers(config.dataDir)
+      } else await removeLeftovers(config.dataDir)
     } finally {
       await opened.close()
     }
   } catch (error) {
-    await rm(dir, { recursive: true, force: true })
+    stop.removeEventListener('abort', onStop)
+    await removeSite(dir)
     throw error
   }
 
   const latency = latencyModel(dir)
   return {
+    ending: ending.signal,
     means: {
       noModel: latency.missing,
       sessions,
@@ -133,7 +188,7 @@ async function openSite(config: Config): Promise<Site> {
         const model = latencyMs === undefined ? undefined : await latency.open()
         model?.setLatency(latencyMs ?? 0)
         const { library, tokenLabel, pinFile, env } = model?.reached ?? reached
-        return rawLoop({ ...order, library, tokenLabel, pinFile }, env)
+        return loggingIn(() => rawLoop({ ...order, library, tokenLabel, pinFile }, env, ending.signal))
       },
     },
     async withToken(run, options) {
@@ -146,11 +201,15 @@ async function openSite(config: Config): Promise<Site> {
         ...(options.scheme !== undefined && { profile: profileWith(dir, base.profile ?? token.profile, options.scheme) }),
       }
       const name = options.model ? 'model' : (options.scheme ?? 'measured')
-      const opened = await openToken(wanted, { log, selfTest: memory(name) })
+      const opened = await loggingIn(() => openToken(wanted, { log, selfTest: memory(name) }))
+      const close = (): void => void opened.close()
+      ending.signal.addEventListener('abort', close)
       try {
+        const open = await sessionsOf(opened, options.sessions ?? sessions, ending.signal)
+        ending.signal.throwIfAborted()
         return await run({
           token: opened,
-          sessions: await sessionsOf(opened, options.sessions ?? sessions),
+          sessions: open,
           newKey() {
             const made = { ckaId: randomBytes(opened.capabilities().keyIdBytes).toString('hex'), label: 'holdfast/bench' }
             if (!options.model) appendFileSync(journalOf(dir), `${JSON.stringify(made)}\n`, { mode: 0o600 })
@@ -159,6 +218,7 @@ async function openSite(config: Config): Promise<Site> {
           setLatency: (ms) => model?.setLatency(ms),
         })
       } finally {
+        ending.signal.removeEventListener('abort', close)
         await opened.close()
       }
     },
@@ -178,32 +238,41 @@ async function openSite(config: Config): Promise<Site> {
       const order: ServiceOrder = { config: mine, audit: options.audit ?? 'on', spans: options.spans ?? false }
       const env = { ...childEnvironment(), ...modelled?.reached.env }
       const { processes = 1 } = options
-      const start = (): Promise<StartedService> => (processes === 1 ? startService(order, env) : startProgram(mine, processes, env))
-      let house = await start()
+      const start = (): Promise<StartedService> =>
+        loggingIn(() => (processes === 1 ? startService(order, env, ending.signal) : startProgram(mine, processes, env, ending.signal)))
+      let house: StartedService | undefined
       try {
+        let serving = (house = await start())
         modelled?.setLatency(options.latencyMs ?? 0)
         const credentials = parseCredentials(await readFile(placesIn(dataDir).credentials, 'utf8')).get('default')
         if (!credentials) throw new Error('the service made no credentials')
         return await run({
-          endpoint: new URL(house.url),
+          endpoint: new URL(serving.url),
           region: mine.regions[0] ?? '',
           credentials,
-          ...(house.xksUrl !== undefined && { xks: { endpoint: new URL(house.xksUrl), ca: readFileSync(certificateIn(dataDir), 'utf8') } }),
+          ...(serving.xksUrl !== undefined && {
+            xks: { endpoint: new URL(serving.xksUrl), ca: readFileSync(certificateIn(dataDir), 'utf8') },
+          }),
           now: () => systemClock.now(),
           database: placesIn(dataDir).database,
-          observe: () => house.observe(),
-          metrics: async () => (await fetch(new URL('/metrics', house.opsUrl))).text(),
-          cpuSeconds: () => house.cpuSeconds(),
+          observe: () => serving.observe(),
+          metrics: async () => (await fetch(new URL('/metrics', serving.opsUrl))).text(),
+          cpuSeconds: () => serving.cpuSeconds(),
           async restart() {
-            await house.close()
+            await serving.close()
             const startedAt = performance.now()
-            house = await start()
+            serving = house = await start()
             const tookMs = performance.now() - startedAt
-            return { tookMs, endpoint: new URL(house.url) }
+            return { tookMs, endpoint: new URL(serving.url) }
           },
         })
+      } catch (error) {
+        // Its agent logs in anew when it must, which nobody here hears of.
+        const pin = await house?.refusedPin()
+        if (pin !== undefined) refuse(new PinRefusal(pin))
+        throw error
       } finally {
-        await house.close()
+        await house?.close()
         if (isConfigured && !modelled) {
           const named = objectsNamedIn(placesIn(dataDir).database)
           appendFileSync(journalOf(dir), named.map((object) => `${JSON.stringify(object)}\n`).join(''), { mode: 0o600 })
@@ -213,15 +282,28 @@ async function openSite(config: Config): Promise<Site> {
     },
     describe: async () => describeMachine(token),
     async close() {
-      if (isConfigured && existsSync(journalOf(dir))) {
-        const opened = await openToken({ ...reached, provision: true }, { log, selfTest: memory('measured') })
-        try {
-          await destroyNamed(opened, namedIn(dir))
-        } finally {
-          await opened.close()
+      stop.removeEventListener('abort', onStop)
+      let named: readonly NamedObject[] = []
+      try {
+        if (isConfigured) named = namedIn(dir)
+        if (named.length > 0) {
+          if (refused) throw refused
+          const opened = await openToken({ ...reached, provision: true }, { log, selfTest: memory('measured') })
+          try {
+            await destroyNamed(opened, named)
+          } finally {
+            await opened.close()
+          }
         }
+        await removeSite(dir)
+        return undefined
+      } catch (error) {
+        const why = error instanceof Error ? error.message : String(error)
+        return named.length === 0
+          ? `${dir} could not be removed (${why}): the next run of the bench removes it.`
+          : `Up to ${named.length} keys of this run are still in the token ${JSON.stringify(reached.tokenLabel)} (${why}). ` +
+              `${dir} names them, and the next run of the bench on this token destroys them: leave it there until then.`
       }
-      await rm(dir, { recursive: true, force: true })
     },
   }
 }
@@ -312,9 +394,9 @@ function profileWith(dir: string, profile: string, scheme: string): string {
 }
 
 /** The first session serves as soon as it is there; the others follow. A device that has fewer than it was asked for gives what it has. */
-async function sessionsOf(token: Token, wanted: number): Promise<number> {
+async function sessionsOf(token: Token, wanted: number, ending: AbortSignal): Promise<number> {
   const until = performance.now() + sessionsOpenWithinMs
-  while (token.health().sessions < wanted && performance.now() < until) await sleep(20)
+  while (!ending.aborted && token.health().sessions < wanted && performance.now() < until) await sleep(20)
   return token.health().sessions
 }
 

@@ -4,12 +4,22 @@ import { fork, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { loaderFlags, programOf } from '../base/program.ts'
 
+const running = new Set<ChildProcess>()
+
 export function startChild(file: string): ChildProcess {
-  return fork(programOf(new URL(file, import.meta.url)), [], {
+  const child = fork(programOf(new URL(file, import.meta.url)), [], {
     execArgv: [...process.execArgv, ...loaderFlags],
     serialization: 'advanced',
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   })
+  running.add(child)
+  child.once('exit', () => running.delete(child))
+  return child
+}
+
+/** Kills all of them: who waits for one is told at once. They hold nothing that would be left. */
+export function stopChildren(): void {
+  for (const child of running) child.kill('SIGKILL')
 }
 
 /** Sends `order` and answers the next message; rejects when the child ends first. */
@@ -25,7 +35,7 @@ export function ask<T>(child: ChildProcess, order: object): Promise<T> {
     }
     child.once('message', onMessage)
     child.once('exit', onExit)
-    child.send(order)
+    child.send(order, (error) => error && reject(error))
   })
 }
 

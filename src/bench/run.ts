@@ -88,13 +88,20 @@ export function planFor({ level, seconds, rounds, connections, keys, grants }: P
 
 const nothing: PartReport = { about: [], figures: {}, views: [], lacking: [], headlines: [] }
 
-/** A part that fails says why in its place, and the others go on. */
+const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
+
+/**
+ * A part that fails says why in its place, and the others go on.
+ *
+ * @param ending when it is aborted no further part is begun; its reason is an error that says why
+ */
 export async function runParts(
   parts: readonly Part[],
   context: (part: string) => PartContext,
   plan: Plan,
   machine: Machine,
   clock: Clock,
+  ending: AbortSignal = new AbortController().signal,
 ): Promise<Bench> {
   const startedAt = clock.now()
   const since = performance.now()
@@ -104,10 +111,13 @@ export async function runParts(
     let report = nothing
     let failure: string | null = null
     try {
+      ending.throwIfAborted()
       report = await run(context(name))
     } catch (error) {
-      failure = error instanceof Error ? error.message : String(error)
+      failure = reasonOf(error)
     }
+    // What a part says when everything is taken from under it explains nothing.
+    if (ending.aborted) failure = reasonOf(ending.reason)
     runs.push({ name, title, seconds: (performance.now() - partSince) / 1000, failure, ...report })
   }
   return {

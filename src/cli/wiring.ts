@@ -44,15 +44,14 @@ export interface BenchOptions {
   readonly grants?: number
 }
 
-export interface BenchOutcome {
+/** What a run of the bench has measured. */
+export interface BenchShown {
   /** For a person. */
   readonly text: string
   /** All figures, as in the file. */
   readonly json: string
   /** The tables, for a document. */
   readonly markdown: string
-  /** No part failed. */
-  readonly complete: boolean
 }
 
 /** What `holdfast xks doctor` is to look at. */
@@ -115,8 +114,13 @@ export interface Wiring {
   settingsTable(): string
   /** The file of the audit trail. */
   readonly auditTrail: () => string
-  /** Runs the bench and writes its report and figures; what is being measured is told on standard error. */
-  bench(options: BenchOptions): Promise<BenchOutcome>
+  /**
+   * Runs the bench, writes its report and figures, has them shown, and takes away what it made; what is being measured, and what could not be
+   * taken away, is told on standard error. SIGINT or SIGTERM ends it, with what has been measured until then.
+   *
+   * @returns whether all of it was done
+   */
+  bench(options: BenchOptions, show: (run: BenchShown) => Promise<void>): Promise<boolean>
   /** Two files of figures side by side. */
   compareBenches(first: string, second: string): Promise<string>
 }

@@ -3,7 +3,7 @@
  * for each session, each with one key of its own, a session object that dies with the session. An `encrypt` is C_GenerateRandom for the IV and
  * C_Encrypt of 32 bytes with AES-GCM; an `encrypt-alone` counts its IVs, and so asks the device once; a signature is C_Sign of a SHA-256 digest.
  *
- * Started by fork; takes one RawLoopOrder, answers one RawLoopResult, ends.
+ * Started by fork; takes one RawLoopOrder, gives one RawLoopAnswer, ends.
  */
 import { readFileSync } from 'node:fs'
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
@@ -11,6 +11,7 @@ import { PKCS11, type Attribute, type Mechanism } from 'pkcs11js'
 import { bundleThread } from './bundle.ts'
 import { keyRows, signingRows, type KeyPairRow } from './algorithms.ts'
 import { CKA, CKF, CKK, CKM, CKO, CKU_USER } from './constants.ts'
+import { classify, findDeviceError } from './errors.ts'
 import { gcmMechanism } from './session.ts'
 import { template } from './template.ts'
 import type { SigningAlgorithm } from './token.ts'
@@ -36,6 +37,9 @@ export interface RawLoopResult {
   /** Processor time of a call, in all threads together. */
   readonly cpuMicroseconds: number
 }
+
+/** What kept it from running. `unsupported`: the token has no such mechanism. */
+export type RawLoopAnswer = RawLoopResult | { readonly failure: string; readonly unsupported: boolean }
 
 interface LoopTask {
   readonly library: string
@@ -130,6 +134,21 @@ function loop({ library, slot, operation, durationMs, warmupMs, start }: LoopTas
   tell(perSecond)
 }
 
+/** The token has no such mechanism: nothing is wrong. */
+class Unsupported extends Error {}
+
+/** What a thread could not do. */
+function refuse(error: unknown): never {
+  const device = findDeviceError(error)
+  const isUnsupported = device !== undefined && classify(device.code, false, { authFailed: [], gone: [] }).class === 'unsupported'
+  throw isUnsupported ? new Unsupported(device.message) : error
+}
+
+const failureOf = (error: unknown): RawLoopAnswer => {
+  const told = findDeviceError(error) ?? error
+  return { failure: told instanceof Error ? told.message : String(told), unsupported: error instanceof Unsupported }
+}
+
 async function run({
   library,
   tokenLabel,
@@ -167,7 +186,7 @@ async function run({
     })
   })
   let perSecond = 0
-  for (const rate of await Promise.all(rates)) perSecond += rate
+  for (const rate of await Promise.all(rates).catch(refuse)) perSecond += rate
   const { user, system } = process.cpuUsage(before)
   module.C_CloseSession(anchor)
   module.C_Finalize()
@@ -176,6 +195,7 @@ async function run({
 
 if (isMainThread) {
   process.once('message', (order: RawLoopOrder) => {
-    void run(order).then((result) => process.send?.(result, () => process.disconnect()))
+    const answer = (given: RawLoopAnswer): void => void process.send?.(given, undefined, undefined, () => process.exit())
+    run(order).then(answer, (error: unknown) => answer(failureOf(error)))
   })
 } else loop(workerData as LoopTask)
