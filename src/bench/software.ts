@@ -122,6 +122,7 @@ export const softwareOperations = {
   'new-p256': () => () => generateKeyPairSync('ec', { namedCurve: 'P-256' }),
   'new-rsa-2048': () => () => rsa(2048),
   'random-32': () => () => randomBytes(32),
+  'random-32k': () => () => randomBytes(32_768),
 } as const satisfies Readonly<Record<string, Open>>
 
 export type SoftwareOperation = keyof typeof softwareOperations

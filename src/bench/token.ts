@@ -28,7 +28,9 @@ import { showNumber } from './text.ts'
 
 /** One operation of the token. */
 interface Operation {
-  readonly id: SoftwareOperation
+  readonly id: string
+  /** What does the same in software. */
+  readonly software: SoftwareOperation
   readonly title: string
   readonly kind: TokenKeyKind | undefined
   readonly algorithm?: TokenAlgorithm
@@ -43,6 +45,9 @@ interface Operation {
 /** An operation with the numbers of callers at which it was measured. */
 type Measured = Operation & { readonly steps: readonly number[] }
 
+/** Its figures with so many callers. The many go by one name: how many they are depends on the device's sessions, and devices are compared. */
+const idAt = ({ id, steps }: Measured, callers: number): string => `${id}/${callers > 1 && callers === steps.at(-1) ? 'most' : callers}`
+
 interface Call {
   once(): Promise<unknown>
   /** What must be undone after each call, outside the time that is measured. Answers come in the order of calls. */
@@ -51,10 +56,13 @@ interface Call {
 
 const aad = Buffer.alloc(96, 1)
 const digest = Buffer.alloc(32, 3)
+/** More than the device layer fetches ahead: each call reaches the token. */
+export const unbatchedBytes = 32_768
 const gcmSchemes: readonly WrapScheme[] = ['gcm-iv-in', 'gcm-iv-back', 'gcm-iv-tail']
 
 const wrapping = (id: SoftwareOperation, title: string, schemes: readonly WrapScheme[], open: Operation['open']): Operation => ({
   id,
+  software: id,
   title,
   kind: 'wrapping',
   schemes,
@@ -81,6 +89,7 @@ const signing = (
   bytes = 32,
 ): Operation => ({
   id,
+  software: id,
   title,
   kind,
   algorithm,
@@ -91,6 +100,7 @@ const signing = (
 })
 const making = (id: SoftwareOperation, title: string, kind: TokenKeyKind): Operation => ({
   id,
+  software: id,
   title,
   kind: undefined,
   makes: kind,
@@ -106,6 +116,13 @@ const making = (id: SoftwareOperation, title: string, kind: TokenKeyKind): Opera
     },
   }),
 })
+const random = (id: SoftwareOperation, title: string, bytes: number): Operation => ({
+  id,
+  software: id,
+  title,
+  kind: undefined,
+  open: async ({ token }) => ({ once: () => token.random(bytes) }),
+})
 
 /** The table. */
 const operations: readonly Operation[] = [
@@ -119,6 +136,7 @@ const operations: readonly Operation[] = [
   wrapping('gcm-4k', 'AES-256-GCM, 4 KiB', gcmSchemes, encrypt(4096)),
   {
     id: 'hmac-256',
+    software: 'hmac-256',
     title: 'HMAC-SHA-256, 32 B',
     kind: 'HMAC_256 GENERATE_VERIFY_MAC',
     algorithm: 'HMAC_SHA_256',
@@ -131,6 +149,7 @@ const operations: readonly Operation[] = [
   signing('rsa-4096', 'RSA-4096, signature', 'RSA_4096 SIGN_VERIFY', 'RSASSA_PKCS1_V1_5_SHA_256'),
   {
     id: 'oaep-2048',
+    software: 'oaep-2048',
     title: 'RSA-2048, OAEP decryption',
     kind: 'RSA_2048 ENCRYPT_DECRYPT',
     algorithm: 'RSAES_OAEP_SHA_256',
@@ -143,16 +162,36 @@ const operations: readonly Operation[] = [
   making('new-aes', 'A new symmetric key', 'wrapping'),
   making('new-p256', 'A new P-256 key pair', 'ECC_NIST_P256 SIGN_VERIFY'),
   making('new-rsa-2048', 'A new RSA-2048 key pair', 'RSA_2048 SIGN_VERIFY'),
-  {
-    id: 'random-32',
-    title: '32 random bytes',
-    kind: undefined,
-    open: async ({ token }) => ({ once: () => token.random(32) }),
-  },
+  random('random-32', '32 random bytes, fetched ahead of need', 32),
+  random('random-32k', '32 KiB of random bytes, from the token', unbatchedBytes),
 ]
 
 /** To make keys for these takes longer than to measure all the others. */
-const slowOnes: ReadonlySet<SoftwareOperation> = new Set(['rsa-3072', 'rsa-4096', 'new-rsa-2048'])
+const slowOnes: ReadonlySet<string> = new Set(['rsa-3072', 'rsa-4096', 'new-rsa-2048'])
+
+/**
+ * What is measured while new keys are wrapped by which scheme: by the usual one, and all that knows no schemes; then by each of the others. Two schemes can be of one kind
+ * (three are AES-GCM): what the second of a kind does has the scheme in its name.
+ */
+export function inTurnOfSchemes(
+  usual: WrapScheme | undefined,
+  schemes: readonly WrapScheme[],
+): readonly { readonly scheme: WrapScheme | undefined; readonly operations: readonly Operation[] }[] {
+  const named = new Set<string>()
+  const by = (scheme: WrapScheme): readonly Operation[] =>
+    operations
+      .filter((operation) => operation.schemes?.includes(scheme))
+      .map((operation) => {
+        const isFirst = !named.has(operation.id)
+        named.add(operation.id)
+        return isFirst ? operation : { ...operation, id: `${operation.id}-${scheme}`, title: `${operation.title}, ${scheme}` }
+      })
+  const first = operations.filter(({ schemes }) => schemes === undefined)
+  return [
+    { scheme: usual, operations: usual === undefined ? first : [...by(usual), ...first] },
+    ...schemes.filter((scheme) => scheme !== usual).map((scheme) => ({ scheme, operations: by(scheme) })),
+  ]
+}
 
 /** Why this token cannot do it; undefined when it can. */
 function lackOf({ kind, makes, algorithm, schemes }: Operation, can: Capabilities): string | undefined {
@@ -219,25 +258,14 @@ async function run(context: PartContext): Promise<PartReport> {
   let steps: readonly number[] = []
   const software = Array.from({ length: cpus().length }, () => startChild('software-process.ts'))
   try {
-    const schemes = await context.withToken(async ({ token }) => token.capabilities().wrapSchemes)
+    const { wrapScheme: usual, wrapSchemes: schemes } = await context.withToken(async ({ token }) => token.capabilities())
     // A token has one scheme for what is new; with the others it is opened again.
-    const families = [
-      undefined,
-      ...(plan.level === 'quick' ? [] : (['cbc-hmac', 'rsa-oaep'] as const).filter((scheme) => schemes.includes(scheme))),
-    ]
-    let usual: WrapScheme | undefined
-    for (const family of families) {
-      if (family !== undefined && family === usual) continue
+    for (const { scheme, operations: chosen } of inTurnOfSchemes(usual, plan.level === 'quick' ? [] : schemes)) {
       await context.withToken(
         async (bench) => {
           const can = bench.token.capabilities()
-          usual ??= can.wrapScheme
           steps = ladder(bench.sessions, plan.level)
-          for (const operation of operations) {
-            const inFamily = operation.schemes
-              ? can.wrapScheme !== undefined && operation.schemes.includes(can.wrapScheme)
-              : family === undefined
-            if (!inFamily) continue
+          for (const operation of chosen) {
             const lack = lackOf(operation, can)
             if (lack !== undefined) {
               lacking.push(`${operation.title}: this token ${lack}.`)
@@ -247,10 +275,10 @@ async function run(context: PartContext): Promise<PartReport> {
               lacking.push(`${operation.title}: takes too long for a quick run.`)
               continue
             }
-            const own = stepsOf(operation, steps, bench.sessions)
+            const own = { ...operation, steps: stepsOf(operation, steps, bench.sessions) }
             try {
-              Object.assign(figures, await measure(context, bench, software, operation, own))
-              measured.push({ ...operation, steps: own })
+              Object.assign(figures, await measure(context, bench, software, own))
+              measured.push(own)
             } catch (error) {
               // A token's word against one operation is no reason to keep the others back.
               if (!(error instanceof Error) || error.name !== 'TokenError') throw error
@@ -258,10 +286,12 @@ async function run(context: PartContext): Promise<PartReport> {
             }
           }
         },
-        family === undefined ? {} : { scheme: family },
+        scheme === undefined || scheme === usual ? {} : { scheme },
       )
     }
-    if (plan.level === 'quick' && schemes.length > 1) lacking.push('Only the wrap scheme in use is measured in a quick run.')
+    const others = schemes.filter((scheme) => scheme !== usual)
+    if (plan.level === 'quick' && others.length > 0)
+      lacking.push(`Wrapping by ${others.join(' and ')}: a quick run measures only the scheme in use, ${usual ?? 'which is none'}.`)
     for (const operation of operations) {
       const gone = operation.schemes && !operation.schemes.some((scheme) => schemes.includes(scheme))
       if (gone) lacking.push(`${operation.title}: this token has no such wrap scheme.`)
@@ -269,8 +299,8 @@ async function run(context: PartContext): Promise<PartReport> {
   } finally {
     await Promise.all(software.map(endChild))
   }
-  const order = operations.map(({ id }) => id)
-  measured.sort((a, b) => order.indexOf(a.id) - order.indexOf(b.id))
+  const order = operations.map(({ software }) => software)
+  measured.sort((a, b) => order.indexOf(a.software) - order.indexOf(b.software))
   return describe(figures, measured, steps, lacking)
 }
 
@@ -278,10 +308,10 @@ async function measure(
   context: PartContext,
   bench: BenchToken,
   software: readonly ChildProcess[],
-  operation: Operation,
-  steps: readonly number[],
+  operation: Measured,
 ): Promise<Readonly<Record<string, Figure>>> {
   const { plan } = context
+  const { steps } = operation
   const key = operation.kind === undefined ? undefined : bench.newKey()
   if (key && operation.kind !== undefined) await bench.token.generateKey({ kind: operation.kind, ...key })
   try {
@@ -298,7 +328,7 @@ async function measure(
       {
         name: `software/${callers}`,
         async measure() {
-          const order: SoftwareOrder = { operation: operation.id, warmupMs: plan.warmupMs, durationMs: plan.durationMs }
+          const order: SoftwareOrder = { operation: operation.software, warmupMs: plan.warmupMs, durationMs: plan.durationMs }
           const results = await Promise.all(software.slice(0, callers).map((child) => ask<SoftwareResult>(child, order)))
           const all = new Durations()
           let perSecond = 0
@@ -316,14 +346,17 @@ async function measure(
     for (const callers of steps) {
       for (const side of ['token', 'software'] as const) {
         const read = (name: string): readonly number[] => rounds.get(`${side}/${callers}/${name}`) ?? []
-        const id = `${operation.id}/${callers}/${side}`
+        const id = `${idAt(operation, callers)}/${side}`
         figures[`${id}/throughput`] = figure('calls/s', 'higher', read('perSecond'))
         figures[`${id}/p50`] = figure('ms', 'lower', read('p50'))
         figures[`${id}/p99`] = figure('ms', 'lower', read('p99'))
       }
-      const at = (side: string): Figure => figures[`${operation.id}/${callers}/${side}/throughput`] as Figure
-      figures[`${operation.id}/${callers}/cost`] = ratioOf(at('software'), at('token'), 'lower')
+      const at = (side: string): Figure => figures[`${idAt(operation, callers)}/${side}/throughput`] as Figure
+      figures[`${idAt(operation, callers)}/cost`] = ratioOf(at('software'), at('token'), 'lower')
     }
+    // One can be the most that there are: a device with one session makes one key at a time.
+    if (steps.length === 1)
+      for (const [id, only] of Object.entries(figures)) figures[id.replace(`${operation.id}/1/`, `${operation.id}/most/`)] = only
     return figures
   } finally {
     if (key) await bench.token.destroyKey(key.ckaId, key.label)
@@ -346,11 +379,11 @@ function describe(
     rows: measured.map((operation) => [
       operation.title,
       ...['token/throughput', 'token/p50', 'token/p99', 'software/throughput', 'software/p50', 'software/p99', 'cost'].map((what) => ({
-        figure: `${operation.id}/${callersFor(operation)}/${what}`,
+        figure: `${idAt(operation, callersFor(operation))}/${what}`,
       })),
     ]),
   })
-  const curves = (title: string, ids: readonly SoftwareOperation[]): readonly LineChart[] => {
+  const curves = (title: string, ids: readonly string[]): readonly LineChart[] => {
     const shown = measured.filter(({ id }) => ids.includes(id))
     if (shown.length === 0 || steps.length < 2) return []
     return [
@@ -359,24 +392,25 @@ function describe(
         title,
         x: { label: 'callers at once', scale: 'log' },
         y: { label: 'calls a second', scale: 'log' },
-        lines: shown.flatMap(({ id, title: name }) =>
+        lines: shown.flatMap((operation) =>
           (['token', 'software'] as const).map((side) => ({
-            name: `${name}, ${side}`,
+            name: `${operation.title}, ${side}`,
             dashed: side === 'software',
-            points: steps.map((x) => ({ x, figure: `${id}/${x}/${side}/throughput` })),
+            points: steps.map((x) => ({ x, figure: `${idAt(operation, x)}/${side}/throughput` })),
           })),
         ),
       },
     ]
   }
   const head = measured.find(({ id }) => id.startsWith('wrap-'))
-  const cost = head && figures[`${head.id}/${most}/cost`]
+  const cost = head && figures[`${idAt(head, most)}/cost`]
   return {
     about: [
       'Each operation by the token and by node:crypto (OpenSSL) with the key in memory, in turn. The token is used through the device layer of the ' +
         'service, with its queue, its checks and its processes, so this is what a caller of the service can have of it. A caller asks again as soon as it is answered. ' +
         `Software has a process for each caller, but no more than the machine has cores (${cpus().length}).`,
       'The last column is what the token costs: how many times more calls software answers in the same time.',
+      'Random bytes are fetched from the token in batches, before they are needed: 32 of them are what a caller of the service gets, 32 KiB at once come from the token itself.',
     ],
     figures,
     views: [
@@ -389,7 +423,7 @@ function describe(
           name: operation.title,
           bars: (['token', 'software'] as const).map((side) => ({
             name: side,
-            figure: `${operation.id}/${mostOf(operation)}/${side}/throughput`,
+            figure: `${idAt(operation, mostOf(operation))}/${side}/throughput`,
           })),
         })),
       },
