@@ -115,15 +115,28 @@ test('token and software are measured for every operation of a quick run, and wh
     'oaep-2048',
     'new-aes',
     'random-32',
+    'random-32k',
   ]
   const wanted = operations.flatMap((id) =>
-    ['token', 'software'].flatMap((side) => ['throughput', 'p50', 'p99'].map((what) => `${id}/1/${side}/${what}`)),
+    ['1', 'most'].flatMap((callers) =>
+      ['token', 'software'].flatMap((side) => ['throughput', 'p50', 'p99'].map((what) => `${id}/${callers}/${side}/${what}`)),
+    ),
   )
   expect(
     wanted.filter((id) => !((part?.figures[id]?.median ?? 0) > 0)),
     part?.lacking.join('\n'),
   ).toEqual([])
   expect(part?.lacking.join()).toContain('RSA-4096, signature: takes too long for a quick run.')
+  const { wrapSchemes } = figures.machine.token
+  expect(part?.lacking).toContain(
+    `Wrapping by ${wrapSchemes.filter((scheme) => scheme !== 'gcm-iv-in').join(' and ')}: a quick run measures only the scheme in use, gcm-iv-in.`,
+  )
+})
+
+test('the latency model says at how many sessions the event loop was late, and knows no knee of two points', () => {
+  const views = figures.parts.find(({ name }) => name === 'latency')?.views ?? []
+  const tables = views.filter((view) => view.kind === 'table')
+  expect(tables.map(({ columns }) => columns)).toEqual([['Latency of a call', '1 session', '8 sessions', 'Event loop, 8 sessions']])
 })
 
 test('a run beside itself differs in nothing', async () => {
