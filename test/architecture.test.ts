@@ -24,8 +24,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   cli: ['base', 'auth', 'bulk', 'envelope', 'audit'],
   // What a setting's default is, and what its names may be, is KMS's to say.
   config: ['base', 'kms'],
-  // The load on the XKS proxy speaks its protocol; bulk encryption is measured where it is.
-  bench: ['base', 'auth', 'bulk', 'xks'],
+  // The load on the XKS proxy speaks its protocol; bulk encryption is measured where it is, with data keys of a service as the library has them.
+  bench: ['base', 'auth', 'bulk', 'envelope', 'xks'],
 }
 
 /** What a folder may import besides, if only for its types. */

@@ -36,6 +36,8 @@ function showBytes(bytes: number): string {
 export function showFigure({ unit, median }: Pick<Figure, 'unit' | 'median'>): string {
   if (unit === 'ms' && Math.abs(median) < 1) return `${showNumber(median * 1000)} µs`
   if (unit === 'bytes') return showBytes(median)
+  // What is counted has no decimals, but the middle of two.
+  if (unit === 'calls' && Number.isInteger(median)) return median.toLocaleString('en-GB')
   return `${showNumber(median)}${suffix[unit]}`
 }
 

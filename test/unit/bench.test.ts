@@ -324,4 +324,7 @@ test('a number has three figures that mean something, and a short time its own u
   expect(showFigure(figure('ms', 'lower', [7.25]))).toBe('7.25 ms')
   expect(showFigure(figure('ratio', 'higher', [0.4567]))).toBe('0.46×')
   expect(showFigure(figure('count', 'none', [0]))).toBe('0')
+  expect(showFigure(figure('calls', 'lower', [3]))).toBe('3')
+  expect(showFigure(figure('calls', 'lower', [3, 4]))).toBe('3.50')
+  expect(showFigure(figure('calls', 'lower', [1234]))).toBe('1,234')
 })

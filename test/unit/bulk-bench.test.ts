@@ -1,5 +1,7 @@
 import { beforeAll, expect, test } from 'vitest'
 import { bulkPart } from '../../src/bench/bulk.ts'
+import { totalOf } from '../../src/bench/bulk-cache.ts'
+import { threadCounts } from '../../src/bench/bulk-threads.ts'
 import type { PartContext, PartReport } from '../../src/bench/part.ts'
 
 let report: PartReport
@@ -46,18 +48,68 @@ test('both directions are measured at each frame length, against the SDK and aga
     expect(Number.isFinite(figures[id]?.median), id).toBe(true)
 })
 
+test('signed messages are measured at each frame length, against the SDK with the same suite', () => {
+  const { figures } = report
+  for (const at of ['signed/4096', 'signed', 'signed/1048576']) {
+    for (const way of ['encrypt', 'decrypt']) {
+      const [own, sdk, ratio] = [`${at}/${way}`, `${at}/sdk-${way}`, `${at}/${way}-by-sdk`].map((id) => figures[id]?.median ?? Number.NaN)
+      expect(own).toBeGreaterThan(0)
+      expect(ratio).toBeCloseTo((own ?? 0) / (sdk ?? 0), 6)
+    }
+  }
+})
+
+test('pools of one thread, of two and of more are measured, each against one; a quick run says what of it is left out', () => {
+  const { figures } = report
+  for (const count of threadCounts().slice(1)) {
+    for (const way of ['encrypt', 'decrypt']) {
+      const [own, one] = [`${count}/${way}`, `1/${way}`].map((id) => figures[`threads/65536/unsigned/${id}`]?.median ?? Number.NaN)
+      expect(own).toBeGreaterThan(0)
+      expect(figures[`threads/65536/unsigned/${count}/${way}-by-one`]?.median).toBeCloseTo((own ?? 0) / (one ?? 0), 6)
+    }
+  }
+  expect(report.lacking.join()).toMatch(/cache of data keys .* other than 64 KiB .* signed messages, are measured in a longer run/)
+})
+
+test.each([
+  [1, [1, 2]],
+  [2, [1, 2, 4]],
+  [3, [1, 2, 4]],
+  [4, [1, 2, 4, 8]],
+  [64, [1, 2, 4, 8, 16, 32]],
+])(
+  'on %i processors the threads go by doubling to twice as many, and no further than what one main thread can feed',
+  (processors, counts) => {
+    expect(threadCounts(processors)).toEqual(counts)
+  },
+)
+
+test('what the service counted is added up over the operations that are meant, and nothing else', () => {
+  const page = [
+    '# TYPE holdfast_token_calls_total counter',
+    'holdfast_token_calls_total{token="default",operation="wrap"} 3',
+    'holdfast_token_calls_total{token="other",operation="wrap"} 4',
+    'holdfast_token_calls_total{token="default",operation="unwrap"} 50',
+    'holdfast_token_calls_total_more{operation="wrap"} 600',
+    'holdfast_calls_total{operation="wrap",code="ok"} 7000',
+  ].join('\n')
+  expect(totalOf(page, 'holdfast_token_calls_total', /operation="wrap"/)).toBe(7)
+  expect(totalOf(page, 'holdfast_token_calls_total', /operation="(?:wrap|unwrap)"/)).toBe(57)
+  expect(totalOf('', 'holdfast_token_calls_total', /operation="wrap"/)).toBe(0)
+})
+
 test('every figure that is shown is there, and rows are as wide as their tables', () => {
   const shown = report.views.flatMap((view) =>
     view.kind === 'table'
       ? view.rows.flatMap((row) => row.flatMap((cell) => (typeof cell === 'string' ? [] : [cell.figure])))
       : view.kind === 'bars'
         ? view.groups.flatMap(({ bars }) => bars.map((bar) => bar.figure))
-        : [],
+        : view.lines.flatMap(({ points }) => points.map((point) => point.figure)),
   )
   expect(shown.filter((id) => !(id in report.figures))).toEqual([])
   const torn = report.views.filter((view) => view.kind === 'table' && view.rows.some((row) => row.length !== view.columns.length))
   expect(torn).toEqual([])
   expect(report.headlines).toHaveLength(2)
-  expect(report.headlines.join()).not.toMatch(/–|NaN/)
+  expect(report.headlines.join()).not.toMatch(/–|NaN|wanted/)
   expect(said.length).toBeGreaterThan(0)
 })
