@@ -162,7 +162,7 @@ class Tally {
       )
     if (this.#count('better', 'worse', 'other') > 0)
       lines.push(
-        `Were the two runs alike, chance would tell some ${Math.ceil(this.#byChance)} of these ${judged} apart. What slowed the machine down during one whole run is not in its spread: where the software's figures or the bare server's differ too, it was the machine.`,
+        `Were the two runs alike, chance would tell some ${Math.ceil(this.#byChance)} of these ${judged} apart. What slowed the machine down during one whole run is not in its spread: where the software's figures or the bare server's differ too, it was the machine. Ratios within a run (cost, ofBare) do not depend on it.`,
       )
     return lines
   }

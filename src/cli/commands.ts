@@ -84,7 +84,8 @@ const bench: Command = {
     'token of the bench itself. In a configured token it makes keys of its own and destroys them at the end; nothing else there is touched. ' +
     'The key holdfast/canary, by which the service knows its token, is made if it is not there, and stays.\n' +
     'A first Ctrl-C or SIGTERM ends the run with what it has measured, and takes away what it made; a second one ends it at once.\n' +
-    'With --compare A.json B.json it measures nothing and shows two runs side by side: two devices, or two versions.',
+    'With --compare A.json B.json it measures nothing and shows two runs side by side: two devices, or two versions. ' +
+    'What is better or worse it can tell of runs with --rounds 5.',
   positionals: [{ name: 'B.json', optional: true }],
   flags: {
     quick: { about: 'Ends within a minute: fewer numbers of callers, shorter and fewer rounds, no growth.' },
