@@ -5,6 +5,9 @@
  * Two figures are told apart when no round of the one reaches a round of the other. Of n and m rounds that are all alike so many ways of dividing them, C(n + m, n), are
  * equally likely, and two of them do that: of two rounds a side every third figure, of three every tenth. So nothing is told before chance does it in one figure of 35 at the
  * most, which is four rounds a side; and how many of those that were told apart may be chance's is said.
+ *
+ * What was otherwise during the whole of one run, such as the speed of a virtual machine, is in the spread of neither. A part's controls (`part.ts`) show it: where more of them are
+ * apart than chance explains, though it is one machine, only ratios are judged, whose sides took turns within a run.
  */
 
 import type { Figure } from './part.ts'
@@ -16,8 +19,8 @@ export interface NamedRun {
   readonly run: Bench
 }
 
-/** `other`: they differ, and neither way is better. `few`: too few rounds to tell. `unlike`: not of one unit. */
-type Verdict = 'better' | 'worse' | 'other' | 'same' | 'few' | 'unlike'
+/** `other`: they differ, and neither way is better. `few`: too few rounds to tell. `unlike`: not of one unit. `machine`: it was not equally fast. */
+type Verdict = 'better' | 'worse' | 'other' | 'same' | 'few' | 'unlike' | 'machine'
 
 export interface Compared {
   /** Undefined where a quotient says nothing: not of one unit, or a round that is not above 0. */
@@ -60,6 +63,33 @@ const signs: Readonly<Record<Verdict, string>> = {
   same: '',
   few: 'too few rounds to tell',
   unlike: 'not of one unit',
+  machine: 'the machine differs',
+}
+const apart: ReadonlySet<Verdict> = new Set(['better', 'worse', 'other'])
+
+/** Of this many on the average, how likely so many or more are (Poisson). */
+function chanceOf(count: number, average: number): number {
+  let fewer = 0
+  let term = Math.exp(-average)
+  for (let k = 0; k < count; k++) {
+    fewer += term
+    term *= average / (k + 1)
+  }
+  return 1 - fewer
+}
+
+/** Less likely than this, it was not chance. */
+const unlikely = 0.01
+
+/** How many of the controls that both have are apart, of how many; undefined where chance explains it. */
+function driftBetween(part: PartRun, other: PartRun): { readonly apart: number; readonly of: number } | undefined {
+  const pairs = (part.controls ?? []).flatMap((id) => {
+    const [first, second] = [part.figures[id], other.figures[id]]
+    return first && second && waysOf(first, second) >= enoughWays ? [[first, second] as const] : []
+  })
+  const moved = pairs.filter(([first, second]) => apart.has(compareFigures(first, second).verdict)).length
+  const byChance = pairs.reduce((sum, [first, second]) => sum + 2 / waysOf(first, second), 0)
+  return moved > 0 && chanceOf(moved, byChance) < unlikely ? { apart: moved, of: pairs.length } : undefined
 }
 
 export function compareRuns(first: NamedRun, second: NamedRun): string {
@@ -75,11 +105,12 @@ export function compareRuns(first: NamedRun, second: NamedRun): string {
     )
   lines.push(...differencesOf(first.run, second.run).map((line) => `   ${line}`))
 
+  const isOneMachine = machineOf.every((of) => of(first.run) === of(second.run))
   const told = new Tally()
   for (const part of first.run.parts) {
     const other = second.run.parts.find(({ name }) => name === part.name)
     lines.push('', part.title)
-    if (other) lines.push(...compareParts(part, other, comparable, told).map((line) => `  ${line}`))
+    if (other) lines.push(...compareParts(part, other, { comparable, isOneMachine, told }).map((line) => `  ${line}`))
     else lines.push('  Only A has this part.')
   }
   for (const part of second.run.parts)
@@ -87,17 +118,27 @@ export function compareRuns(first: NamedRun, second: NamedRun): string {
   return `${[...lines, '', ...(comparable ? told.describe() : [])].join('\n').trimEnd()}\n`
 }
 
-function compareParts(part: PartRun, other: PartRun, comparable: boolean, told: Tally): readonly string[] {
+function compareParts(
+  part: PartRun,
+  other: PartRun,
+  { comparable, isOneMachine, told }: { readonly comparable: boolean; readonly isOneMachine: boolean; readonly told: Tally },
+): readonly string[] {
   const lines: string[] = []
   const sides = [
     ['A', part, other],
     ['B', other, part],
   ] as const
   for (const [name, { failure }] of sides) if (failure !== null) lines.push(`In ${name} it stopped: ${failure}`)
+  const drift = isOneMachine && comparable ? driftBetween(part, other) : undefined
+  if (drift)
+    lines.push(
+      `The machine was not equally fast in both: ${drift.apart} of ${drift.of} rates differ in which neither the token nor Holdfast has a part. So only ratios within a run are judged here.`,
+    )
   const rows = Object.entries(part.figures).flatMap(([id, figure]) => {
     const counterpart = Object.hasOwn(other.figures, id) ? other.figures[id] : undefined
     if (!counterpart) return []
-    const { ratio, verdict } = compareFigures(figure, counterpart)
+    const { ratio, verdict: byRounds } = compareFigures(figure, counterpart)
+    const verdict = drift && figure.unit !== 'ratio' && apart.has(byRounds) ? 'machine' : byRounds
     told.add(verdict, waysOf(figure, counterpart))
     const sign = comparable ? signs[verdict] : ''
     return ratio
@@ -133,7 +174,7 @@ class Tally {
 
   add(verdict: Verdict, ways: number): void {
     this.#of.set(verdict, this.#count(verdict) + 1)
-    if (ways >= enoughWays && verdict !== 'unlike') this.#byChance += 2 / ways
+    if (ways >= enoughWays && verdict !== 'unlike' && verdict !== 'machine') this.#byChance += 2 / ways
   }
 
   #count(...verdicts: readonly Verdict[]): number {
@@ -151,6 +192,7 @@ class Tally {
       [this.#count('other'), 'different, neither way better'],
       [this.#count('same'), 'not to be told apart'],
       [this.#count('few'), 'untold, for too few rounds'],
+      [this.#count('machine'), 'untold, since the machine was not equally fast'],
       [this.#count('unlike'), 'not of one unit'],
     ] as const
     lines.push(
@@ -161,9 +203,7 @@ class Tally {
         'Of two runs that are alike chance tells every third figure apart with 2 rounds, every tenth with 3, one in 35 with 4, one in 126 with 5. Take both with --rounds 5.',
       )
     if (this.#count('better', 'worse', 'other') > 0)
-      lines.push(
-        `Were the two runs alike, chance would tell some ${Math.ceil(this.#byChance)} of these ${judged} apart. What slowed the machine down during one whole run is not in its spread: where the software's figures or the bare server's differ too, it was the machine. Ratios within a run (cost, ofBare) do not depend on it.`,
-      )
+      lines.push(`Were the two runs alike, chance would tell some ${Math.ceil(this.#byChance)} of these ${judged} apart.`)
     return lines
   }
 }
@@ -198,6 +238,14 @@ const circumstances: readonly (readonly [what: string, of: (run: Bench) => strin
   ['connections', ({ plan }) => plan.connections],
   ['keys of the growth part', ({ plan }) => plan.keys],
   ['grants of the growth part', ({ plan }) => plan.grants],
+]
+
+/** What makes it one machine: only then is a difference of its speed nobody's doing. */
+const machineOf: readonly ((run: Bench) => string | number)[] = [
+  ({ machine }) => machine.cpu,
+  ({ machine }) => machine.cores,
+  ({ machine }) => machine.versions.node,
+  ({ machine }) => machine.versions.openssl,
 ]
 
 /** What makes the ratios say something else than the one thing that was to be compared. */

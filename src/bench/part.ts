@@ -191,6 +191,8 @@ export interface PartReport {
   /** Paragraphs: what was measured, how, and what to make of it. */
   readonly about: readonly string[]
   readonly figures: Readonly<Record<FigureId, Figure>>
+  /** Rates that the machine alone decides: neither the token nor Holdfast has a part in them. Where they differ between two runs, the machine did. */
+  readonly controls?: readonly FigureId[]
   /** In the order of the report. */
   readonly views: readonly View[]
   /** What this token or this machine could not be asked, each in a sentence. */

@@ -194,17 +194,21 @@ const view: Reader<View> = (value, at) => {
   return views[kindOfView(value['kind'], named(at, 'kind'))](value, at)
 }
 
-const part = object<PartRun>({
-  name: text('a name of small letters', /^[a-z][a-z0-9-]*$/),
-  title: text(),
-  seconds: from0,
-  failure: orNull(text()),
-  about: lines,
-  figures: map(figure),
-  views: list(view),
-  lacking: lines,
-  headlines: lines,
-})
+const part = object<PartRun>(
+  {
+    name: text('a name of small letters', /^[a-z][a-z0-9-]*$/),
+    title: text(),
+    seconds: from0,
+    failure: orNull(text()),
+    about: lines,
+    figures: map(figure),
+    controls: list(text()),
+    views: list(view),
+    lacking: lines,
+    headlines: lines,
+  },
+  ['controls'],
+)
 
 const plan = object<Plan>({
   level: oneOf({ quick: true, standard: true, full: true }),

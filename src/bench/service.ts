@@ -118,12 +118,14 @@ async function run(context: PartContext): Promise<PartReport> {
     ...(quick ? [] : [await measureAudit(own), await measureProcesses(own, lacking)]),
   ]
   if (quick) lacking.push('Signatures with RSA, several API processes, and the audit switched off, are measured in a longer run.')
+  const figures = Object.assign({}, ...found.map(({ figures }) => figures)) as Record<string, Figure>
   return {
     about: [
       'Every call is signed with SigV4, authorized by the policies of its key, done in the token and recorded in the audit trail before it is answered. ' +
         'The load comes from a process of its own with requests that were signed beforehand. It shares the processors with the service: what it uses the service lacks.',
     ],
-    figures: Object.assign({}, ...found.map(({ figures }) => figures)) as Record<string, Figure>,
+    figures,
+    controls: Object.keys(figures).filter((id) => /^bare\/\d+\/throughput$/.test(id)),
     views: found.flatMap(({ views }) => views),
     lacking,
     headlines: found.flatMap(({ headlines }) => headlines),

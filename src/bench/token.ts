@@ -413,6 +413,7 @@ function describe(
       'Random bytes are fetched from the token in batches, before they are needed: 32 of them are what a caller of the service gets, 32 KiB at once come from the token itself.',
     ],
     figures,
+    controls: Object.keys(figures).filter((id) => id.endsWith('/software/throughput')),
     views: [
       {
         kind: 'bars',

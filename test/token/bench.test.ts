@@ -139,6 +139,15 @@ test('the latency model says at how many sessions the event loop was late, and k
   expect(tables.map(({ columns }) => columns)).toEqual([['Latency of a call', '1 session', '8 sessions', 'Event loop, 8 sessions']])
 })
 
+test('token and service name rates that the machine alone decides, each of them a figure', () => {
+  const controls = figures.parts.map(({ name, controls = [] }) => [name, controls] as const)
+  expect(new Map(controls).get('service')).toContain('bare/64/throughput')
+  expect(new Map(controls).get('token')).toEqual(
+    expect.arrayContaining(['gcm-4k/1/software/throughput', 'gcm-4k/most/software/throughput']),
+  )
+  for (const { figures: own, controls: named = [] } of figures.parts) for (const id of named) expect(own[id]?.unit, id).toBe('calls/s')
+})
+
 test('a run beside itself differs in nothing', async () => {
   const file = join(output, 'bench.json')
   const { code, out } = await bench(['--compare', file, file])

@@ -123,6 +123,42 @@ describe('a comparison', () => {
     expect(text).toContain('chance would tell some 1 of these 3 apart')
   })
 
+  describe('of one machine that was slower during one of the runs', () => {
+    const [low, high] = [rate(1, 2, 3, 4), rate(11, 12, 13, 14)]
+    const share = (...rounds: readonly number[]): Figure => figure('ratio', 'lower', rounds)
+    const [first, second] = [
+      { x: low, y: low, cost: share(1, 1.1, 1.2, 1.3), s1: low, s2: low, s3: low },
+      { x: high, y: low, cost: share(2, 2.1, 2.2, 2.3), s1: high, s2: high, s3: low },
+    ]
+    const controls = ['s1', 's2', 's3']
+    const runs = (more: Partial<Bench> = {}, moved = second): string =>
+      compare(runOf([{ ...partOf(first), controls }]), runOf([{ ...partOf(moved), controls }], more))
+
+    test('judges only ratios, and says why', () => {
+      const text = runs()
+      expect(text).toContain('The machine was not equally fast in both: 2 of 3 rates differ')
+      expect(text).toMatch(/ x .* the machine differs$/m)
+      expect(text).toMatch(/ s1 .* the machine differs$/m)
+      expect(text).toMatch(/ cost .* worse$/m)
+      expect(text).toContain('6 figures in both: 1 worse in B, 2 not to be told apart, 3 untold, since the machine was not equally fast.')
+    })
+
+    test('goes on judging where chance explains what software does', () => {
+      const text = runs({}, { ...second, s2: low })
+      expect(text).not.toContain('equally fast')
+      expect(text).toMatch(/ x .* better$/m)
+    })
+
+    test.each<readonly [string, Partial<Machine>]>([
+      ['another processor', { cpu: 'another' }],
+      ['another OpenSSL', { versions: { ...machine.versions, openssl: '3.5.0' } }],
+    ])('but not where the machine is not the same: %s', (_what, other) => {
+      const text = runs({ machine: { ...machine, ...other } })
+      expect(text).not.toContain('equally fast')
+      expect(text).toMatch(/ x .* better$/m)
+    })
+  })
+
   test('shows by its values a figure that has no ratio', () => {
     const refused = (...rounds: readonly number[]): Figure => figure('count', 'lower', rounds)
     const text = beside({ 'x/refused': refused(0, 0, 0, 0) }, { 'x/refused': refused(400, 450, 470, 500) })

@@ -42,6 +42,7 @@ const run = {
       failure: null,
       about: ['About.'],
       figures: { 'x/throughput': figure },
+      controls: ['x/throughput'],
       views: [
         { kind: 'table', title: 'T', about: '', columns: ['', 'X'], rows: [['row', { figure: 'x/throughput' }]] },
         {
@@ -133,14 +134,19 @@ test('a file is read exactly when its schema holds, whatever is changed in it', 
   const gone = Symbol('gone')
   const value = fc.constantFrom<unknown>(gone, null, true, 0, 1, -1, 1.5, '', 'x', 'log', 'table', [], ['x'], {}, figure)
   fc.assert(
-    fc.property(fc.constantFrom(...places), fc.option(fc.constantFrom('extra', 'about', 'stacked', 'scale')), value, (path, name, to) => {
-      const changed = JSON.parse(
-        JSON.stringify(change(run, name === null ? path : [...path, name], to === gone ? undefined : to)),
-      ) as unknown
-      const refused = refusalOf(JSON.stringify(changed))
-      expect(refused === undefined || refused instanceof OperatorError, String(refused)).toBe(true)
-      expect(refused === undefined).toBe(holds(changed))
-    }),
+    fc.property(
+      fc.constantFrom(...places),
+      fc.option(fc.constantFrom('extra', 'about', 'stacked', 'scale', 'controls')),
+      value,
+      (path, name, to) => {
+        const changed = JSON.parse(
+          JSON.stringify(change(run, name === null ? path : [...path, name], to === gone ? undefined : to)),
+        ) as unknown
+        const refused = refusalOf(JSON.stringify(changed))
+        expect(refused === undefined || refused instanceof OperatorError, String(refused)).toBe(true)
+        expect(refused === undefined).toBe(holds(changed))
+      },
+    ),
     { numRuns: 2000 },
   )
 })
