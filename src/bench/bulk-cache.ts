@@ -149,12 +149,27 @@ async function warmUp({ keyring, pool }: Subject, { warmupMs }: Plan): Promise<v
   )
 }
 
-export async function measureCache(part: PartContext, pool: BulkPool, figures: Figures): Promise<void> {
+/** Undefined where the token can make none. */
+async function newKey(service: BenchService): Promise<string | undefined> {
+  try {
+    return await createKey(service)
+  } catch (error) {
+    if (error instanceof Error && error.message.includes('UnsupportedOperationException')) return undefined
+    throw error
+  }
+}
+
+export async function measureCache(part: PartContext, pool: BulkPool, figures: Figures, lacking: string[]): Promise<void> {
   await part.withService(async (service) => {
     const { endpoint, region, credentials, now } = service
+    const keyId = await newKey(service)
+    if (keyId === undefined) {
+      lacking.push('What a cache of data keys saves the device: this token can make no key for them.')
+      return
+    }
     const clients = openKmsClients({ endpoint: endpoint.href, credentials, now })
     try {
-      const keyring = kmsKeyring({ kms: clients.of, region, keys: [await createKey(service)] })
+      const keyring = kmsKeyring({ kms: clients.of, region, keys: [keyId] })
       const subject: Subject = { service, pool, keyring, messages: messagesOf(part.plan) }
       part.progress('bulk encryption with data keys of the service: it gets warm')
       await warmUp(subject, part.plan)
@@ -178,9 +193,13 @@ export async function measureCache(part: PartContext, pool: BulkPool, figures: F
         )
 }
 
-export function cacheView(figures: Readonly<Figures>, plan: Plan): Table {
+const isMeasured = (figures: Readonly<Figures>): boolean => `${at(mebi, 'encrypt', 'cached')}/per-hsm-call` in figures
+
+/** None where it was not measured. */
+export function cacheViews(figures: Readonly<Figures>, plan: Plan): readonly Table[] {
+  if (!isMeasured(figures)) return []
   const cell = cellsOf(figures)
-  return {
+  const table: Table = {
     kind: 'table',
     title: 'What a cache of data keys saves the HSM',
     about:
@@ -196,12 +215,13 @@ export function cacheView(figures: Readonly<Figures>, plan: Plan): Table {
       ),
     ),
   }
+  return [table]
 }
 
 /** In a sentence; none where it was not measured. */
 export function cacheHeadlines(figures: Readonly<Figures>): readonly string[] {
   const of = (way: Direction, kind: Kind): string => showNumber(figures[`${at(mebi, way, kind)}/per-hsm-call`]?.median ?? 0)
-  if (!(`${at(mebi, 'encrypt', 'cached')}/per-hsm-call` in figures)) return []
+  if (!isMeasured(figures)) return []
   return [
     `Bulk, messages of 1 MiB, encrypting/decrypting: ${of('encrypt', 'plain')}/${of('decrypt', 'plain')} GB per HSM call without a cache of data keys, ${of('encrypt', 'cached')}/${of('decrypt', 'cached')} GB with one that uses a data key for ${limits.maxMessages} messages`,
   ]

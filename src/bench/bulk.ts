@@ -11,7 +11,7 @@ import { randomBytes } from 'node:crypto'
 import { availableParallelism } from 'node:os'
 import { openBulkPool } from '../bulk/bulk-pool.ts'
 import { rawAesKeyring } from '../bulk/keyring.ts'
-import { cacheHeadlines, cacheView, measureCache } from './bulk-cache.ts'
+import { cacheHeadlines, cacheViews, measureCache } from './bulk-cache.ts'
 import { frameLengths, mebi, names, openSdk, showLength, type Figures, type Subject } from './bulk-kit.ts'
 import { growth, measureParts, opensslSpeed, partsView } from './bulk-limits.ts'
 import { measureMessages, messageViews } from './bulk-messages.ts'
@@ -49,7 +49,7 @@ export const bulkPart: Part = {
       const openssl = await opensslSpeed(part)
       if (openssl === undefined) lacking.push('What OpenSSL does alone: there is no `openssl` command.')
       else figures['openssl'] = figure('MB/s', 'higher', openssl)
-      if (!isQuick) await measureCache(part, pool, figures)
+      if (!isQuick) await measureCache(part, pool, figures, lacking)
     } finally {
       await pool.close()
     }
@@ -60,7 +60,7 @@ export const bulkPart: Part = {
     return {
       about: about(bytes),
       figures,
-      views: [...messageViews(figures), ...threadViews(figures), ...(isQuick ? [] : [cacheView(figures, part.plan)]), partsView(figures)],
+      views: [...messageViews(figures), ...threadViews(figures), ...cacheViews(figures, part.plan), partsView(figures)],
       lacking,
       headlines: [...headlines(figures), ...cacheHeadlines(figures)],
     }

@@ -32,20 +32,22 @@ function showBytes(bytes: number): string {
   return `${showNumber(bytes / size)} ${unit}`
 }
 
+/** What is counted has no decimals, but the middle of two. */
+const showValue = (unit: Figure['unit'], value: number): string =>
+  unit === 'calls' && Number.isInteger(value) ? value.toLocaleString('en-GB') : showNumber(value)
+
 /** `4,120 /s`; a millisecond that is none is said in microseconds. */
 export function showFigure({ unit, median }: Pick<Figure, 'unit' | 'median'>): string {
   if (unit === 'ms' && Math.abs(median) < 1) return `${showNumber(median * 1000)} µs`
   if (unit === 'bytes') return showBytes(median)
-  // What is counted has no decimals, but the middle of two.
-  if (unit === 'calls' && Number.isInteger(median)) return median.toLocaleString('en-GB')
-  return `${showNumber(median)}${suffix[unit]}`
+  return `${showValue(unit, median)}${suffix[unit]}`
 }
 
 /** `4,020–4,310 /s` */
 export function showSpread({ unit, low, high }: Pick<Figure, 'unit' | 'low' | 'high'>): string {
   if (unit === 'ms' && Math.abs(high) < 1) return `${showNumber(low * 1000)}–${showNumber(high * 1000)} µs`
   if (unit === 'bytes') return `${showBytes(low)}–${showBytes(high)}`
-  return `${showNumber(low)}–${showNumber(high)}${suffix[unit]}`
+  return `${showValue(unit, low)}–${showValue(unit, high)}${suffix[unit]}`
 }
 
 /** Columns as wide as what stands in them; the first to the left, the others to the right. */

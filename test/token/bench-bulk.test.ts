@@ -67,13 +67,12 @@ test.each([65_536, 1_048_576])(
       const [plain, cached] = [`cache/${bytes}/${way}/plain`, `cache/${bytes}/${way}/cached`]
       expect(medianOf(`${plain}/kms-calls`)).toBe(messages)
       expect(medianOf(`${cached}/kms-calls`)).toBe(messages / 100)
-      // A data key is wrapped in the device, or unwrapped, each by itself; random bytes come many at a time.
-      const most = way === 'encrypt' ? messages : 0
-      expect(medianOf(`${plain}/hsm-calls`)).toBeGreaterThanOrEqual(messages)
-      expect(medianOf(`${plain}/hsm-calls`)).toBeLessThanOrEqual(messages + most)
-      expect(medianOf(`${cached}/hsm-calls`)).toBeGreaterThanOrEqual(messages / 100)
-      expect(medianOf(`${cached}/hsm-calls`)).toBeLessThanOrEqual(2 * (messages / 100))
-      for (const id of [plain, cached]) {
+      // A data key is wrapped in the device, or unwrapped, each by itself. Random bytes come many at a time, and the service may need the device for itself.
+    expect(medianOf(`${plain}/hsm-calls`)).toBeGreaterThanOrEqual(messages)
+    expect(medianOf(`${plain}/hsm-calls`)).toBeLessThan(2 * messages)
+    expect(medianOf(`${cached}/hsm-calls`)).toBeGreaterThanOrEqual(messages / 100)
+    expect(medianOf(`${cached}/hsm-calls`)).toBeLessThan(messages / 10)
+    for (const id of [plain, cached]) {
         expect(part.figures[`${id}/per-hsm-call`]?.unit).toBe('GB')
         expect(medianOf(`${id}/per-hsm-call`)).toBeCloseTo((messages * bytes) / 1e9 / medianOf(`${id}/hsm-calls`), 9)
         expect(medianOf(`${id}/messages`)).toBeGreaterThan(0)

@@ -11,7 +11,7 @@ import { renderReport } from '../../src/bench/report.ts'
 import { planFor, runParts, type Bench, type Machine } from '../../src/bench/run.ts'
 import { splitUp } from '../../src/bench/service.ts'
 import { summarize } from '../../src/bench/summary.ts'
-import { showFigure } from '../../src/bench/text.ts'
+import { showFigure, showSpread } from '../../src/bench/text.ts'
 import { ladder } from '../../src/bench/token.ts'
 import { Spans, timed } from '../../src/base/spans.ts'
 import type { Clock } from '../../src/base/clock.ts'
@@ -327,4 +327,5 @@ test('a number has three figures that mean something, and a short time its own u
   expect(showFigure(figure('calls', 'lower', [3]))).toBe('3')
   expect(showFigure(figure('calls', 'lower', [3, 4]))).toBe('3.50')
   expect(showFigure(figure('calls', 'lower', [1234]))).toBe('1,234')
+  expect(showSpread(figure('calls', 'lower', [3, 4]))).toBe('3–4')
 })

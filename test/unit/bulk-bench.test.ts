@@ -1,8 +1,12 @@
-import { beforeAll, expect, test } from 'vitest'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { beforeAll, expect, onTestFinished, test } from 'vitest'
+import type { BulkPool } from '../../src/bulk/bulk-pool.ts'
 import { bulkPart } from '../../src/bench/bulk.ts'
-import { totalOf } from '../../src/bench/bulk-cache.ts'
+import { measureCache, totalOf } from '../../src/bench/bulk-cache.ts'
 import { threadCounts } from '../../src/bench/bulk-threads.ts'
-import type { PartContext, PartReport } from '../../src/bench/part.ts'
+import type { BenchService, PartContext, PartReport } from '../../src/bench/part.ts'
 
 let report: PartReport
 const said: string[] = []
@@ -96,6 +100,26 @@ test('what the service counted is added up over the operations that are meant, a
   expect(totalOf(page, 'holdfast_token_calls_total', /operation="wrap"/)).toBe(7)
   expect(totalOf(page, 'holdfast_token_calls_total', /operation="(?:wrap|unwrap)"/)).toBe(57)
   expect(totalOf('', 'holdfast_token_calls_total', /operation="wrap"/)).toBe(0)
+})
+
+test('a token that can make no key for data keys has no figures of the cache, and the report says so', async () => {
+  const server = createServer((_request, response) => response.writeHead(400).end('{"__type":"UnsupportedOperationException"}'))
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  onTestFinished(() => void server.close())
+  const service = {
+    endpoint: new URL(`http://127.0.0.1:${(server.address() as AddressInfo).port}`),
+    region: 'us-east-1',
+    credentials: { accessKeyId: 'AKIDEXAMPLE', secretAccessKey: 'secret' },
+    now: () => 0,
+  } as unknown as BenchService
+  const lacking: string[] = []
+  const figures = {}
+  const context = { withService: (run: (service: BenchService) => Promise<unknown>) => run(service) } as unknown as PartContext
+  await measureCache(context, {} as BulkPool, figures, lacking)
+  expect({ figures, lacking }).toEqual({
+    figures: {},
+    lacking: ['What a cache of data keys saves the device: this token can make no key for them.'],
+  })
 })
 
 test('every figure that is shown is there, and rows are as wide as their tables', () => {
