@@ -126,6 +126,15 @@ export function ensureSoftHsm() {
     throw new Missing('SoftHSM2 was installed but its module is in none of the usual places: name it in HOLDFAST_PKCS11_LIBRARY.')
 }
 
+/** Only the configuration knows whether a module is named. What is wrong with it, the command says better. */
+export function usesSoftHsm(readConfig) {
+  try {
+    return readConfig().config.pkcs11.library === undefined
+  } catch {
+    return false
+  }
+}
+
 /** Other tokens and clients. None is needed: a test that wants one says so and is skipped. */
 export function ensureOtherTools() {
   const manager = packageManagers.find(({ command }) => findProgram(command))

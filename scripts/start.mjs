@@ -3,7 +3,7 @@
  * what `holdfast serve` does; arguments are passed on to it.
  */
 import { argv } from 'node:process'
-import { checkNode, ensureDependencies, ensureSoftHsm, orSayWhatIsMissing } from './machine.mjs'
+import { checkNode, ensureDependencies, ensureSoftHsm, orSayWhatIsMissing, usesSoftHsm } from './machine.mjs'
 
 await orSayWhatIsMissing(async () => {
   checkNode()
@@ -14,12 +14,3 @@ await orSayWhatIsMissing(async () => {
   const { run } = await importProgram('main')
   process.exitCode = await run(['serve', ...argv.slice(2)])
 })
-
-/** Only the configuration knows whether a module is named. What is wrong with it, `serve` says better. */
-function usesSoftHsm(readConfig) {
-  try {
-    return readConfig().config.pkcs11.library === undefined
-  } catch {
-    return false
-  }
-}

@@ -1,7 +1,7 @@
 /** What runs before our own code can: the checks of a machine. */
 
 import { spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { describe, expect, onTestFinished, test } from 'vitest'
@@ -179,4 +179,37 @@ describe('JavaScript of the sources', () => {
     expect(await built(files.dir)).toBe(third)
     expect(readdirSync(join(files.dir, 'build')).sort()).toEqual([basename(first), basename(third)].sort())
   })
+})
+
+/** Runs the command of `npm run bench` in a copy that has these packages, with an npm that only notes what it is told and fails. */
+function benchWith(installed: object | undefined): { readonly told: string; readonly err: string } {
+  const files = temporary()
+  const copy = join(files.dir, 'copy')
+  for (const name of ['scripts', 'softhsm', 'package.json', 'package-lock.json'])
+    cpSync(join(root, name), join(copy, name), { recursive: true })
+  if (installed) {
+    mkdirSync(join(copy, 'node_modules'))
+    writeFileSync(join(copy, 'node_modules/.package-lock.json'), JSON.stringify({ packages: installed }))
+  }
+  const npm = files.write(
+    'npm-cli.js',
+    "require('node:fs').writeFileSync(__dirname + '/told', process.argv.slice(2).join(' ')); process.exit(1)",
+  )
+  const { scripts } = JSON.parse(readFileSync(join(copy, 'package.json'), 'utf8')) as { readonly scripts: { readonly bench: string } }
+  const [program, ...words] = scripts.bench.split(' ')
+  expect(program).toBe('node')
+  const { stderr } = spawnSync(process.execPath, words, { cwd: copy, env: { ...process.env, npm_execpath: npm }, encoding: 'utf8' })
+  return { told: readFileSync(join(files.dir, 'told'), 'utf8'), err: stderr }
+}
+
+test('the bench of a fresh clone installs all packages; where those for development were left out they stay so', () => {
+  const fresh = benchWith(undefined)
+  expect(fresh.told).toMatch(/^ci --include=dev /)
+  expect(fresh.err).toContain('installing npm packages')
+  const { packages: all } = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8')) as {
+    readonly packages: Readonly<Record<string, { readonly dev?: boolean }>>
+  }
+  const forProduction = Object.fromEntries(Object.entries(all).filter(([, { dev }]) => !dev))
+  // Only the addons are looked at then, which are not there.
+  expect(benchWith(forProduction).told).toMatch(/^rebuild /)
 })
