@@ -219,4 +219,16 @@ describe('where the report cannot be written', () => {
     expect(err).toMatch(new RegExp(`^The report cannot be written to .*: ${why}\\. Name another directory with --output\\.\n$`))
     expect(existsSync(data)).toBe(false)
   })
+
+  test('what cannot be written in the end is printed nevertheless, and what was made is taken away', async () => {
+    const [data, output] = [join(dir, 'data-late'), join(dir, 'out-late')]
+    const run = bench(['--parts', 'token', ...short, '--output', output], { HOLDFAST_DATA_DIR: data })
+    await run.said(/ token · /)
+    mkdirSync(join(output, 'bench.json'))
+    const { code, out, err } = await run.ended
+    expect(code).toBe(1)
+    expect(out).toMatch(/Data key, new and wrapped \(AES-GCM\) .*\d/)
+    for (const told of [out, err]) expect(told).toContain('The report could not be written: it is a directory, not a file.')
+    expect(readdirSync(data)).toEqual([])
+  })
 })
