@@ -25,6 +25,9 @@ const sizesOf = ({ durationMs }: Plan) => {
   return { bytes: mebibytes * mebi, longBytes: 16 * mebibytes * mebi }
 }
 
+/** Rates of the SDK, of one thread of node:crypto, of OpenSSL: a change of them is one of the machine. */
+const isOfOthers = /(?:^|\/)(?:sdk-[a-z-]+|one-thread(?:-[a-z]+)?|openssl)$/
+
 export const bulkPart: Part = {
   name: 'bulk',
   title: 'Bulk encryption',
@@ -62,6 +65,7 @@ export const bulkPart: Part = {
       figures,
       views: [...messageViews(figures), ...threadViews(figures), ...cacheViews(figures, part.plan), partsView(figures)],
       lacking,
+      controls: Object.keys(figures).filter((id) => isOfOthers.test(id)),
       headlines: [...headlines(figures), ...cacheHeadlines(figures)],
     }
   },

@@ -84,6 +84,14 @@ test.each([65_536, 1_048_576])(
   },
 )
 
+test('the machine is known by the rates of others, none of which is ours or a ratio', () => {
+  const { controls = [] } = part
+  expect(controls).toEqual(
+    expect.arrayContaining(['65536/sdk-encrypt', '65536/one-thread', '65536/one-thread-shared', 'signed/sdk-decrypt']),
+  )
+  expect(controls.map((id) => part.figures[id]?.unit).filter((unit) => unit !== 'MB/s' && unit !== 'calls/s')).toEqual([])
+})
+
 test('a view shows only figures that there are, and its rows are as wide as their table', () => {
   const shown = part.views.flatMap((view) => {
     if (view.kind === 'lines') return view.lines.flatMap(({ points }) => points.map(({ figure }) => figure))
