@@ -56,9 +56,16 @@ export async function bench(config: Config, options: BenchOptions, { terminal, s
     await show({ text: `${summarize(run)}\n${where}\n`, json, markdown: renderMarkdown(run) })
   }
   try {
-    const left = await measure(config, options, { progress: progress.line, stop, keep })
-    if (left !== undefined) tell(left)
-    return isDone && left === undefined
+    await measure(config, options, {
+      progress: progress.line,
+      stop,
+      keep,
+      leave(left) {
+        isDone = false
+        tell(left)
+      },
+    })
+    return isDone
   } finally {
     progress.end()
     stop.removeEventListener('abort', onStop)

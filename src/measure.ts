@@ -66,17 +66,17 @@ export interface Watching {
   readonly stop: AbortSignal
   /** Gets the figures before anything is taken away, which may fail. */
   readonly keep: (run: Bench) => Promise<void>
+  /** Is told in a sentence what could not be taken away, and why. */
+  readonly leave: (left: string) => void
 }
 
-/** @returns a sentence that says what the run has left and why; undefined when it has taken away everything */
-export async function measure(config: Config, wishes: BenchWishes, { progress, stop, keep }: Watching): Promise<string | undefined> {
+export async function measure(config: Config, wishes: BenchWishes, { progress, stop, keep, leave }: Watching): Promise<void> {
   const chosen = parts.filter(({ name }) => wishes.parts?.includes(name) ?? true)
   const unknown = wishes.parts?.find((name) => !parts.some((part) => part.name === name))
   if (unknown !== undefined)
     throw new OperatorError(`There is no part ${JSON.stringify(unknown)}, only ${parts.map(({ name }) => name).join(', ')}.`)
   await mkdir(config.dataDir, { recursive: true, mode: 0o700 })
   const site = await openSite(config, stop)
-  let left: string | undefined
   try {
     const plan = planFor(wishes)
     const machine = await site.describe()
@@ -92,10 +92,11 @@ export async function measure(config: Config, wishes: BenchWishes, { progress, s
     })
     await keep(await runParts(chosen, context, plan, machine, systemClock, site.ending))
   } finally {
-    await endLoad()
-    left = await site.close()
+    // Whatever becomes of them, what was made is taken away.
+    await endLoad().catch(stopChildren)
+    const left = await site.close()
+    if (left !== undefined) leave(left)
   }
-  return left
 }
 
 interface Model {
