@@ -240,7 +240,10 @@ class Crew {
     switch (message.type) {
       case 'joins':
         member.reads = true
-        return void member.tell({ type: 'joined' })
+        member.tell({ type: 'joined' })
+        // What it was told before it could hear is lost.
+        if (member.isTold) member.tell({ type: 'stop' })
+        return undefined
       case 'wrote':
         return void spread(this.#members, member, message.id)
       case 'answer':
@@ -253,8 +256,9 @@ class Crew {
     }
   }
 
-  /** One that has come up where the others are not is told to end. */
+  /** One that has come up where the others are not is told to end; one that has been told already does so. */
   #isAccepted(member: Member, wanted: Address): boolean {
+    if (member.isTold) return false
     const serving = this.#address
     if (serving && (wanted.url !== serving.url || wanted.xksUrl !== serving.xksUrl)) {
       this.#log.error({ serving, wanted }, 'the ports have been changed since the service started: stop and start it')
@@ -285,6 +289,7 @@ class Crew {
   #wasRefused(error: unknown): void {
     this.#log.error({ err: error }, 'a process could not be started')
     if (this.#isClosing) return
+    this.#countFailure()
     this.failures.add(String(error), 0)
     this.#replaceLater()
   }
@@ -375,7 +380,10 @@ async function askReadiness({ members, failures }: Crew, count: number): Promise
 export async function superviseProcesses(count: number, drainWithinMs: number, log: Log): Promise<Processes> {
   cluster.schedulingPolicy = cluster.SCHED_NONE
   const metrics = openMetrics('supervisor')
-  const countFailure = metrics.count('holdfast_process_failures_total', 'API processes that ended without having been told to.')
+  const countFailure = metrics.count(
+    'holdfast_process_failures_total',
+    'API processes that ended without having been told to, or could not be started.',
+  )
   const crew = new Crew(count, drainWithinMs, countFailure, log)
   metrics.gauge('holdfast_processes', 'API processes that serve.', () => servingOf(crew.members).length)
   return {

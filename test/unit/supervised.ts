@@ -1,6 +1,6 @@
 /**
  * A service of two processes that do nothing, for supervisor.test.ts, whose messages say what the supervisor is to do. So that a test can stop in between,
- * a process that is told to end waits for a SIGTERM, too, and one that is held waits for it before it serves.
+ * a process that is told to end waits for a SIGTERM, too, unless it was started as an obedient one, and one that is held waits for it before it serves.
  */
 
 import { openLog } from '../../src/base/log.ts'
@@ -8,7 +8,7 @@ import { isMember, joinProcesses, leaveProcesses } from '../../src/processes.ts'
 import { superviseProcesses } from '../../src/supervisor.ts'
 
 export type Order =
-  | { readonly type: 'restart' | 'close' | 'hold' | 'hold no more' }
+  | { readonly type: 'restart' | 'close' | 'hold' | 'hold no more' | 'obey' }
   | { readonly type: 'start with'; readonly execPath: string }
 
 const log = openLog({ level: 'info' })
@@ -38,7 +38,7 @@ async function serve(): Promise<void> {
       },
     },
   )
-  await Promise.all([membership.stop, told])
+  await Promise.all([membership.stop, process.env['SUPERVISED_OBEYS'] ? undefined : told])
   leaveProcesses()
 }
 
@@ -56,6 +56,9 @@ async function supervise(): Promise<void> {
           break
         case 'hold no more':
           delete process.env['SUPERVISED_IS_HELD']
+          break
+        case 'obey':
+          process.env['SUPERVISED_OBEYS'] = 'yes'
           break
         case 'start with':
           process.execPath = order.execPath

@@ -61,6 +61,18 @@ test('told to end while it replaces the processes, it starts no other one', { ti
   expect(said('a process serves')).toHaveLength(3)
 })
 
+test('one that is told to end before it can hear ends as soon as it can, and serves nobody', { timeout: 180_000 }, async () => {
+  const { order, said, until, pids, ended } = await startSupervised()
+  order({ type: 'obey' })
+  order({ type: 'restart' })
+  order({ type: 'close' })
+  await until('told to close', 1)
+  endAll(pids())
+  expect(await ended).toEqual([0, null])
+  expect(said('a process serves')).toHaveLength(2)
+  expect(said('a process did not end in time and is killed')).toEqual([])
+})
+
 test('a process that the system refuses to start is tried again later, and the others serve meanwhile', { timeout: 180_000 }, async () => {
   const { order, said, until, pids, ended } = await startSupervised()
   const refused = 'a process could not be started'
