@@ -81,16 +81,17 @@ function write(stream: NodeJS.WriteStream, text: string): Promise<void> {
 /** The signal that a command was told to end by. */
 let interruptedBy: NodeJS.Signals | undefined
 
-/** @param oneWithinMs a second signal within this time is the first one still: Ctrl-C under npm arrives twice, from the terminal and passed on by npm */
-function interruption(oneWithinMs = 0): { readonly signal: AbortSignal; close(): void } {
+/** A second signal within this time is the first one still: Ctrl-C under npm arrives twice, from the terminal and passed on by npm. */
+const oneSignalWithinMs = 1000
+
+function interruption(): { readonly signal: AbortSignal; close(): void } {
   const controller = new AbortController()
   const signals = ['SIGINT', 'SIGTERM'] as const
   const close = (): void => {
     for (const signal of signals) process.off(signal, stop)
   }
   const stop = (signal: NodeJS.Signals): void => {
-    if (oneWithinMs === 0) close()
-    else setTimeout(close, oneWithinMs).unref()
+    setTimeout(close, oneSignalWithinMs).unref()
     interruptedBy ??= signal
     controller.abort()
   }
@@ -106,7 +107,7 @@ const wiring: Wiring = {
     write: (bytes) => new Promise((resolve, reject) => process.stdout.write(bytes, (error) => (error ? reject(error) : resolve()))),
     outputIsTerminal: () => process.stdout.isTTY,
     errorIsTerminal: () => process.stderr.isTTY,
-    interruption: () => interruption(),
+    interruption,
   },
   readInput: () => readStream(process.stdin),
   nowMs: () => systemClock.now(),
@@ -129,7 +130,7 @@ const wiring: Wiring = {
   },
   async bench(options, show) {
     const { bench } = await import('./bench-command.ts')
-    const told = interruption(1000)
+    const told = interruption()
     try {
       return await bench(readConfig().config, options, { terminal: process.stderr, stop: told.signal, show })
     } finally {
