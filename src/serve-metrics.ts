@@ -83,8 +83,13 @@ export function watchRooms(
     'How often the process that talks to the device was replaced.',
     perToken(({ respawns }) => respawns),
   )
-  metrics.total('holdfast_token_calls_total', 'Calls that the device was given, by what it was asked for.', () =>
-    [...tokens].flatMap(([name, token]) => [...token.asked()].map(([operation, value]) => ({ labels: { token: name, operation }, value }))),
+  metrics.total(
+    'holdfast_token_calls_total',
+    'Calls that the device was given, by what it was asked for; custom key stores not among them.',
+    () =>
+      [...tokens].flatMap(([name, token]) =>
+        [...token.asked()].map(([operation, value]) => ({ labels: { token: name, operation }, value })),
+      ),
   )
   metrics.gauge('holdfast_audit_pending', 'Audit records that are not durable yet.', () => trail.pending())
   // Without the trail there is no number; the rest of the page is shown.
