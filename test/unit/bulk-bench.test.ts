@@ -133,7 +133,7 @@ test('every figure that is shown is there, and rows are as wide as their tables'
   expect(shown.filter((id) => !(id in report.figures))).toEqual([])
   const torn = report.views.filter((view) => view.kind === 'table' && view.rows.some((row) => row.length !== view.columns.length))
   expect(torn).toEqual([])
-  expect(report.headlines).toHaveLength(2)
+  expect(report.headlines).toHaveLength(4)
   expect(report.headlines.join()).not.toMatch(/–|NaN|wanted/)
   expect(said.length).toBeGreaterThan(0)
 })
