@@ -145,6 +145,8 @@ describe('an automatic rotation', () => {
     here.clock.advance(90 * dayMs)
     for (const { service, store } of [a, b]) await store.heartbeat({ ...service.instance, heartbeatAt: here.clock.now() })
     await Promise.all([a, b, a, b].map(({ service }) => service.runLifecycle()))
+    // Of what the other one wrote each hears a moment later.
+    for (const { store } of [a, b]) await store.refresh()
     for (const keyId of keys) {
       expect(await rotationsOf(a, keyId)).toHaveLength(1)
       expect(await recordsOf(a, keyId)).toHaveLength(1)
