@@ -62,7 +62,7 @@ export interface PlanWishes {
 }
 
 const plans: Readonly<Record<Plan['level'], Omit<Plan, 'level' | 'connections' | 'keys' | 'grants'>>> = {
-  quick: { rounds: 2, durationMs: 120, warmupMs: 60 },
+  quick: { rounds: 2, durationMs: 100, warmupMs: 50 },
   standard: { rounds: 3, durationMs: 700, warmupMs: 250 },
   full: { rounds: 5, durationMs: 3000, warmupMs: 1000 },
 }
