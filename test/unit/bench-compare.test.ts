@@ -4,24 +4,7 @@ import { describe, expect, test } from 'vitest'
 import { compareFigures, compareRuns } from '../../src/bench/compare.ts'
 import { figure, type Figure } from '../../src/bench/part.ts'
 import { planFor, type Bench, type Machine, type PartRun } from '../../src/bench/run.ts'
-
-const machine: Machine = {
-  cpu: 'a processor',
-  cores: 2,
-  memoryBytes: 2 ** 33,
-  platform: 'linux x64 6.1',
-  versions: { holdfast: '0.1.0', commit: null, node: '20.20.2', openssl: '3.0.19' },
-  token: {
-    library: 'lib.so',
-    profile: 'generic',
-    manufacturer: 'A',
-    model: 'M',
-    firmware: '1.0',
-    sessions: 1,
-    wrapScheme: 'cbc-hmac',
-    wrapSchemes: ['cbc-hmac'],
-  },
-}
+import { someMachine as machine } from './bench-machine.ts'
 
 const rate = (...rounds: readonly number[]): Figure => figure('calls/s', 'higher', rounds)
 

@@ -9,6 +9,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { readBench } from '../../src/bench/read.ts'
 import { method } from '../../src/bench/run.ts'
 import { OperatorError } from '../../src/base/operator-error.ts'
+import { someMachine } from './bench-machine.ts'
 
 const figure = { unit: 'calls/s', better: 'higher', rounds: [1, 2], median: 1.5, low: 1, high: 2 }
 const run = {
@@ -17,23 +18,7 @@ const run = {
   startedAt: '2026-01-31T12:00:00.000Z',
   seconds: 1.5,
   plan: { level: 'quick', rounds: 2, durationMs: 20, warmupMs: 0, connections: 64, keys: 0, grants: 0 },
-  machine: {
-    cpu: 'a processor',
-    cores: 2,
-    memoryBytes: 2 ** 33,
-    platform: 'linux x64 6.1',
-    versions: { holdfast: '0.1.0', commit: null, node: '20.20.2', openssl: '3.0.19' },
-    token: {
-      library: 'lib.so',
-      profile: 'generic',
-      manufacturer: '',
-      model: 'M',
-      firmware: '1.0',
-      sessions: 1,
-      wrapScheme: 'cbc-hmac',
-      wrapSchemes: ['cbc-hmac'],
-    },
-  },
+  machine: { ...someMachine, token: { ...someMachine.token, manufacturer: '' } },
   parts: [
     {
       name: 'good',

@@ -6,7 +6,7 @@ import { drawBars, drawLines, linearScale, logScale } from '../../src/bench/char
 import { sizesTo } from '../../src/bench/growth.ts'
 import { Durations } from '../../src/bench/histogram.ts'
 import { kneeOf } from '../../src/bench/latency.ts'
-import { figure, inShortTurns, inTurns, median, ratioOf, untilSteady, type PartContext } from '../../src/bench/part.ts'
+import { figure, inShortTurns, inTurns, median, ratioOf, untilSteady, type PartContext, type Side } from '../../src/bench/part.ts'
 import { renderReport } from '../../src/bench/report.ts'
 import { planFor, runParts, type Bench, type Machine } from '../../src/bench/run.ts'
 import { splitUp } from '../../src/bench/service.ts'
@@ -14,26 +14,25 @@ import { summarize } from '../../src/bench/summary.ts'
 import { showFigure, showSpread } from '../../src/bench/text.ts'
 import { ladder } from '../../src/bench/token.ts'
 import { Spans, timed } from '../../src/base/spans.ts'
+import { someMachine } from './bench-machine.ts'
 import type { Clock } from '../../src/base/clock.ts'
 
-const machine: Machine = {
-  cpu: 'a processor',
-  cores: 2,
-  memoryBytes: 2 ** 33,
-  platform: 'linux x64 6.1',
-  versions: { holdfast: '0.1.0', commit: null, node: '20.20.2', openssl: '3.0.19' },
-  token: {
-    library: 'lib.so',
-    profile: 'generic',
-    manufacturer: '<b>A&B</b>',
-    model: '"M"',
-    firmware: '1.0',
-    sessions: 1,
-    wrapScheme: 'cbc-hmac',
-    wrapSchemes: ['cbc-hmac'],
-  },
-}
+/** Whose names a report must not take for its own. */
+const machine: Machine = { ...someMachine, token: { ...someMachine.token, manufacturer: '<b>A&B</b>', model: '"M"' } }
 const clock: Clock = { now: () => 1_800_000_000_000 }
+
+/** Sides that note when it was their turn. */
+function turnTakers(): { readonly order: readonly string[]; readonly side: (name: string) => Side } {
+  const order: string[] = []
+  const side = (name: string): Side => ({
+    name,
+    measure: async () => {
+      order.push(name)
+      return { at: order.length }
+    },
+  })
+  return { order, side }
+}
 
 describe('durations', () => {
   const duration = fc.double({ min: 1e-4, max: 1e6, noNaN: true })
@@ -87,14 +86,7 @@ describe('figures', () => {
   })
 
   test('sides take turns, in the other order every second round, and nothing of a round is lost', async () => {
-    const order: string[] = []
-    const side = (name: string) => ({
-      name,
-      measure: async () => {
-        order.push(name)
-        return { at: order.length }
-      },
-    })
+    const { order, side } = turnTakers()
     const plan = { ...planFor({ level: 'quick' }), rounds: 3 }
     const numbers = await inTurns({ plan, progress: () => undefined }, [side('a'), side('b')], 'letters')
     expect(order).toEqual(['a', 'b', 'b', 'a', 'a', 'b'])
@@ -103,14 +95,7 @@ describe('figures', () => {
   })
 
   test('sides whose ratio is asked for take turns four times in a round, first and last alike, and a round is their mean', async () => {
-    const order: string[] = []
-    const side = (name: string) => ({
-      name,
-      measure: async () => {
-        order.push(name)
-        return { at: order.length }
-      },
-    })
+    const { order, side } = turnTakers()
     const plan = { ...planFor({ level: 'quick' }), rounds: 2 }
     const numbers = await inShortTurns({ plan, progress: () => undefined }, [side('a'), side('b')], 'letters')
     expect(order.join('')).toBe('abbaabba'.repeat(2))
